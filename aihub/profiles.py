@@ -1,0 +1,167 @@
+"""Hardware profiles: `configs/profiles/*.yaml` as typed objects.
+
+A profile carries everything that depends on the machine: GPU fractions, memory shares, replicas, queue limits and
+default models. Unknown keys are refused, so a typo never silently falls back to a default.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from aihub.errors import ConfigurationError
+
+PROFILES_DIR = Path(__file__).resolve().parent.parent / "configs" / "profiles"
+
+
+class StrictModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Autoscaling(StrictModel):
+    """Replica bounds and the load one replica should carry (Ray Serve `autoscaling_config`)."""
+
+    min_replicas: PositiveInt = 1
+    max_replicas: PositiveInt = 1
+    target_ongoing_requests: PositiveFloat = 8.0
+    upscale_delay_s: NonNegativeFloat = 30.0
+    downscale_delay_s: NonNegativeFloat = 600.0
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("max_replicas must be at least min_replicas")
+        return self
+
+
+class DeploymentProfile(StrictModel):
+    """What every deployment needs to know of the machine.
+
+    Attributes:
+        num_cpus: Ray CPUs one replica reserves.
+        num_gpus: Fraction of one GPU one replica reserves.
+        max_ongoing_requests: Requests inside one replica at a time.
+        max_queued_requests: Requests that may wait per caller; further ones get 503 with Retry-After at once.
+    """
+
+    num_cpus: NonNegativeFloat = 0.0
+    num_gpus: float = Field(default=0.0, ge=0.0, le=1.0)
+    max_ongoing_requests: PositiveInt
+    max_queued_requests: NonNegativeInt
+    autoscaling: Autoscaling = Autoscaling()
+
+
+class LLMProfile(DeploymentProfile):
+    """The vLLM deployment.
+
+    Attributes:
+        model_id: Name clients send.
+        model_source: `package:smollm2`, a local folder or a hub id.
+        gpu_memory_utilization: Share of the card vLLM may take, weights and KV cache together; must fit `num_gpus`.
+        cpu_kv_cache_gb: KV cache of the CPU engine in GiB.
+        max_model_len: Prompt plus answer in tokens.
+        max_num_seqs: Sequences decoded together.
+    """
+
+    model_id: str
+    model_source: str
+    gpu_memory_utilization: float | None = Field(default=None, gt=0.0, le=1.0)
+    cpu_kv_cache_gb: PositiveInt | None = None
+    max_model_len: PositiveInt
+    max_num_seqs: PositiveInt
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    enforce_eager: bool = False
+    quantization: str | None = None
+    tool_call_parser: str | None = None
+
+    @model_validator(mode="after")
+    def _memory_share_fits_reservation(self) -> Self:
+        if self.num_gpus and self.gpu_memory_utilization is None:
+            raise ValueError("gpu_memory_utilization is required when num_gpus is set")
+        if self.gpu_memory_utilization is not None and self.gpu_memory_utilization > self.num_gpus:
+            raise ValueError("gpu_memory_utilization must not exceed num_gpus, the reserved share of the card")
+        return self
+
+
+class EmbeddingsProfile(DeploymentProfile):
+    """The embeddings deployment.
+
+    Attributes:
+        backend: Runtime of the encoder; `onnx` falls within .003 nDCG of torch (`make bench-retrieval`).
+        max_batch_tokens: Padded tokens of one forward pass.
+        batch_wait_timeout_s: How long a request waits for company.
+    """
+
+    model_id: str
+    model_source: str
+    backend: Literal["torch", "onnx"] = "torch"
+    languages: tuple[str, ...] = ("en",)
+    max_batch_tokens: PositiveInt = 16384
+    max_batch_size: PositiveInt = 64
+    batch_wait_timeout_s: NonNegativeFloat = 0.002
+
+
+class HubProfile(DeploymentProfile):
+    """The ingress with its pipelines, and the document worker.
+
+    Attributes:
+        parser_processes: Limited child processes which parse documents.
+        parser_memory_mb: Address space of one such process.
+    """
+
+    parser_processes: PositiveInt = 1
+    parser_memory_mb: PositiveInt = 2048
+
+
+class Profile(StrictModel):
+    """One machine kind."""
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    gpu_memory_gb: NonNegativeFloat = 0.0
+    hub: HubProfile
+    llm: LLMProfile
+    embeddings: EmbeddingsProfile
+
+    @property
+    def gpu_fraction_total(self) -> float:
+        """Share of one card reserved when every deployment stands at its smallest size."""
+        parts: tuple[DeploymentProfile, ...] = (self.hub, self.llm, self.embeddings)
+        return sum(p.num_gpus * p.autoscaling.min_replicas for p in parts)
+
+    @model_validator(mode="after")
+    def _fits_one_card(self) -> Self:
+        if self.gpu_fraction_total > 1.0 + 1e-9:
+            raise ValueError(f"num_gpus of all deployments add up to {self.gpu_fraction_total:.2f}; one card has 1.0")
+        if self.device == "cpu" and self.gpu_fraction_total:
+            raise ValueError("a cpu profile cannot reserve a GPU")
+        return self
+
+
+def detect_profile_name() -> str:
+    """`rtx4060ti` where an NVIDIA driver is installed, else `cpu`."""
+    return "rtx4060ti" if shutil.which("nvidia-smi") else "cpu"
+
+
+def load_profile(name: str | None = None, directory: Path = PROFILES_DIR) -> Profile:
+    """Load `<name>.yaml`, chosen by the machine when `name` is None.
+
+    Raises:
+        ConfigurationError: No such profile, or a key or value in it is wrong; the message names each.
+    """
+    chosen = name or detect_profile_name()
+    known = sorted(p.stem for p in directory.glob("*.yaml"))
+    if chosen not in known:
+        raise ConfigurationError(f"No profile named {chosen!r}. Set AIHUB_PROFILE to one of: {', '.join(known)}.")
+    path = directory / f"{chosen}.yaml"
+    data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        profile = Profile.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"Profile {path.name} is wrong: {problems}.") from error
+    if profile.name != chosen:
+        raise ConfigurationError(f"Profile {path.name} calls itself {profile.name!r}; make both names equal.")
+    return profile

@@ -1,0 +1,1 @@
+"""Who asks (principals), and the limits that bound what they may send."""

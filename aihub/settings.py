@@ -1,0 +1,46 @@
+"""One typed settings object, read once in `main()` or a Serve builder and passed down.
+
+Every field is an environment variable; nothing else in the product reads the environment.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where state lives, which stores to use and the limits of one request."""
+
+    model_config = SettingsConfigDict(env_prefix="AIHUB_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    home: Path = Field(default=Path(".aihub"), description="State folder; everything the hub writes lies under it.")
+    profile: str | None = Field(default=None, description="Hardware profile name in configs/profiles; chosen by the machine when unset.")
+    database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL", description="PostgreSQL 14+ with pgvector 0.8.2+; an embedded server when unset.")
+    redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL", description="Redis 6+; an embedded server when unset.")
+
+    chat_model: str | None = Field(default=None, description="Folder or hub id of the chat model; overrides the profile's.")
+    chat_model_id: str | None = Field(default=None, description="Name clients use for AIHUB_CHAT_MODEL; its last path part when unset.")
+    embedding_model: str | None = Field(default=None, description="Folder or hub id of a sentence-transformers model; overrides the profile's.")
+    embedding_model_id: str | None = Field(default=None, description="Name clients use for AIHUB_EMBEDDING_MODEL; its last path part when unset.")
+
+    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
+    port: PositiveInt = Field(default=8000, description="Port the API listens on.")
+
+    max_json_bytes: PositiveInt = Field(default=4 * 2**20, description="Largest JSON body.")
+    max_upload_bytes: PositiveInt = Field(default=64 * 2**20, description="Largest uploaded file.")
+    body_timeout_s: PositiveFloat = Field(default=30.0, description="Longest wait for the next piece of a request body.")
+    chat_timeout_s: PositiveFloat = Field(default=600.0, description="Longest answer, streamed or not.")
+    storage_timeout_s: PositiveFloat = Field(default=2.0, description="Longest wait for a PostgreSQL connection.")
+    cache_timeout_s: PositiveFloat = Field(default=0.25, description="Longest wait for Redis before it counts as a miss.")
+
+    @cached_property
+    def home_path(self) -> Path:
+        """State folder, absolute, so that every Ray worker means the same place."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def models_path(self) -> Path:
+        """Folder of installed model folders."""
+        return self.home_path / "models"
