@@ -1,0 +1,1 @@
+"""Composition over Protocols: ingest, retrieve, answer, chat. Never sees a Serve handle."""

@@ -1,0 +1,1 @@
+"""The `aihub` command, one file per command group."""

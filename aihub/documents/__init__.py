@@ -1,0 +1,1 @@
+"""From an uploaded file to text and chunks, inside a limited child process."""

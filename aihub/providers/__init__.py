@@ -1,0 +1,1 @@
+"""Remote chat providers behind the `ChatEngine` Protocol."""

@@ -1,0 +1,1 @@
+"""The model manager: what is installed and whole. Engines receive a verified local folder and nothing else."""

@@ -1,0 +1,1 @@
+"""Text analysis, BM25, language weights and rank fusion."""

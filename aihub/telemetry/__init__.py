@@ -1,0 +1,1 @@
+"""Metrics and logging, each declared in one place."""

@@ -1,0 +1,1 @@
+"""One router per area; routes parse, call a service and render."""
