@@ -1,0 +1,206 @@
+"""Serve handles dressed as the Protocols of `aihub.engines.base`.
+
+The only place that knows how a call over a handle fails, and that a part may be missing, starting or dead. A part that
+is down is refused at once (503 with Retry-After) instead of queueing behind replicas that do not exist; a probe brings
+it back.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
+from ray.serve.handle import DeploymentHandle
+
+from aihub.engines.base import ChatModelCard, EmbedderCard, Embeddings, PartHealth
+from aihub.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, OverloadedError
+
+logger = logging.getLogger("ray.serve")
+
+PROBE_TIMEOUT_S = 2.0
+PROBE_WHEN_DOWN_S = 0.5
+PROBE_WHEN_UP_S = 5.0
+
+
+def translate_error(error: BaseException, part: str) -> HubError:
+    """Turn whatever a handle call raised into the hub's error tree.
+
+    `HubError`s raised inside the replica come back as they were; a dead or missing replica is `ModelUnavailableError`;
+    a full queue is `OverloadedError`; anything else is logged and becomes `InternalError`.
+    """
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, HubError):
+        return cause
+    if isinstance(cause, BackPressureError):
+        return OverloadedError(f"{part} is busy: its queue is full. Retry in a second.")
+    if isinstance(cause, RayActorError | DeploymentUnavailableError | RayServeException):
+        return ModelUnavailableError(f"{part} is not available now; it is restarted by itself. Retry in a few seconds.")
+    if isinstance(cause, TimeoutError):
+        return EngineTimeoutError(f"{part} did not answer in time. Retry with a smaller request.")
+    logger.error("%s failed: %r", part, cause, exc_info=error)
+    return InternalError(f"{part} failed. The log has the details.")
+
+
+class AppConnection:
+    """One Serve application by name: found lazily, watched by a probe, refused while down."""
+
+    def __init__(self, app_name: str, part: str) -> None:
+        self.part = part
+        self._app_name = app_name
+        self._handle: DeploymentHandle | None = None
+        self._methods: dict[tuple[str, bool], DeploymentHandle] = {}
+        self._health = PartHealth("down", "starting")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin probing; call inside the running loop."""
+        self._task = asyncio.create_task(self._probe_forever())
+
+    async def close(self) -> None:
+        """Stop probing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def health(self) -> PartHealth:
+        """What the last probe or failed call showed."""
+        return self._health
+
+    def method(self, name: str, *, stream: bool = False) -> DeploymentHandle:
+        """Return the handle of one method.
+
+        Raises:
+            ModelUnavailableError: The application is missing, starting or dead.
+        """
+        if self._handle is None or self._health.status == "down":
+            raise ModelUnavailableError(f"{self.part} is not available now ({self._health.reason}). Retry in a few seconds.")
+        return self._method(self._handle, name, stream=stream)
+
+    def fail(self, error: BaseException) -> HubError:
+        """Translate a failed call, and mark the part down when its replica is gone."""
+        translated = translate_error(error, self.part)
+        if isinstance(translated, ModelUnavailableError) and not isinstance(error, HubError):
+            self._health = PartHealth("down", "its replica died; Serve starts a new one")
+        return translated
+
+    async def call(self, name: str, *args: Any) -> Any:
+        """Call a plain method and translate its errors."""
+        response = self.method(name).remote(*args)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except RequestCancelledError as error:
+            raise asyncio.CancelledError from error
+        except Exception as error:  # noqa: BLE001  # the border of the cluster: every failure is translated
+            raise self.fail(error) from error
+
+    async def stream(self, name: str, *args: Any) -> AsyncGenerator[Any, None]:
+        """Iterate over a generator method; closing this generator cancels the remote one."""
+        responses = self.method(name, stream=True).remote(*args)
+        finished = False
+        try:
+            async for item in responses:
+                yield item
+            finished = True
+        except RequestCancelledError as error:
+            raise asyncio.CancelledError from error
+        except (GeneratorExit, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001  # the border of the cluster: every failure is translated
+            finished = True
+            raise self.fail(error) from error
+        finally:
+            if not finished:
+                responses.cancel()
+
+    def _method(self, handle: DeploymentHandle, name: str, *, stream: bool) -> DeploymentHandle:
+        # Each `.options()` makes a new handle with its own metrics pusher and long poll, so they are kept.
+        key = (name, stream)
+        if key not in self._methods:
+            self._methods[key] = handle.options(method_name=name, stream=stream)
+        return self._methods[key]
+
+    async def _probe_forever(self) -> None:
+        while True:
+            await self._probe()
+            await asyncio.sleep(PROBE_WHEN_UP_S if self._health.status == "ok" else PROBE_WHEN_DOWN_S)
+
+    async def _probe(self) -> None:
+        try:
+            if self._handle is None:
+                self._handle = await asyncio.to_thread(serve.get_app_handle, self._app_name)
+            health: PartHealth = await asyncio.wait_for(
+                self._method(self._handle, "health", stream=False).remote(), PROBE_TIMEOUT_S
+            )
+        except TimeoutError:
+            # A part that was up may only be busy; one that was down has no replica yet.
+            if self._health.status != "down":
+                self._health = PartHealth("degraded", f"no answer to a probe within {PROBE_TIMEOUT_S:.0f} s; it may be busy")
+        except BackPressureError:
+            self._health = PartHealth("degraded", "its queue is full")
+        except RayServeException:
+            self._health = PartHealth("down", f"the application {self._app_name!r} is not deployed")
+        except Exception as error:  # noqa: BLE001  # a probe reports whatever it met; it must never end
+            self._health = PartHealth("down", f"the probe failed: {type(error).__name__}")
+        else:
+            if self._health.status == "down":
+                logger.info("%s is available.", self.part)
+            self._health = health
+
+
+class LLMHandle:
+    """A local LLM application as a `ChatEngine`."""
+
+    def __init__(self, connection: AppConnection) -> None:
+        self._connection = connection
+
+    async def card(self) -> ChatModelCard:
+        card: ChatModelCard = await self._connection.call("card")
+        return card
+
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._connection.call("chat_once", body)
+        return answer
+
+    def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        return self._connection.stream("chat_stream", body)
+
+    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._connection.call("complete_once", body)
+        return answer
+
+    def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        return self._connection.stream("complete_stream", body)
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        count: int = await self._connection.call("count_tokens", body)
+        return count
+
+    async def health(self) -> PartHealth:
+        return self._connection.health
+
+
+class EmbedderHandle:
+    """The embeddings application as an `Embedder`."""
+
+    def __init__(self, connection: AppConnection) -> None:
+        self._connection = connection
+        self._card: EmbedderCard | None = None
+
+    async def card(self) -> EmbedderCard:
+        if self._card is None:
+            self._card = await self._connection.call("card")
+        return self._card
+
+    async def embed(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> Embeddings:
+        embeddings: Embeddings = await self._connection.call("embed", list(inputs))
+        return embeddings
+
+    async def health(self) -> PartHealth:
+        return self._connection.health

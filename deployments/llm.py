@@ -1,0 +1,145 @@
+"""The LLM deployment: Ray Serve LLM's `LLMServer` (vLLM) with plain-dict methods, typed errors and a freeze watchdog."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from pydantic import ValidationError
+
+from aihub.engines.base import ChatModelCard, PartHealth
+from aihub.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
+from deployments.vllm_adapter import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    ErrorResponse,
+    LLMServer,
+    TokenizeChatRequest,
+    TokenizeResponse,
+)
+
+logger = logging.getLogger("ray.serve")
+
+SILENCE_LIMIT_S = 30.0
+CANARY_TIMEOUT_S = 20.0
+
+
+class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
+    """One replica of one local model.
+
+    Requests and answers cross the Serve border as plain JSON values and text frames, so that callers need neither vLLM
+    nor its types. `check_health` asks the engine for one token when it has been silent for `SILENCE_LIMIT_S`: a dead
+    engine raises at once, a frozen one after `CANARY_TIMEOUT_S`, and Serve replaces the replica.
+    """
+
+    async def __init__(self, llm_config: Any, *, card: ChatModelCard, **bind_kwargs: Any) -> None:
+        self._card = card
+        self._last_progress_s = time.monotonic()
+        self._streams = 0
+        await super().__init__(llm_config, **bind_kwargs)
+
+    async def card(self) -> ChatModelCard:
+        return self._card
+
+    async def health(self) -> PartHealth:
+        """Say whether the engine process lives; Serve's own probe does the deeper check."""
+        try:
+            await super().check_health()
+        except Exception as error:  # noqa: BLE001  # vLLM raises several unrelated types here; each means "dead"
+            return PartHealth("down", f"the vLLM engine does not answer: {type(error).__name__}")
+        return PartHealth("ok")
+
+    async def active_requests(self) -> int:
+        """Requests the vLLM engine holds now, waiting ones included."""
+        return int(self.engine._engine_client.output_processor.get_num_unfinished_requests())
+
+    async def chat_once(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer a chat body (`stream` false) with OpenAI's `chat.completion` object."""
+        return await self._first_object(await self.chat(_parse(ChatCompletionRequest, body)))
+
+    async def complete_once(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer a completion body (`stream` false) with OpenAI's `text_completion` object."""
+        return await self._first_object(await self.completions(_parse(CompletionRequest, body)))
+
+    async def chat_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        """Yield the server-sent event frames of a chat body (`stream` true)."""
+        async for frame in self._frames(await self.chat(_parse(ChatCompletionRequest, body))):
+            yield frame
+
+    async def complete_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        """Yield the server-sent event frames of a completion body (`stream` true)."""
+        async for frame in self._frames(await self.completions(_parse(CompletionRequest, body))):
+            yield frame
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        """Count the prompt tokens of a chat body after the model's chat template."""
+        request = TokenizeChatRequest(
+            model=self._card.model_id, messages=body["messages"], tools=body.get("tools"), add_generation_prompt=True
+        )
+        async for item in await self.tokenize(request):
+            if isinstance(item, TokenizeResponse):
+                return int(item.count)
+            raise _to_hub_error(item)
+        raise ModelUnavailableError("The engine closed without an answer. Try again.")
+
+    async def check_health(self) -> None:
+        """Raise when the engine is dead or has stopped producing tokens.
+
+        Raises:
+            ModelUnavailableError: No token came for a one-token canary within `CANARY_TIMEOUT_S`.
+        """
+        await super().check_health()
+        if time.monotonic() - self._last_progress_s < SILENCE_LIMIT_S:
+            return
+        canary = {"model": self._card.model_id, "prompt": "1", "max_tokens": 1, "temperature": 0.0}
+        try:
+            await asyncio.wait_for(self.complete_once(canary), CANARY_TIMEOUT_S)
+        except TimeoutError as error:
+            raise ModelUnavailableError(f"The engine gave no token in {CANARY_TIMEOUT_S:.0f} s and is taken as frozen.") from error
+
+    async def _first_object(self, items: AsyncGenerator[Any, None]) -> dict[str, Any]:
+        async for item in items:
+            if isinstance(item, ErrorResponse):
+                raise _to_hub_error(item)
+            self._last_progress_s = time.monotonic()
+            answer: dict[str, Any] = item.model_dump(mode="json", exclude_unset=False)
+            return answer
+        raise ModelUnavailableError("The engine closed without an answer. Try again.")
+
+    async def _frames(self, batches: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
+        try:
+            async for batch in batches:
+                if isinstance(batch, ErrorResponse):
+                    raise _to_hub_error(batch)
+                for item in batch:
+                    if isinstance(item, ErrorResponse):
+                        raise _to_hub_error(item)
+                    self._last_progress_s = time.monotonic()
+                    yield item
+        finally:
+            await batches.aclose()
+
+
+def _parse(request_type: Any, body: dict[str, Any]) -> Any:
+    try:
+        return request_type.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        param = ".".join(str(part) for part in first["loc"]) or None
+        raise InvalidRequestError(f"The model cannot take this request: {first['msg']}.", param=param) from error
+
+
+def _to_hub_error(response: Any) -> HubError:
+    """Turn vLLM's error value into the hub's error tree by its status code."""
+    info = response.error
+    message = str(info.message)
+    status = int(info.code or 500)
+    if status == 404:
+        return NotFoundError(message, code="model_not_found", param="model")
+    if "maximum context length" in message or "longer than the maximum model length" in message:
+        return ContextLengthError(message, param="messages")
+    if 400 <= status < 500:
+        return InvalidRequestError(message, param=getattr(info, "param", None))
+    logger.error("vLLM answered %s: %s", status, message)
+    return ModelUnavailableError("The model could not answer. Try again in a few seconds.")
