@@ -1,0 +1,131 @@
+"""What the HTTP edge needs from the rest of the hub, as Protocols.
+
+`pipelines` implement them over real parts, tests over fakes; the edge never learns which. Every method takes the
+`Principal` first, raises `HubError` children only, and works on validated wire types.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from aihub.engines.base import Embedder, PartHealth
+from aihub.security.principal import Principal
+from aihub.settings import Settings
+from aihub.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from aihub.schemas.chat import ChatCompletionRequest
+    from aihub.schemas.common import DeletedObject, Page
+    from aihub.schemas.completions import CompletionRequest
+    from aihub.schemas.files import FileObject
+    from aihub.schemas.vector_stores import (
+        SearchRequest,
+        SearchResults,
+        VectorStoreCreate,
+        VectorStoreFileCreate,
+        VectorStoreFileObject,
+        VectorStoreFileUpdate,
+        VectorStoreObject,
+        VectorStoreUpdate,
+    )
+
+Order = Literal["asc", "desc"]
+FileStatus = Literal["in_progress", "completed", "failed", "cancelled"]
+
+
+class ChatService(Protocol):
+    """Answers by a chat model, with or without retrieval.
+
+    Plain calls return OpenAI's response object as JSON values. Streams return finished server-sent event text, the last
+    frame being `data: [DONE]`; awaiting `open_*` raises every error that can be known before the first byte, and
+    closing the generator (`aclose`) stops the engine.
+    """
+
+    async def chat(self, principal: Principal, request: "ChatCompletionRequest") -> dict[str, Any]: ...
+
+    async def open_chat_stream(self, principal: Principal, request: "ChatCompletionRequest") -> AsyncGenerator[str, None]: ...
+
+    async def complete(self, principal: Principal, request: "CompletionRequest") -> dict[str, Any]: ...
+
+    async def open_complete_stream(self, principal: Principal, request: "CompletionRequest") -> AsyncGenerator[str, None]: ...
+
+    async def models(self, principal: Principal) -> list[dict[str, Any]]:
+        """Chat models as OpenAI model objects (`id`, `object`, `created`, `owned_by`)."""
+        ...
+
+
+class FileService(Protocol):
+    """Uploaded files."""
+
+    async def upload(self, principal: Principal, *, filename: str, purpose: str, content: AsyncIterator[bytes]) -> "FileObject":
+        """Store the bytes; `PayloadTooLargeError` over the limit, nothing is left behind then."""
+        ...
+
+    async def list(
+        self, principal: Principal, *, limit: int, after: str | None, order: Order, purpose: str | None
+    ) -> "Page[FileObject]": ...
+
+    async def get(self, principal: Principal, file_id: str) -> "FileObject": ...
+
+    async def content(self, principal: Principal, file_id: str) -> "tuple[FileObject, AsyncIterator[bytes]]": ...
+
+    async def delete(self, principal: Principal, file_id: str) -> "DeletedObject": ...
+
+
+class VectorStoreService(Protocol):
+    """Vector stores, the files attached to them, and search."""
+
+    async def create(self, principal: Principal, request: "VectorStoreCreate") -> "VectorStoreObject": ...
+
+    async def list(
+        self, principal: Principal, *, limit: int, after: str | None, before: str | None, order: Order
+    ) -> "Page[VectorStoreObject]": ...
+
+    async def get(self, principal: Principal, store_id: str) -> "VectorStoreObject": ...
+
+    async def update(self, principal: Principal, store_id: str, request: "VectorStoreUpdate") -> "VectorStoreObject": ...
+
+    async def delete(self, principal: Principal, store_id: str) -> "DeletedObject": ...
+
+    async def attach_file(
+        self, principal: Principal, store_id: str, request: "VectorStoreFileCreate"
+    ) -> "VectorStoreFileObject": ...
+
+    async def list_files(
+        self,
+        principal: Principal,
+        store_id: str,
+        *,
+        limit: int,
+        after: str | None,
+        before: str | None,
+        order: Order,
+        status: FileStatus | None,
+    ) -> "Page[VectorStoreFileObject]": ...
+
+    async def get_file(self, principal: Principal, store_id: str, file_id: str) -> "VectorStoreFileObject": ...
+
+    async def update_file(
+        self, principal: Principal, store_id: str, file_id: str, request: "VectorStoreFileUpdate"
+    ) -> "VectorStoreFileObject": ...
+
+    async def detach_file(self, principal: Principal, store_id: str, file_id: str) -> "DeletedObject": ...
+
+    async def search(self, principal: Principal, store_id: str, request: "SearchRequest") -> "SearchResults": ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may call; kept in `app.state.services`.
+
+    Attributes:
+        health: State of each part by name (`llm`, `embeddings`, `postgres`, `redis`); must answer within 2 s and never raise.
+    """
+
+    settings: Settings
+    chat: ChatService
+    embedder: Embedder
+    files: FileService
+    vector_stores: VectorStoreService
+    health: Callable[[], Awaitable[dict[str, PartHealth]]]
+    metrics: Metrics

@@ -1,0 +1,55 @@
+"""Bases and shapes shared by all wire types."""
+
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+
+class LenientModel(BaseModel):
+    """A request object of OpenAI's API: strict types, unknown fields ignored so that newer clients keep working."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class ClosedModel(BaseModel):
+    """A request object of the hub's own: strict types, unknown fields refused so that a typo is not ignored."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class ResponseModel(BaseModel):
+    """An answer; built by the hub, so not validated strictly."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+"""A model id as clients send it."""
+
+ObjectId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""A generated id (`file-...`, `vs_...`)."""
+
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+"""OpenAI's metadata: at most 16 pairs, keys to 64 and values to 512 characters."""
+
+Item = TypeVar("Item")
+
+
+class Page(ResponseModel, Generic[Item]):
+    """One page of a listing, OpenAI's cursor form."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False
+
+
+class DeletedObject(ResponseModel):
+    """The answer to a deletion."""
+
+    id: str
+    object: str
+    deleted: Literal[True] = True
