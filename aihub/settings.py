@@ -16,17 +16,28 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="AIHUB_", extra="ignore", frozen=True, env_ignore_empty=True)
 
     home: Path = Field(default=Path(".aihub"), description="State folder; everything the hub writes lies under it.")
-    profile: str | None = Field(default=None, description="Hardware profile name in configs/profiles; chosen by the machine when unset.")
-    database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL", description="PostgreSQL 14+ with pgvector 0.8.2+; an embedded server when unset.")
-    redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL", description="Redis 6+; an embedded server when unset.")
+    profile: str | None = Field(
+        default=None, description="Hardware profile name in configs/profiles; chosen by the machine when unset."
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        validation_alias="DATABASE_URL",
+        description="PostgreSQL 14+ with pgvector 0.8.2+; an embedded server when unset.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, validation_alias="REDIS_URL", description="Redis 6+; an embedded server when unset."
+    )
 
     chat_model: str | None = Field(default=None, description="Folder or hub id of the chat model; overrides the profile's.")
-    chat_model_id: str | None = Field(default=None, description="Name clients use for AIHUB_CHAT_MODEL; its last path part when unset.")
-    embedding_model: str | None = Field(default=None, description="Folder or hub id of a sentence-transformers model; overrides the profile's.")
-    embedding_model_id: str | None = Field(default=None, description="Name clients use for AIHUB_EMBEDDING_MODEL; its last path part when unset.")
-
-    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
-    port: PositiveInt = Field(default=8000, description="Port the API listens on.")
+    chat_model_id: str | None = Field(
+        default=None, description="Name clients use for AIHUB_CHAT_MODEL; its last path part when unset."
+    )
+    embedding_model: str | None = Field(
+        default=None, description="Folder or hub id of a sentence-transformers model; overrides the profile's."
+    )
+    embedding_model_id: str | None = Field(
+        default=None, description="Name clients use for AIHUB_EMBEDDING_MODEL; its last path part when unset."
+    )
 
     max_json_bytes: PositiveInt = Field(default=4 * 2**20, description="Largest JSON body.")
     max_upload_bytes: PositiveInt = Field(default=64 * 2**20, description="Largest uploaded file.")

@@ -14,7 +14,8 @@ from ray.serve import Application
 
 from aihub.engines.base import ChatModelCard
 from aihub.profiles import DeploymentProfile, LLMProfile, Profile, load_profile
-from aihub.registry.default_models import chat_model_id, embedding_model_id, prepare_chat_model, prepare_embedding_model
+from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
+from aihub.registry.selection import select_chat_model, select_embedding_model
 from aihub.settings import Settings
 
 LLM_HEALTH_TIMEOUT_S = 40.0
@@ -53,12 +54,12 @@ def build_embeddings(args: AppArgs) -> Application:
 
     settings = Settings()
     profile = read_profile(args, settings)
-    source = settings.embedding_model or profile.embeddings.model_source
-    model_path = prepare_embedding_model(source, settings)
+    choice = select_embedding_model(settings, profile)
+    model_path = prepare_embedding_model(choice.source, settings)
     deployment = serve.deployment(EmbeddingsDeployment, name="Embeddings", **serve_options(profile.embeddings))
     return deployment.bind(
         model_path=str(model_path),
-        model_id=embedding_model_id(settings, profile),
+        model_id=choice.model_id,
         device=profile.device,
         profile=profile.embeddings.model_dump(),
     )
@@ -68,8 +69,9 @@ def build_llm(args: AppArgs) -> Application:
     """Build the `llm-default` application: the profile's chat model on vLLM."""
     settings = Settings()
     profile = read_profile(args, settings)
-    model_path = prepare_chat_model(settings.chat_model or profile.llm.model_source, settings)
-    return build_llm_application(chat_model_id(settings, profile), str(model_path), profile)
+    choice = select_chat_model(settings, profile)
+    model_path = prepare_chat_model(choice.source, settings)
+    return build_llm_application(choice.model_id, str(model_path), profile)
 
 
 def build_llm_application(model_id: str, model_path: str, profile: Profile) -> Application:

@@ -96,7 +96,9 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
         try:
             await asyncio.wait_for(self.complete_once(canary), CANARY_TIMEOUT_S)
         except TimeoutError as error:
-            raise ModelUnavailableError(f"The engine gave no token in {CANARY_TIMEOUT_S:.0f} s and is taken as frozen.") from error
+            raise ModelUnavailableError(
+                f"The engine gave no token in {CANARY_TIMEOUT_S:.0f} s and is taken as frozen."
+            ) from error
 
     async def _first_object(self, items: AsyncGenerator[Any, None]) -> dict[str, Any]:
         async for item in items:
