@@ -73,9 +73,7 @@ class HubError(Exception):
         }
 
 
-def _rebuild(
-    cls: type[HubError], message: str, param: str | None, code: str, retry_after_s: int | None
-) -> HubError:
+def _rebuild(cls: type[HubError], message: str, param: str | None, code: str, retry_after_s: int | None) -> HubError:
     return cls(message, param=param, code=code, retry_after_s=retry_after_s)
 
 

@@ -97,7 +97,7 @@ class AppConnection:
             raise
         except RequestCancelledError as error:
             raise asyncio.CancelledError from error
-        except Exception as error:  # noqa: BLE001  # the border of the cluster: every failure is translated
+        except Exception as error:  # the border of the cluster: every failure is translated
             raise self.fail(error) from error
 
     async def stream(self, name: str, *args: Any) -> AsyncGenerator[Any, None]:
@@ -112,7 +112,7 @@ class AppConnection:
             raise asyncio.CancelledError from error
         except (GeneratorExit, asyncio.CancelledError):
             raise
-        except Exception as error:  # noqa: BLE001  # the border of the cluster: every failure is translated
+        except Exception as error:  # the border of the cluster: every failure is translated
             finished = True
             raise self.fail(error) from error
         finally:

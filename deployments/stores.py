@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL and Redis, owned by one detached actor: they start with the first application and stop with the cluster."""
+"""The embedded PostgreSQL and Redis in one detached actor: they start with the first application, stop with the cluster."""
 
 from pathlib import Path
 
