@@ -1,0 +1,229 @@
+"""Wire types of `/v1/vector_stores`, in OpenAI's shapes.
+
+Bodies ignore unknown fields, as newer OpenAI clients send some; objects inside them that change what is stored or found
+(`filters`, `chunking_strategy`, `expires_after`) refuse unknown keys.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
+
+from aihub.schemas.filters import AttributeKey, AttributeText, AttributeValue, Filters, one_message
+
+MAX_PAIRS = 16
+MIN_CHUNK_TOKENS = 100
+MAX_CHUNK_TOKENS = 4096
+MAX_FILES_AT_CREATION = 500
+MAX_QUERIES = 8
+MAX_QUERY_CHARS = 8192
+MAX_RESULTS = 50
+
+Metadata = Annotated[dict[AttributeKey, AttributeText], Field(max_length=MAX_PAIRS)]
+"""At most 16 string pairs; keys up to 64 characters, values up to 512."""
+
+Attributes = Annotated[dict[AttributeKey, AttributeValue], Field(max_length=MAX_PAIRS)]
+"""At most 16 pairs searchable by `filters`: strings up to 512 characters, finite numbers, booleans."""
+
+SearchMode = Literal["hybrid", "vector", "text"]
+ItemId = Annotated[StrictStr, Field(min_length=1, max_length=128)]
+StoreName = Annotated[StrictStr, Field(max_length=256)]
+Query = Annotated[StrictStr, Field(min_length=1, max_length=MAX_QUERY_CHARS)]
+FileStatus = Literal["in_progress", "completed", "failed", "cancelled"]
+
+
+class RequestBody(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class ClosedObject(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ExpiresAfter(ClosedObject):
+    """A store deletes itself when nobody used it for this many days."""
+
+    anchor: Literal["last_active_at"]
+    days: Annotated[int, Field(ge=1, le=365)]
+
+
+class AutoChunking(ClosedObject):
+    """Chunk sizes that fit the embedder."""
+
+    type: Literal["auto"]
+
+
+class StaticChunkingSizes(ClosedObject):
+    """Sizes in the embedder's tokens; the overlap is at most half of a chunk."""
+
+    max_chunk_size_tokens: Annotated[int, Field(ge=MIN_CHUNK_TOKENS, le=MAX_CHUNK_TOKENS)]
+    chunk_overlap_tokens: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _overlap_is_at_most_half(self) -> Self:
+        if self.chunk_overlap_tokens * 2 > self.max_chunk_size_tokens:
+            raise ValueError("chunk_overlap_tokens must be at most half of max_chunk_size_tokens")
+        return self
+
+
+class StaticChunking(ClosedObject):
+    type: Literal["static"]
+    static: StaticChunkingSizes
+
+
+ChunkingStrategy = Annotated[AutoChunking | StaticChunking, Field(discriminator="type")]
+
+
+class CreateVectorStoreRequest(RequestBody):
+    name: StoreName | None = None
+    description: Annotated[StrictStr, Field(max_length=512)] | None = None
+    file_ids: Annotated[list[ItemId], Field(max_length=MAX_FILES_AT_CREATION)] | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+    expires_after: ExpiresAfter | None = None
+    metadata: Metadata | None = None
+
+
+class UpdateVectorStoreRequest(RequestBody):
+    """Fields that are absent stay as they are; `null` clears metadata and the expiry."""
+
+    name: StoreName | None = None
+    expires_after: ExpiresAfter | None = None
+    metadata: Metadata | None = None
+
+
+class AttachFileRequest(RequestBody):
+    file_id: ItemId
+    attributes: Attributes | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+
+
+class UpdateAttributesRequest(RequestBody):
+    """The new attributes replace the old ones; `null` clears them."""
+
+    attributes: Attributes | None
+
+
+class RankingOptions(RequestBody):
+    """`ranker` is accepted for compatibility: the hub's own ranker always runs."""
+
+    ranker: Literal["none", "auto", "default-2024-08-21", "default-2024-11-15"] | None = None
+    score_threshold: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+
+
+class SearchRequest(RequestBody):
+    """`mode` is the hub's own field; `rewrite_query` is accepted and the query is searched as it is."""
+
+    query: Annotated[
+        Query | Annotated[list[Query], Field(min_length=1, max_length=MAX_QUERIES)],
+        one_message(f"give a string of 1 to {MAX_QUERY_CHARS} characters, or a list of 1 to {MAX_QUERIES} of them"),
+    ]
+    filters: Filters | None = None
+    max_num_results: Annotated[int, Field(ge=1, le=MAX_RESULTS)] = 10
+    ranking_options: RankingOptions | None = None
+    rewrite_query: bool = False
+    mode: SearchMode = "hybrid"
+
+    @property
+    def queries(self) -> list[str]:
+        return [self.query] if isinstance(self.query, str) else self.query
+
+
+class FileCounts(BaseModel):
+    in_progress: int
+    completed: int
+    failed: int
+    cancelled: int
+    total: int
+
+
+class VectorStoreObject(BaseModel):
+    id: str
+    object: Literal["vector_store"] = "vector_store"
+    created_at: int
+    name: str
+    description: str | None = None
+    usage_bytes: int
+    file_counts: FileCounts
+    status: Literal["expired", "in_progress", "completed"]
+    expires_after: ExpiresAfter | None = None
+    expires_at: int | None = None
+    last_active_at: int | None = None
+    metadata: dict[str, str]
+
+
+class LastError(BaseModel):
+    code: Literal["server_error", "unsupported_file", "invalid_file"]
+    message: str
+
+
+class VectorStoreFileObject(BaseModel):
+    """A file as one store knows it. `chunking_strategy` shows the sizes really used, also for `auto`."""
+
+    id: str
+    object: Literal["vector_store.file"] = "vector_store.file"
+    created_at: int
+    vector_store_id: str
+    status: FileStatus
+    last_error: LastError | None = None
+    usage_bytes: int
+    chunking_strategy: StaticChunking
+    attributes: dict[str, AttributeValue]
+
+
+class VectorStoreList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[VectorStoreObject]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False
+
+
+class VectorStoreFileList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[VectorStoreFileObject]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False
+
+
+class VectorStoreDeleted(BaseModel):
+    id: str
+    object: Literal["vector_store.deleted"] = "vector_store.deleted"
+    deleted: bool = True
+
+
+class VectorStoreFileDeleted(BaseModel):
+    id: str
+    object: Literal["vector_store.file.deleted"] = "vector_store.file.deleted"
+    deleted: bool = True
+
+
+class TextContent(BaseModel):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class SearchResult(BaseModel):
+    """One chunk; `score` lies in 0..1, best first."""
+
+    file_id: str
+    filename: str
+    score: float
+    attributes: dict[str, AttributeValue]
+    content: list[TextContent]
+
+
+class SearchPage(BaseModel):
+    object: Literal["vector_store.search_results.page"] = "vector_store.search_results.page"
+    search_query: list[str]
+    data: list[SearchResult]
+    has_more: bool = False
+    next_page: str | None = None
+
+
+class FileContentPage(BaseModel):
+    """The text a file was parsed to, as one item."""
+
+    object: Literal["vector_store.file_content.page"] = "vector_store.file_content.page"
+    data: list[TextContent]
+    has_more: bool = False
+    next_page: str | None = None
