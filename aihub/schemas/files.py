@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aihub.schemas.common import ResponseModel
+
 FilePurpose = Literal["assistants", "batch", "evals", "fine-tune", "user_data", "vision"]
 """What a file is for. Only a label: any file may be attached to a vector store."""
 
@@ -33,7 +35,7 @@ class FileFields(BaseModel):
     expires_after: FileExpiresAfter | None = None
 
 
-class FileObject(BaseModel):
+class FileObject(ResponseModel):
     """One uploaded file."""
 
     id: str
@@ -45,19 +47,3 @@ class FileObject(BaseModel):
     purpose: str
     status: Literal["uploaded", "processed", "error"]
     status_details: str | None = None
-
-
-class FileList(BaseModel):
-    """One page of files, newest first unless asked otherwise."""
-
-    object: Literal["list"] = "list"
-    data: list[FileObject]
-    first_id: str | None = None
-    last_id: str | None = None
-    has_more: bool = False
-
-
-class FileDeleted(BaseModel):
-    id: str
-    object: Literal["file"] = "file"
-    deleted: bool = True

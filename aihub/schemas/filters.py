@@ -8,9 +8,7 @@ Source: OpenAI API reference, vector store search, `filters`.
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StrictBool,
     StrictStr,
@@ -19,6 +17,8 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
+
+from aihub.schemas.common import ClosedModel
 
 MAX_DEPTH = 4
 MAX_NODES = 50
@@ -48,10 +48,8 @@ ORDER_OPERATORS = ("gt", "gte", "lt", "lte")
 LIST_OPERATORS = ("in", "nin")
 
 
-class ComparisonFilter(BaseModel):
+class ComparisonFilter(ClosedModel):
     """One attribute compared with a value; `in` and `nin` take a list of values."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
     key: AttributeKey
@@ -75,10 +73,8 @@ class ComparisonFilter(BaseModel):
         return self
 
 
-class CompoundFilter(BaseModel):
+class CompoundFilter(ClosedModel):
     """Several filters joined by `and` or `or`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["and", "or"]
     filters: list["FilterNode"] = Field(min_length=1, max_length=MAX_NODES)

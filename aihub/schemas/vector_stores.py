@@ -6,9 +6,10 @@ Bodies ignore unknown fields, as newer OpenAI clients send some; objects inside 
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
+from pydantic import Field, StrictStr, model_validator
 
-from aihub.schemas.filters import AttributeKey, AttributeText, AttributeValue, Filters, one_message
+from aihub.schemas.common import ClosedModel, LenientModel, Metadata, ObjectId, ResponseModel
+from aihub.schemas.filters import AttributeKey, AttributeValue, Filters, one_message
 
 MAX_PAIRS = 16
 MIN_CHUNK_TOKENS = 100
@@ -18,41 +19,29 @@ MAX_QUERIES = 8
 MAX_QUERY_CHARS = 8192
 MAX_RESULTS = 50
 
-Metadata = Annotated[dict[AttributeKey, AttributeText], Field(max_length=MAX_PAIRS)]
-"""At most 16 string pairs; keys up to 64 characters, values up to 512."""
-
 Attributes = Annotated[dict[AttributeKey, AttributeValue], Field(max_length=MAX_PAIRS)]
 """At most 16 pairs searchable by `filters`: strings up to 512 characters, finite numbers, booleans."""
 
 SearchMode = Literal["hybrid", "vector", "text"]
-ItemId = Annotated[StrictStr, Field(min_length=1, max_length=128)]
 StoreName = Annotated[StrictStr, Field(max_length=256)]
 Query = Annotated[StrictStr, Field(min_length=1, max_length=MAX_QUERY_CHARS)]
 FileStatus = Literal["in_progress", "completed", "failed", "cancelled"]
 
 
-class RequestBody(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class ClosedObject(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class ExpiresAfter(ClosedObject):
+class ExpiresAfter(ClosedModel):
     """A store deletes itself when nobody used it for this many days."""
 
     anchor: Literal["last_active_at"]
     days: Annotated[int, Field(ge=1, le=365)]
 
 
-class AutoChunking(ClosedObject):
+class AutoChunking(ClosedModel):
     """Chunk sizes that fit the embedder."""
 
     type: Literal["auto"]
 
 
-class StaticChunkingSizes(ClosedObject):
+class StaticChunkingSizes(ClosedModel):
     """Sizes in the embedder's tokens; the overlap is at most half of a chunk."""
 
     max_chunk_size_tokens: Annotated[int, Field(ge=MIN_CHUNK_TOKENS, le=MAX_CHUNK_TOKENS)]
@@ -65,7 +54,7 @@ class StaticChunkingSizes(ClosedObject):
         return self
 
 
-class StaticChunking(ClosedObject):
+class StaticChunking(ClosedModel):
     type: Literal["static"]
     static: StaticChunkingSizes
 
@@ -73,16 +62,16 @@ class StaticChunking(ClosedObject):
 ChunkingStrategy = Annotated[AutoChunking | StaticChunking, Field(discriminator="type")]
 
 
-class CreateVectorStoreRequest(RequestBody):
+class VectorStoreCreate(LenientModel):
     name: StoreName | None = None
     description: Annotated[StrictStr, Field(max_length=512)] | None = None
-    file_ids: Annotated[list[ItemId], Field(max_length=MAX_FILES_AT_CREATION)] | None = None
+    file_ids: Annotated[list[ObjectId], Field(max_length=MAX_FILES_AT_CREATION)] | None = None
     chunking_strategy: ChunkingStrategy | None = None
     expires_after: ExpiresAfter | None = None
     metadata: Metadata | None = None
 
 
-class UpdateVectorStoreRequest(RequestBody):
+class VectorStoreUpdate(LenientModel):
     """Fields that are absent stay as they are; `null` clears metadata and the expiry."""
 
     name: StoreName | None = None
@@ -90,26 +79,26 @@ class UpdateVectorStoreRequest(RequestBody):
     metadata: Metadata | None = None
 
 
-class AttachFileRequest(RequestBody):
-    file_id: ItemId
+class VectorStoreFileCreate(LenientModel):
+    file_id: ObjectId
     attributes: Attributes | None = None
     chunking_strategy: ChunkingStrategy | None = None
 
 
-class UpdateAttributesRequest(RequestBody):
+class VectorStoreFileUpdate(LenientModel):
     """The new attributes replace the old ones; `null` clears them."""
 
     attributes: Attributes | None
 
 
-class RankingOptions(RequestBody):
+class RankingOptions(LenientModel):
     """`ranker` is accepted for compatibility: the hub's own ranker always runs."""
 
     ranker: Literal["none", "auto", "default-2024-08-21", "default-2024-11-15"] | None = None
     score_threshold: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
 
 
-class SearchRequest(RequestBody):
+class SearchRequest(LenientModel):
     """`mode` is the hub's own field; `rewrite_query` is accepted and the query is searched as it is."""
 
     query: Annotated[
@@ -127,7 +116,7 @@ class SearchRequest(RequestBody):
         return [self.query] if isinstance(self.query, str) else self.query
 
 
-class FileCounts(BaseModel):
+class FileCounts(ResponseModel):
     in_progress: int
     completed: int
     failed: int
@@ -135,7 +124,7 @@ class FileCounts(BaseModel):
     total: int
 
 
-class VectorStoreObject(BaseModel):
+class VectorStoreObject(ResponseModel):
     id: str
     object: Literal["vector_store"] = "vector_store"
     created_at: int
@@ -150,12 +139,12 @@ class VectorStoreObject(BaseModel):
     metadata: dict[str, str]
 
 
-class LastError(BaseModel):
+class LastError(ResponseModel):
     code: Literal["server_error", "unsupported_file", "invalid_file"]
     message: str
 
 
-class VectorStoreFileObject(BaseModel):
+class VectorStoreFileObject(ResponseModel):
     """A file as one store knows it. `chunking_strategy` shows the sizes really used, also for `auto`."""
 
     id: str
@@ -169,40 +158,12 @@ class VectorStoreFileObject(BaseModel):
     attributes: dict[str, AttributeValue]
 
 
-class VectorStoreList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[VectorStoreObject]
-    first_id: str | None = None
-    last_id: str | None = None
-    has_more: bool = False
-
-
-class VectorStoreFileList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[VectorStoreFileObject]
-    first_id: str | None = None
-    last_id: str | None = None
-    has_more: bool = False
-
-
-class VectorStoreDeleted(BaseModel):
-    id: str
-    object: Literal["vector_store.deleted"] = "vector_store.deleted"
-    deleted: bool = True
-
-
-class VectorStoreFileDeleted(BaseModel):
-    id: str
-    object: Literal["vector_store.file.deleted"] = "vector_store.file.deleted"
-    deleted: bool = True
-
-
-class TextContent(BaseModel):
+class TextContent(ResponseModel):
     type: Literal["text"] = "text"
     text: str
 
 
-class SearchResult(BaseModel):
+class SearchResult(ResponseModel):
     """One chunk; `score` lies in 0..1, best first."""
 
     file_id: str
@@ -212,7 +173,7 @@ class SearchResult(BaseModel):
     content: list[TextContent]
 
 
-class SearchPage(BaseModel):
+class SearchResults(ResponseModel):
     object: Literal["vector_store.search_results.page"] = "vector_store.search_results.page"
     search_query: list[str]
     data: list[SearchResult]
@@ -220,7 +181,7 @@ class SearchPage(BaseModel):
     next_page: str | None = None
 
 
-class FileContentPage(BaseModel):
+class FileContentPage(ResponseModel):
     """The text a file was parsed to, as one item."""
 
     object: Literal["vector_store.file_content.page"] = "vector_store.file_content.page"
