@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aihub.schemas.completions import CompletionRequest
     from aihub.schemas.files import FileObject
     from aihub.schemas.vector_stores import (
+        FileContentPage,
         SearchRequest,
         SearchResults,
         VectorStoreCreate,
@@ -57,7 +58,9 @@ class ChatService(Protocol):
 class FileService(Protocol):
     """Uploaded files."""
 
-    async def upload(self, principal: Principal, *, filename: str, purpose: str, content: AsyncIterator[bytes]) -> "FileObject":
+    async def upload(
+        self, principal: Principal, *, filename: str, purpose: str, content: AsyncIterator[bytes], expires_after_s: int | None = None
+    ) -> "FileObject":
         """Store the bytes; `PayloadTooLargeError` over the limit, nothing is left behind then."""
         ...
 
@@ -110,6 +113,10 @@ class VectorStoreService(Protocol):
     ) -> "VectorStoreFileObject": ...
 
     async def detach_file(self, principal: Principal, store_id: str, file_id: str) -> "DeletedObject": ...
+
+    async def file_content(self, principal: Principal, store_id: str, file_id: str) -> "FileContentPage":
+        """The text the file was parsed to."""
+        ...
 
     async def search(self, principal: Principal, store_id: str, request: "SearchRequest") -> "SearchResults": ...
 
