@@ -59,7 +59,13 @@ class FileService(Protocol):
     """Uploaded files."""
 
     async def upload(
-        self, principal: Principal, *, filename: str, purpose: str, content: AsyncIterator[bytes], expires_after_s: int | None = None
+        self,
+        principal: Principal,
+        *,
+        filename: str,
+        purpose: str,
+        content: AsyncIterator[bytes],
+        expires_after_s: int | None = None,
     ) -> "FileObject":
         """Store the bytes; `PayloadTooLargeError` over the limit, nothing is left behind then."""
         ...
