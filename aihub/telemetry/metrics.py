@@ -16,7 +16,10 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry if registry is not None else CollectorRegistry()
         self.requests = Counter(
-            "aihub_http_requests", "Finished requests; 499 means the client left.", ["method", "route", "status"], registry=self.registry
+            "aihub_http_requests",
+            "Finished requests; 499 means the client left.",
+            ["method", "route", "status"],
+            registry=self.registry,
         )
         self.latency = Histogram(
             "aihub_http_request_seconds",
@@ -34,15 +37,25 @@ class Metrics:
             registry=self.registry,
         )
         self.tokens = Counter(
-            "aihub_tokens", "Tokens as reported in `usage`; kind is prompt or completion.", ["route", "kind"], registry=self.registry
+            "aihub_tokens",
+            "Tokens as reported in `usage`; kind is prompt or completion.",
+            ["route", "kind"],
+            registry=self.registry,
         )
         self.retrieval_stage = Histogram(
-            "aihub_retrieval_stage_seconds", "Time of one retrieval stage.", ["stage"], buckets=_STAGE_BUCKETS, registry=self.registry
+            "aihub_retrieval_stage_seconds",
+            "Time of one retrieval stage.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=self.registry,
         )
         self.ingested_files = Counter(
             "aihub_ingested_files", "Files that left the ingest queue, by outcome.", ["status"], registry=self.registry
         )
         self.ingested_chunks = Counter("aihub_ingested_chunks", "Chunks stored by ingest.", registry=self.registry)
         self.cache_lookups = Counter(
-            "aihub_cache_lookups", "Cache lookups; result is hit, miss or unavailable.", ["cache", "result"], registry=self.registry
+            "aihub_cache_lookups",
+            "Cache lookups; result is hit, miss or unavailable.",
+            ["cache", "result"],
+            registry=self.registry,
         )

@@ -1,0 +1,107 @@
+"""`POST /v1/chat/completions`: the request, and the body an engine gets of it.
+
+Source: OpenAI API reference, chat completions; vLLM 0.32 for the sampling extras.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from aihub.errors import InvalidRequestError
+from aihub.schemas.messages import AssistantMessage, Message, SystemMessage, ToolMessage, check_order
+from aihub.schemas.retrieval import RetrievalOptions
+from aihub.schemas.sampling import AnswerTokens, SamplingRequest
+from aihub.schemas.tools import ResponseFormat, Tool, ToolChoice, check_response_format, check_tools
+from aihub.security.limits import MAX_MESSAGES, MAX_TEXT_CHARS, MAX_TOOLS, MAX_TOP_LOGPROBS
+from aihub.security.markers import neutralise_markers, neutralise_values
+
+
+class ChatCompletionRequest(SamplingRequest):
+    """A chat request, strict in types and bounded in every number.
+
+    Raises:
+        InvalidRequestError: From validation, for fields that contradict each other; `param` names the place.
+    """
+
+    engine_fields: ClassVar[tuple[str, ...]] = (
+        *SamplingRequest.engine_fields,
+        "logprobs",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "top_logprobs",
+    )
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    logprobs: bool | None = None
+    max_completion_tokens: AnswerTokens | None = None
+    modalities: list[Literal["text"]] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    response_format: ResponseFormat | None = None
+    retrieval: RetrievalOptions | None = None
+    store: bool | None = Field(default=None, description="Accepted; answers are never stored.")
+    tool_choice: ToolChoice | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        chars = sum(len(message.content or "") for message in self.messages)
+        if chars > MAX_TEXT_CHARS:
+            raise InvalidRequestError(
+                f"The messages hold {chars} characters; at most {MAX_TEXT_CHARS} are allowed. Send less text.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequestError("'top_logprobs' is only allowed with 'logprobs': true.", param="top_logprobs")
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise InvalidRequestError(
+                "'max_tokens' and 'max_completion_tokens' differ; send only 'max_completion_tokens'.", param="max_tokens"
+            )
+        check_tools(self.tools or (), self.tool_choice)
+        check_response_format(self.response_format)
+        check_order(self.messages)
+        return self
+
+    @property
+    def answer_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    def to_engine_body(self, special_tokens: Iterable[str] = ()) -> dict[str, Any]:
+        """Return the plain JSON body for a `ChatEngine`: whitelisted fields only, chat-template markers neutralised.
+
+        Args:
+            special_tokens: The served model's special tokens, neutralised in addition to the well-known families.
+        """
+        tokens = tuple(special_tokens)
+        body = self.sampling_body()
+        body["messages"] = [_engine_message(message, tokens) for message in self.messages]
+        if self.answer_tokens is not None:
+            body["max_completion_tokens"] = self.answer_tokens
+        if self.response_format is not None:
+            body["response_format"] = self.response_format.model_dump(exclude_none=True)
+        if self.tools:
+            tools = [tool.model_dump(exclude_none=True) for tool in self.tools]
+            body["tools"] = neutralise_values(tools, tokens)
+            choice = self.tool_choice if self.tool_choice is not None else "auto"
+            body["tool_choice"] = choice if isinstance(choice, str) else choice.model_dump()
+        else:
+            body.pop("parallel_tool_calls", None)
+        return body
+
+
+def _engine_message(message: Message, special_tokens: tuple[str, ...]) -> dict[str, Any]:
+    # Some chat templates concatenate the content, so an absent one becomes an empty string.
+    content = neutralise_markers(message.content or "", special_tokens)
+    role = "system" if isinstance(message, SystemMessage) else message.role
+    result: dict[str, Any] = {"role": role, "content": content}
+    if isinstance(message, ToolMessage):
+        result["tool_call_id"] = message.tool_call_id
+        return result
+    if message.name is not None:
+        result["name"] = message.name
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        result["tool_calls"] = neutralise_values([call.model_dump() for call in message.tool_calls], special_tokens)
+    return result

@@ -1,0 +1,93 @@
+"""`POST /v1/completions`: raw prompts, as text or token ids. No chat template is applied and none is protected.
+
+Source: OpenAI API reference, completions (legacy); vLLM 0.32 for what is possible.
+"""
+
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import PlainValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from aihub.errors import InvalidRequestError
+from aihub.schemas.sampling import SamplingRequest
+from aihub.schemas.tools import ResponseFormat, check_response_format
+from aihub.security.limits import MAX_COMPLETION_LOGPROBS, MAX_PROMPT_TOKENS, MAX_PROMPTS, MAX_TEXT_CHARS
+
+OPENAI_DEFAULT_MAX_TOKENS = 16
+
+Prompt = str | list[str] | list[int] | list[list[int]]
+
+
+def _check_prompt(value: Any) -> Any:
+    if isinstance(value, str):
+        prompts: list[Any] = [value]
+    elif isinstance(value, list) and value and all(type(item) is int for item in value):
+        prompts = [value]
+    elif isinstance(value, list):
+        prompts = value
+    else:
+        raise PydanticCustomError("prompt_type", "must be a string, a list of strings, or token ids")
+    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise PydanticCustomError("prompt_count", "must hold 1 to {limit} prompts", {"limit": MAX_PROMPTS})
+    kind = type(prompts[0])
+    for index, prompt in enumerate(prompts):
+        if type(prompt) is not kind or kind not in (str, list):
+            raise PydanticCustomError("prompt_type", "must all be strings or all be lists of token ids", {"below": str(index)})
+        if not prompt:
+            raise PydanticCustomError("prompt_empty", "must not be empty", {"below": str(index)})
+        if kind is list and not all(type(token) is int and 0 <= token < 2**31 for token in prompt):
+            raise PydanticCustomError("prompt_token", "must hold token ids, integers from 0", {"below": str(index)})
+    _check_size(prompts, is_text=kind is str)
+    return value
+
+
+def _check_size(prompts: list[Any], *, is_text: bool) -> None:
+    limit, unit = (MAX_TEXT_CHARS, "characters") if is_text else (MAX_PROMPT_TOKENS, "tokens")
+    size = sum(map(len, prompts))
+    if size > limit:
+        details = {"size": size, "unit": unit, "limit": limit}
+        raise PydanticCustomError("context_length_exceeded", "hold {size} {unit}; at most {limit} are allowed", details)
+
+
+class CompletionRequest(SamplingRequest):
+    """A completion request, strict in types and bounded in every number.
+
+    Raises:
+        InvalidRequestError: From validation, for fields that contradict each other or that no engine offers.
+    """
+
+    engine_fields: ClassVar[tuple[str, ...]] = (*SamplingRequest.engine_fields, "logprobs")
+
+    prompt: Annotated[
+        Prompt,
+        PlainValidator(_check_prompt),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"type": "string"}, "maxItems": MAX_PROMPTS},
+                    {"type": "array", "items": {"type": "integer"}},
+                    {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}, "maxItems": MAX_PROMPTS},
+                ]
+            }
+        ),
+    ]
+    logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    suffix: str | None = Field(default=None, description="Not supported by the engine; only an empty one is accepted.")
+
+    @model_validator(mode="after")
+    def _engine_can_do_it(self) -> Self:
+        if self.suffix:
+            raise InvalidRequestError("'suffix' is not supported; leave it out.", param="suffix", code="unsupported_parameter")
+        check_response_format(self.response_format)
+        return self
+
+    def to_engine_body(self) -> dict[str, Any]:
+        """Return the plain JSON body for a `ChatEngine`'s `complete`: whitelisted fields only."""
+        body = self.sampling_body()
+        body["prompt"] = self.prompt
+        body["max_tokens"] = self.max_tokens if self.max_tokens is not None else OPENAI_DEFAULT_MAX_TOKENS
+        if self.response_format is not None:
+            body["response_format"] = self.response_format.model_dump(exclude_none=True)
+        return body
