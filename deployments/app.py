@@ -83,17 +83,20 @@ def build_llm_application(model_id: str, model_path: str, profile: Profile) -> A
     config = LLMConfig(
         model_loading_config={"model_id": model_id, "model_source": model_path},
         engine_kwargs=_engine_kwargs(llm),
-        runtime_env={"env_vars": _engine_environment(llm)},
+        runtime_env={"env_vars": _engine_environment()},
         # The default of 50 ms holds the first token back by up to 50 ms.
         experimental_configs={"stream_batching_interval_ms": 0},
+        # The replica itself only forwards; the engine's worker has the CPU.
+        deployment_config={"ray_actor_options": {"num_cpus": 0}},
         **_placement(llm, profile.device),
     )
     options = serve_options(
         llm,
         health_check_period_s=5.0,
         health_check_timeout_s=LLM_HEALTH_TIMEOUT_S,
-        ray_actor_options={"num_cpus": 0},
     )
+    # Ray Serve LLM derives the resources of its placement group itself.
+    del options["ray_actor_options"]
     card = ChatModelCard(model_id=model_id, context_tokens=llm.max_model_len, created=int(time.time()))
     return build_llm_deployment(
         config,
@@ -126,6 +129,9 @@ def _engine_kwargs(llm: LLMProfile) -> dict[str, Any]:
     }
     if llm.tool_call_parser is not None:
         kwargs |= {"enable_auto_tool_choice": True, "tool_call_parser": llm.tool_call_parser}
+    if llm.cpu_kv_cache_gb is not None:
+        # Given in bytes, vLLM takes just that; else it demands 0.9 of the machine's memory to be free at the start.
+        kwargs["kv_cache_memory_bytes"] = llm.cpu_kv_cache_gb * 2**30
     if llm.gpu_memory_utilization is not None:
         kwargs["gpu_memory_utilization"] = llm.gpu_memory_utilization
     if llm.quantization is not None:
@@ -133,11 +139,9 @@ def _engine_kwargs(llm: LLMProfile) -> dict[str, Any]:
     return kwargs
 
 
-def _engine_environment(llm: LLMProfile) -> dict[str, str]:
+def _engine_environment() -> dict[str, str]:
     # The model folder is local and verified, so the engine never needs the network.
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    if llm.cpu_kv_cache_gb is not None:
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(llm.cpu_kv_cache_gb)
     for name in ("VLLM_CPU_OMP_THREADS_BIND", "VLLM_LOGGING_LEVEL"):
         if name in os.environ:
             environment[name] = os.environ[name]

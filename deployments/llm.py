@@ -17,6 +17,8 @@ from deployments.vllm_adapter import (
     LLMServer,
     TokenizeChatRequest,
     TokenizeResponse,
+    restore_tokenization,
+    unfinished_requests,
 )
 
 logger = logging.getLogger("ray.serve")
@@ -36,8 +38,8 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
     async def __init__(self, llm_config: Any, *, card: ChatModelCard, **bind_kwargs: Any) -> None:
         self._card = card
         self._last_progress_s = time.monotonic()
-        self._streams = 0
         await super().__init__(llm_config, **bind_kwargs)
+        restore_tokenization(self)
 
     async def card(self) -> ChatModelCard:
         return self._card
@@ -52,7 +54,7 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
 
     async def active_requests(self) -> int:
         """Requests the vLLM engine holds now, waiting ones included."""
-        return int(self.engine._engine_client.output_processor.get_num_unfinished_requests())
+        return unfinished_requests(self)
 
     async def chat_once(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a chat body (`stream` false) with OpenAI's `chat.completion` object."""
