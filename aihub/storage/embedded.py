@@ -1,42 +1,120 @@
 """PostgreSQL and Redis servers inside the state folder, for a hub without configured ones."""
 
+import fcntl
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+from aihub.errors import ConfigurationError
+from aihub.storage.supervisor import LOCK_FILE
+
+_PROJECT = Path(__file__).resolve().parents[2]
+_STOP_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
 class StoreUrls:
-    """Where the stores answer; the URLs carry passwords. None for a server that was not asked for."""
+    """Where the two stores answer; both URLs carry passwords."""
 
-    database_url: str | None
-    redis_url: str | None
+    database_url: str
+    redis_url: str
 
 
 class EmbeddedStores:
-    """A PostgreSQL and a Redis server that live as long as this process.
+    """A PostgreSQL and a Redis server that live at most as long as this process.
+
+    A supervising child in a session of its own runs them, so neither Ctrl-C nor the death of this process by any signal
+    leaves them unattended.
 
     Args:
-        home: State folder; data lies under `home/postgres` and `home/redis`.
-        postgres: Start PostgreSQL.
-        redis: Start Redis.
+        home: State folder; data lies under `home/postgres` and `home/redis`, the passwords in `home/embedded.secret`.
     """
 
-    def __init__(self, home: Path, *, postgres: bool = True, redis: bool = True) -> None:
-        raise NotImplementedError
+    def __init__(self, home: Path) -> None:
+        self._home = home.expanduser().resolve()
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
 
-    def start(self, timeout_s: float = 60.0) -> StoreUrls:
+    def start(self, timeout_s: float = 90.0) -> StoreUrls:
         """Start both servers and wait until they accept connections. Blocking.
 
         Raises:
             ConfigurationError: They run already on this folder, a binary is missing, the disk is full, the folder is not
                 usable, or a server ended at once; the message says which and what to do.
         """
-        raise NotImplementedError
+        with self._lock:
+            if self.is_running():
+                raise ConfigurationError(f"The embedded servers of {self._home} are running already.")
+            try:
+                self._home.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigurationError(f"Cannot create the state folder {self._home}: {error.strerror}.") from error
+            self._supervisor = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "aihub.storage.supervisor", str(self._home)],
+                cwd=_PROJECT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+            answer = _read_answer(self._supervisor, timeout_s)
+            if "error" in answer:
+                self._end()
+                raise ConfigurationError(answer["error"])
+            return StoreUrls(**answer)
 
     def stop(self) -> None:
         """Stop both cleanly and wait for it; harmless when not started. Blocking."""
-        raise NotImplementedError
+        with self._lock:
+            self._end()
 
     def is_running(self) -> bool:
-        """False once the supervising process has ended."""
-        raise NotImplementedError
+        """False before `start`, and once the supervising process has ended."""
+        return self._supervisor is not None and self._supervisor.poll() is None
+
+    def _end(self) -> None:
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is None:
+            return
+        try:
+            supervisor.communicate(b"stop", timeout=_STOP_S)
+        except subprocess.TimeoutExpired:
+            supervisor.kill()
+            supervisor.wait()
+
+
+def running_urls(home: Path) -> StoreUrls | None:
+    """Return the URLs of embedded servers that another process runs on `home`; None when none do."""
+    path = home.expanduser().resolve() / LOCK_FILE
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = file.read()
+            return StoreUrls(**json.loads(text)) if text else None
+    return None
+
+
+def _read_answer(supervisor: subprocess.Popen[bytes], timeout_s: float) -> dict[str, str]:
+    pipe = _output_of(supervisor)
+    readable, _, _ = select.select([pipe], [], [], timeout_s)
+    if not readable:
+        return {"error": f"The embedded servers did not start within {timeout_s:.0f} s. See server.log in the state folder."}
+    line = os.read(pipe.fileno(), 65536)
+    if not line:
+        return {"error": f"The process that runs the embedded servers ended with code {supervisor.wait()}."}
+    answer: dict[str, str] = json.loads(line)
+    return answer
+
+
+def _output_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    if process.stdout is None:
+        raise ConfigurationError("The supervisor was started without a pipe.")
+    return process.stdout

