@@ -1,2 +1,63 @@
-help:
-	@echo stub
+# Every command of the hub. `make help` lists them. Each sets up what it needs.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+DEVICE := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+LOCKS := requirements/$(DEVICE).lock $(if $(filter cpu,$(DEVICE)),requirements/torch-cpu.lock)
+STAMP := $(VENV)/installed-$(DEVICE)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+PORT ?=
+CODE := aihub pipelines deployments training tests benchmarks examples
+.DEFAULT_GOAL := help
+.PHONY: help install serve test test-unit test-serve lint format typecheck bench bench-retrieval lock clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(STAMP) ## Make .venv and install the pinned lock (CUDA where there is an NVIDIA driver, else CPU)
+
+$(STAMP): $(LOCKS) pyproject.toml
+	@scripts/check_machine.sh "$(PYTHON)"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "Installing the $(DEVICE) packages into $(VENV) (about 3 GB, a few minutes) ..."
+	@if [ $(DEVICE) = cpu ]; then scripts/install_torch_cpu.sh $(BIN)/python; fi
+	@$(PIP) --progress-bar on -r requirements/$(DEVICE).lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/installed-* && touch $@
+
+serve: install ## Start the hub and wait until it answers; Ctrl-C stops everything (PORT=8001 for another port)
+	@exec $(BIN)/aihub serve $(if $(PORT),--port $(PORT))
+
+test: install ## Run every test: unit, contract, security, then the real cluster
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-unit: install ## Run the tests that need no cluster
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit tests/contract tests/security
+
+test-serve: install ## Run the tests on a real cluster with the default models
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/serve tests/chaos
+
+lint: install ## Check style, import rules of files, YAML
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/yamllint --strict configs serve_config.yaml cluster.yaml
+
+format: install ## Format the code
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix $(CODE)
+
+typecheck: install ## Check the types
+	@$(BIN)/mypy
+
+bench: install ## Compare the running path with its bare peers, side by side in one run
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
+
+bench-retrieval: install ## Print nDCG@10 for text, vector and hybrid search
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.retrieval_quality
+
+lock: ## Resolve requirements/*.in into hashed locks again
+	@requirements/lock.sh
+
+clean: ## Remove .venv and the state folder
+	@rm -rf $(VENV) .aihub

@@ -73,6 +73,7 @@ class LLMProfile(DeploymentProfile):
         cpu_kv_cache_gb: KV cache of the CPU engine in GiB.
         max_model_len: Prompt plus answer in tokens.
         max_num_seqs: Sequences decoded together.
+        dtype: `auto` is the model's own on a GPU; on a CPU bfloat16 where the CPU multiplies it natively, else float32.
     """
 
     model_id: str

@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve import Application
 
 from aihub.engines.base import ChatModelCard
+from aihub.hardware import has_bfloat16_units
 from aihub.profiles import DeploymentProfile, LLMProfile, Profile, load_profile
 from aihub.registry.selection import select_chat_model, select_embedding_model
 from aihub.settings import Settings
@@ -82,7 +83,7 @@ def build_llm_application(model_id: str, model_path: str, profile: Profile) -> A
     llm = profile.llm
     config = LLMConfig(
         model_loading_config={"model_id": model_id, "model_source": model_path},
-        engine_kwargs=_engine_kwargs(llm),
+        engine_kwargs=_engine_kwargs(llm, profile.device),
         runtime_env={"env_vars": _engine_environment()},
         # The default of 50 ms holds the first token back by up to 50 ms.
         experimental_configs={"stream_batching_interval_ms": 0},
@@ -119,11 +120,11 @@ def build_hub(args: AppArgs) -> Application:
     return deployment.bind(settings=settings, profile=profile)
 
 
-def _engine_kwargs(llm: LLMProfile) -> dict[str, Any]:
+def _engine_kwargs(llm: LLMProfile, device: str) -> dict[str, Any]:
     kwargs: dict[str, Any] = {
         "max_model_len": llm.max_model_len,
         "max_num_seqs": llm.max_num_seqs,
-        "dtype": llm.dtype,
+        "dtype": _dtype(llm, device),
         "enforce_eager": llm.enforce_eager,
         "trust_remote_code": False,
     }
@@ -137,6 +138,12 @@ def _engine_kwargs(llm: LLMProfile) -> dict[str, Any]:
     if llm.quantization is not None:
         kwargs["quantization"] = llm.quantization
     return kwargs
+
+
+def _dtype(llm: LLMProfile, device: str) -> str:
+    if llm.dtype == "auto" and device == "cpu":
+        return "bfloat16" if has_bfloat16_units() else "float32"
+    return llm.dtype
 
 
 def _engine_environment() -> dict[str, str]:
