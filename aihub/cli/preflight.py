@@ -1,0 +1,88 @@
+"""Checks before a start, and plain words for why one failed."""
+
+import re
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aihub.errors import ConfigurationError
+from aihub.settings import Settings
+
+NEEDED_BYTES = 2 * 10**9
+_ERROR_LINE = re.compile(r"(?:aihub\.errors\.)?ConfigurationError[^:]*: (?P<message>.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class StartPlan:
+    """A checked start: the config to run, where it will listen, and variables Ray Serve reads before it starts."""
+
+    config_path: Path
+    api_url: str
+    environment: dict[str, str]
+
+
+def check(config: Path, port: int | None, settings: Settings) -> StartPlan:
+    """Check config file, state folder, disk, compiler and port.
+
+    Raises:
+        ConfigurationError: One of them is not as needed; the message says what to do.
+    """
+    if not config.is_file():
+        raise ConfigurationError(f"{config} was not found. Run this in the project's folder, or name it with --config.")
+    home = settings.home_path
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        free_bytes = shutil.disk_usage(home).free
+    except OSError as error:
+        raise ConfigurationError(
+            f"The state folder {home} cannot be used: {error.strerror}. Set AIHUB_HOME to another."
+        ) from error
+    if free_bytes < NEEDED_BYTES:
+        raise ConfigurationError(
+            f"Only {free_bytes / 1e9:.1f} GB are free in {home}; {NEEDED_BYTES / 1e9:.0f} GB are needed. "
+            "Free some space or set AIHUB_HOME to another disk."
+        )
+    if shutil.which("g++") is None and shutil.which("c++") is None:
+        raise ConfigurationError(
+            "A C++ compiler is missing; the model engine needs one. Install it (Debian: apt-get install g++)."
+        )
+    document: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    http_options = document.setdefault("http_options", {})
+    if port is not None:
+        http_options["port"] = port
+        config = home / "serve_config.yaml"
+        config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    host, chosen_port = http_options.get("host", "127.0.0.1"), int(http_options.get("port", 8000))
+    _check_port(host, chosen_port)
+    shown_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  # compared, not bound
+    return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", {"RAY_USAGE_STATS_ENABLED": "0"})
+
+
+def explain_failure(log_path: Path) -> str:
+    """Return the one line of the log that says why the hub could not start."""
+    if failure := find_deploy_failure(log_path):
+        return failure
+    lines = [line for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else "it printed nothing"
+    return f"The hub could not start: {last} (the whole log is {log_path})"
+
+
+def find_deploy_failure(log_path: Path) -> str | None:
+    """Return the message of a configuration error that some process of the run has logged, if there is one."""
+    found = _ERROR_LINE.search(log_path.read_text(encoding="utf-8", errors="replace"))
+    return found.group("message").strip() if found else None
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"Port {port} on {host} is busy ({error.strerror}). Stop what uses it, or run: make serve PORT={port + 1}"
+            ) from error

@@ -1,0 +1,109 @@
+"""`aihub serve`: check the machine, prepare the models, run the Serve config, wait until it answers, stop it cleanly."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import httpx
+import typer
+
+from aihub.cli import banner, preflight, processes
+from aihub.errors import ConfigurationError
+from aihub.profiles import load_profile
+from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
+from aihub.registry.selection import select_chat_model, select_embedding_model
+from aihub.settings import Settings
+
+READY_TIMEOUT_S = 900.0
+STOP_TIMEOUT_S = 40.0
+
+
+def serve(
+    config: Annotated[Path, typer.Option(help="The Ray Serve config to run.")] = Path("serve_config.yaml"),
+    port: Annotated[int | None, typer.Option(help="API port instead of the config's.", min=1, max=65535)] = None,
+) -> None:
+    """Start the hub and wait until it answers; Ctrl-C stops everything."""
+    settings = Settings()
+    plan = preflight.check(config, port, settings)
+    profile = load_profile(settings.profile)
+    typer.echo(f"Profile {profile.name}; state in {settings.home_path}")
+    prepare_embedding_model(select_embedding_model(settings, profile).source, settings)
+    prepare_chat_model(select_chat_model(settings, profile).source, settings)
+
+    run_id = uuid.uuid4().hex
+    log_path = settings.home_path / "logs" / "serve.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    stop = _StopRequest()
+    with log_path.open("wb") as log:
+        child = subprocess.Popen(  # noqa: S603  # our own module, arguments as a list
+            [sys.executable, "-m", "deployments.launch", str(plan.config_path)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # Its own session: Ctrl-C reaches this process only, which then stops the hub in order.
+            start_new_session=True,
+            env=os.environ | {"AIHUB_HOME": str(settings.home_path), processes.RUN_ID_VARIABLE: run_id} | plan.environment,
+        )
+        try:
+            _wait_until_ready(child, plan.api_url, log_path, stop)
+            if not stop.requested:
+                typer.echo(banner.render(plan.api_url, log_path, select_chat_model(settings, profile).model_id))
+            while not stop.requested:
+                if child.poll() is not None:
+                    raise ConfigurationError(f"The hub stopped by itself. The reason is at the end of {log_path}.")
+                time.sleep(0.2)
+        finally:
+            typer.echo("Stopping ...")
+            processes.stop_all(child, run_id, timeout_s=STOP_TIMEOUT_S)
+            typer.echo("Stopped.")
+
+
+class _StopRequest:
+    """Remembers Ctrl-C and SIGTERM, so that a stop is never half done."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        signal.signal(signal.SIGINT, self._note)
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def _wait_until_ready(child: "subprocess.Popen[bytes]", api_url: str, log_path: Path, stop: _StopRequest) -> None:
+    started_s = time.monotonic()
+    shown = ""
+    while not stop.requested:
+        if child.poll() is not None:
+            raise ConfigurationError(preflight.explain_failure(log_path))
+        parts = _read_parts(api_url)
+        if parts is not None and all(status != "down" for status in parts.values()):
+            typer.echo(f"Ready after {time.monotonic() - started_s:.0f} s.")
+            return
+        state = "Ray and the applications are starting" if parts is None else _describe(parts)
+        if state != shown:
+            typer.echo(f"  {time.monotonic() - started_s:4.0f} s  {state}")
+            shown = state
+        if time.monotonic() - started_s > READY_TIMEOUT_S:
+            raise ConfigurationError(f"The hub was not ready after {READY_TIMEOUT_S:.0f} s. The log is {log_path}.")
+        if failure := preflight.find_deploy_failure(log_path):
+            raise ConfigurationError(failure)
+        time.sleep(0.5)
+
+
+def _read_parts(api_url: str) -> dict[str, str] | None:
+    try:
+        answer = httpx.get(f"{api_url}/health", timeout=3.0)
+        return {name: part["status"] for name, part in answer.json()["parts"].items()}
+    except (httpx.HTTPError, ValueError, KeyError):
+        return None
+
+
+def _describe(parts: dict[str, str]) -> str:
+    waiting = [name for name, status in parts.items() if status == "down"]
+    return f"waiting for {', '.join(waiting)}"
