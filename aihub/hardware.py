@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 
 # x86 names from Linux's cpuinfo; Arm calls its own "bf16".
-_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", ""bf16"})
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @cache

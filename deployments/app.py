@@ -8,7 +8,6 @@ import os
 import time
 from typing import Any
 
-from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
@@ -16,6 +15,7 @@ from ray.serve import Application
 from aihub.engines.base import ChatModelCard
 from aihub.hardware import has_bfloat16_units
 from aihub.profiles import DeploymentProfile, LLMProfile, Profile, load_profile
+from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
 from aihub.registry.selection import select_chat_model, select_embedding_model
 from aihub.settings import Settings
 

@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 class LenientModel(BaseModel):
     """A request object of OpenAI's API: strict types, unknown fields ignored so that newer clients keep working."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
 class ClosedModel(BaseModel):
     """A request object of the hub's own: strict types, unknown fields refused so that a typo is not ignored."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class ResponseModel(BaseModel):
@@ -45,6 +45,19 @@ class Page(ResponseModel, Generic[Item]):
     first_id: str | None = None
     last_id: str | None = None
     has_more: bool = False
+
+
+class ErrorDetail(ResponseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(ResponseModel):
+    """OpenAI's error object; every failure of the API has this shape."""
+
+    error: ErrorDetail
 
 
 class DeletedObject(ResponseModel):

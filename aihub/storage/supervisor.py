@@ -36,6 +36,10 @@ _STOP_PATIENCE_S = 30.0
 _RESTART_DELAYS_S = (0.2, 1.0, 5.0)
 
 
+def _warn(message: str) -> None:
+    print(f"aihub: {message}", file=sys.stderr, flush=True)  # noqa: T201 - the parent's error stream
+
+
 class Watched:
     """One server process and its restarts."""
 
@@ -54,12 +58,15 @@ class Watched:
         if self._restart_at is None:
             self._failures = self._failures + 1 if now - self._started_at < 60 else 1
             self._restart_at = now + _RESTART_DELAYS_S[min(self._failures, len(_RESTART_DELAYS_S)) - 1]
-            print(f"aihub: {self.server.name} ended with {self.process.returncode}; restarting", file=sys.stderr)  # noqa: T201
+            _warn(f"{self.server.name} ended with {self.process.returncode}; restarting")
         elif now >= self._restart_at:
             self._restart_at = None
             self._started_at = now
-            self.server.prepare()
-            self.process = self.server.spawn()
+            try:
+                self.server.prepare()
+                self.process = self.server.spawn()
+            except (ConfigurationError, OSError) as error:
+                _warn(f"{self.server.name} cannot be restarted yet: {error}")
 
     def signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

@@ -3,6 +3,9 @@
 Labels take values from code only (route templates, methods, statuses, part names), never from a request.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -59,3 +62,13 @@ class Metrics:
             ["cache", "result"],
             registry=self.registry,
         )
+
+    def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one finished request. `route` is a template (`/v1/models/{model_id}`), never a path."""
+        self.requests.labels(method, route, status).inc()
+        self.latency.labels(method, route).observe(seconds)
+
+    def observe_usage(self, route: str, usage: Mapping[str, Any]) -> None:
+        """Count the tokens of an OpenAI `usage` object."""
+        for kind in ("prompt", "completion"):
+            self.tokens.labels(route, kind).inc(usage.get(f"{kind}_tokens") or 0)
