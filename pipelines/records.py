@@ -1,0 +1,90 @@
+"""Stored rows to the objects of OpenAI's API."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from aihub.schemas.common import Page
+from aihub.schemas.files import FileObject
+from aihub.schemas.vector_stores import (
+    ExpiresAfter,
+    FileCounts,
+    LastError,
+    SearchResult,
+    StaticChunking,
+    TextContent,
+    VectorStoreFileObject,
+    VectorStoreObject,
+)
+from aihub.storage.records import FileRecord, VectorStoreFileRecord, VectorStoreRecord
+from pipelines.retrieve import ScoredChunk
+
+Item = TypeVar("Item", FileObject, VectorStoreObject, VectorStoreFileObject)
+
+
+def file_object(record: FileRecord) -> FileObject:
+    """A stored file needs no processing of its own, so clients that wait for `processed` need not wait."""
+    return FileObject(
+        id=record.id,
+        bytes=record.size_bytes,
+        created_at=record.created_at,
+        expires_at=record.expires_at,
+        filename=record.filename,
+        purpose=record.purpose,
+        status="error" if record.status == "error" else "processed",
+    )
+
+
+def store_object(record: VectorStoreRecord) -> VectorStoreObject:
+    counts = record.file_counts
+    return VectorStoreObject(
+        id=record.id,
+        created_at=record.created_at,
+        name=record.name or "",
+        description=record.description,
+        usage_bytes=record.usage_bytes,
+        file_counts=FileCounts(
+            in_progress=counts.in_progress,
+            completed=counts.completed,
+            failed=counts.failed,
+            cancelled=counts.cancelled,
+            total=counts.total,
+        ),
+        status=record.status,
+        expires_after=None if record.expires_after is None else ExpiresAfter.model_validate(record.expires_after),
+        expires_at=record.expires_at,
+        last_active_at=record.last_active_at,
+        metadata=record.metadata,
+    )
+
+
+def store_file_object(record: VectorStoreFileRecord) -> VectorStoreFileObject:
+    return VectorStoreFileObject(
+        id=record.file_id,
+        created_at=record.created_at,
+        vector_store_id=record.store_id,
+        status=record.status,
+        last_error=None if record.last_error is None else LastError.model_validate(record.last_error),
+        usage_bytes=record.usage_bytes,
+        chunking_strategy=StaticChunking.model_validate(record.chunking_strategy),
+        attributes=record.attributes,
+    )
+
+
+def search_result(chunk: ScoredChunk) -> SearchResult:
+    return SearchResult(
+        file_id=chunk.hit.file_id,
+        filename=chunk.hit.filename,
+        score=chunk.score,
+        attributes=chunk.hit.attributes,
+        content=[TextContent(text=chunk.hit.text)],
+    )
+
+
+def page(items: Sequence[Item], has_more: bool) -> Page[Item]:
+    """One page of a listing; its first and last id are the cursors of the neighbouring pages."""
+    return Page(
+        data=list(items),
+        first_id=items[0].id if items else None,
+        last_id=items[-1].id if items else None,
+        has_more=has_more,
+    )
