@@ -21,7 +21,7 @@ def require_same_model(store: VectorStoreRecord, card: EmbedderCard) -> None:
     """
     if (store.embedding_model, store.dimensions) != (card.model_id, card.dimensions):
         raise ConflictError(
-            f"Vector store {store.id} was built with the embedding model {store.embedding_model!r} ({store.dimensions} dimensions) "
+            f"Vector store {store.id} was built with embedding model {store.embedding_model!r} ({store.dimensions} dimensions), "
             f"but {card.model_id!r} ({card.dimensions}) is active. Create a new vector store and attach the files to it, "
             f"or start the hub with {store.embedding_model!r}.",
             code="embedding_model_mismatch",
