@@ -26,7 +26,7 @@ MAX_LIST_VALUES = 100
 
 
 def one_message(message: str) -> WrapValidator:
-    """Replace the errors of every member of a union, which contradict each other, by one that says what to send."""
+    """Replace the errors of all members of a union by one that says what to send (`must be ...`)."""
 
     def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -41,7 +41,7 @@ Number = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | Annotated[f
 AttributeKey = Annotated[StrictStr, Field(min_length=1, max_length=64)]
 AttributeText = Annotated[StrictStr, Field(max_length=512)]
 AttributeValue = Annotated[
-    StrictBool | Number | AttributeText, one_message("give a string of at most 512 characters, a finite number or a boolean")
+    StrictBool | Number | AttributeText, one_message("must be a string of at most 512 characters, a finite number or a boolean")
 ]
 
 ORDER_OPERATORS = ("gt", "gte", "lt", "lte")
@@ -59,7 +59,7 @@ class ComparisonFilter(ClosedModel):
         | AttributeText
         | Annotated[list[AttributeText | Number], Field(min_length=1, max_length=MAX_LIST_VALUES)],
         one_message(
-            "give a string of at most 512 characters, a finite number or a boolean; "
+            "must be a string of at most 512 characters, a finite number or a boolean; "
             f"for 'in' and 'nin' a list of 1 to {MAX_LIST_VALUES} strings or numbers"
         ),
     ]
@@ -67,9 +67,11 @@ class ComparisonFilter(ClosedModel):
     @model_validator(mode="after")
     def _value_fits_operator(self) -> Self:
         if (self.type in LIST_OPERATORS) != isinstance(self.value, list):
-            raise ValueError(f"{self.type!r} takes {'a list' if self.type in LIST_OPERATORS else 'a single value'}")
+            raise ValueError(
+                f"must have {'a list' if self.type in LIST_OPERATORS else 'a single value'} as value of {self.type!r}"
+            )
         if self.type in ORDER_OPERATORS and isinstance(self.value, bool):
-            raise ValueError(f"{self.type!r} takes a number or a string, not a boolean")
+            raise ValueError(f"must have a number or a string as value of {self.type!r}, not a boolean")
         return self
 
 
@@ -90,9 +92,9 @@ def _bounded(tree: Any) -> Any:
         depth += 1
         nodes += len(level)
         if depth > MAX_DEPTH:
-            raise ValueError(f"filters may be nested at most {MAX_DEPTH} deep")
+            raise ValueError(f"must be nested at most {MAX_DEPTH} deep")
         if nodes > MAX_NODES:
-            raise ValueError(f"filters may hold at most {MAX_NODES} nodes")
+            raise ValueError(f"must hold at most {MAX_NODES} nodes")
         children = [node.get("filters") for node in level if isinstance(node, dict)]
         level = [child for group in children if isinstance(group, list) for child in group]
     return tree

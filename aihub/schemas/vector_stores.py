@@ -50,7 +50,7 @@ class StaticChunkingSizes(ClosedModel):
     @model_validator(mode="after")
     def _overlap_is_at_most_half(self) -> Self:
         if self.chunk_overlap_tokens * 2 > self.max_chunk_size_tokens:
-            raise ValueError("chunk_overlap_tokens must be at most half of max_chunk_size_tokens")
+            raise ValueError("must have chunk_overlap_tokens of at most half of max_chunk_size_tokens")
         return self
 
 
@@ -103,7 +103,7 @@ class SearchRequest(LenientModel):
 
     query: Annotated[
         Query | Annotated[list[Query], Field(min_length=1, max_length=MAX_QUERIES)],
-        one_message(f"give a string of 1 to {MAX_QUERY_CHARS} characters, or a list of 1 to {MAX_QUERIES} of them"),
+        one_message(f"must be a string of 1 to {MAX_QUERY_CHARS} characters, or a list of 1 to {MAX_QUERIES} of them"),
     ]
     filters: Filters | None = None
     max_num_results: Annotated[int, Field(ge=1, le=MAX_RESULTS)] = 10

@@ -6,14 +6,13 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 
 from aihub.api.deps import PrincipalDep, ServicesDep
 from aihub.api.requests import StrictRoute
-from aihub.api.uploads import Upload, read_upload
-from aihub.errors import InvalidRequestError
+from aihub.api.uploads import read_upload
 from aihub.schemas.common import DeletedObject, ObjectId, Page
 from aihub.schemas.files import FileFields, FileObject, FilePurpose
+from aihub.schemas.validation import validate
 
 router = APIRouter(route_class=StrictRoute, tags=["files"])
 
@@ -43,7 +42,7 @@ async def upload_file(request: Request, services: ServicesDep, principal: Princi
     """Store one file of at most `AIHUB_MAX_UPLOAD_BYTES`. Attach it to a vector store to make it searchable."""
     settings = services.settings
     async with read_upload(request, max_bytes=settings.max_upload_bytes, stall_s=settings.body_timeout_s) as upload:
-        fields = _validated(upload)
+        fields = validate(FileFields, upload.fields)
         expiry = fields.expires_after
         async with aclosing(upload.chunks()) as content:
             return await services.files.upload(
@@ -89,12 +88,3 @@ async def get_file_content(file_id: str, services: ServicesDep, principal: Princ
 async def delete_file(file_id: str, services: ServicesDep, principal: PrincipalDep) -> DeletedObject:
     """Delete the file and detach it from every vector store."""
     return await services.files.delete(principal, file_id)
-
-
-def _validated(upload: Upload) -> FileFields:
-    try:
-        return FileFields.model_validate(upload.fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        param = ".".join(map(str, first["loc"]))
-        raise InvalidRequestError(f"The field `{param}` is wrong: {first['msg']}.", param=param) from error
