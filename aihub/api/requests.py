@@ -58,7 +58,7 @@ async def _with_json(request: Request, settings: Settings, *, is_required: bool)
     has_type = "content-type" in request.headers
     if has_type or is_required:
         _refuse_media_type(request)
-    chunks = body_chunks(request, max_bytes=settings.max_json_bytes, timeout_s=settings.body_timeout_s)
+    chunks = body_chunks(request, max_bytes=settings.max_json_bytes, stall_s=settings.body_timeout_s)
     body = b"".join([chunk async for chunk in chunks])
     if not body and not is_required:
         return JsonRequest(request, b"", None)
@@ -87,11 +87,11 @@ def _refuse_media_type(request: Request) -> None:
             raise UnsupportedMediaError(f"The charset {value[:32]!r} is not supported; send UTF-8.")
 
 
-async def body_chunks(request: Request, *, max_bytes: int, timeout_s: float) -> AsyncGenerator[bytes, None]:
+async def body_chunks(request: Request, *, max_bytes: int, stall_s: float) -> AsyncGenerator[bytes, None]:
     """Yield the raw body piece by piece, never more than `max_bytes` in all.
 
     Args:
-        timeout_s: Longest wait for the next piece; the whole body must also keep up with `MIN_BYTES_PER_S`.
+        stall_s: Longest wait for the next piece; the whole body must also keep up with `MIN_BYTES_PER_S`.
 
     Raises:
         PayloadTooLargeError: From the Content-Length before anything is read, else when the limit is passed.
@@ -103,9 +103,9 @@ async def body_chunks(request: Request, *, max_bytes: int, timeout_s: float) -> 
     received = 0
     more = True
     while more:
-        left_s = started_s + timeout_s + received / MIN_BYTES_PER_S - time.monotonic()
+        left_s = started_s + stall_s + received / MIN_BYTES_PER_S - time.monotonic()
         try:
-            async with asyncio.timeout(min(timeout_s, left_s)):
+            async with asyncio.timeout(min(stall_s, left_s)):
                 message = await request.receive()
         except TimeoutError as error:
             raise RequestTimeoutError(

@@ -5,7 +5,7 @@ Source: OpenAI API reference, completions (legacy); vLLM 0.32 for what is possib
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import PlainValidator, Field, WithJsonSchema, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from aihub.errors import InvalidRequestError

@@ -1,0 +1,82 @@
+"""What happens around every request: its id, the header limit, metrics, one log line, and a last net for bugs.
+
+Pure ASGI: Starlette's `BaseHTTPMiddleware` adds tasks and queues per request, and gets in the way of cancelling streams.
+"""
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aihub.api.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
+from aihub.errors import InvalidRequestError
+from aihub.security.limits import MAX_HEADER_BYTES
+from aihub.telemetry.logging import request_id
+from aihub.telemetry.metrics import Metrics
+
+logger = logging.getLogger("aihub.access")
+
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class RequestContext:
+    """Outermost middleware of the hub. An `x-request-id` from the client (or Ray Serve's proxy) is kept if well-formed."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.perf_counter()
+        header_bytes, sent_id = _scan_headers(scope)
+        current = sent_id or f"req_{secrets.token_hex(12)}"
+        token = request_id.set(current)
+        id_header = (b"x-request-id", current.encode())
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*(pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id"), id_header]
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            if header_bytes > MAX_HEADER_BYTES:
+                refusal = InvalidRequestError(f"The headers are larger than {MAX_HEADER_BYTES} bytes.", code="headers_too_large")
+                await error_response(refusal, status=431)(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
+        except Exception as error:  # the edge: a bug becomes a stable 500
+            shown = public_error(error)
+            if status:
+                raise  # The answer has begun; only a broken connection can tell the client.
+            await error_response(shown)(scope, receive, send_with_id)
+        finally:
+            self._metrics.in_flight.dec()
+            self._record(scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope.get("route") is not None else "any"
+        self._metrics.observe_request(method, route, status, seconds)
+        if logger.isEnabledFor(logging.INFO):
+            fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+            logger.info("answered", extra={"fields": fields})
+
+
+def _scan_headers(scope: Scope) -> tuple[int, str | None]:
+    size = 0
+    sent_id: str | None = None
+    for name, value in scope["headers"]:
+        size += len(name) + len(value)
+        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            sent_id = value.decode()
+    return size, sent_id

@@ -1,0 +1,15 @@
+"""`/metrics` in Prometheus' text format."""
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from aihub.api.deps import ServicesDep
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+async def get_metrics(services: ServicesDep) -> Response:
+    """The counters, gauges and histograms of this replica."""
+    return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
