@@ -1,0 +1,45 @@
+"""Limits a parser process puts on itself, after its libraries are loaded and before it sees a document (Linux)."""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+_MIB = 2**20
+_PR_SET_PDEATHSIG = 1
+
+
+def address_space_bytes() -> int:
+    """Size of this process's address space, the quantity RLIMIT_AS bounds."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def limit_memory(memory_mb: int) -> None:
+    """Let this process map `memory_mb` MiB more than it has now; allocations beyond fail."""
+    limit = address_space_bytes() + memory_mb * _MIB
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def limit_cpu(cpu_s: int) -> None:
+    """End this process by SIGXCPU when it has used `cpu_s` more seconds of processor time (whole seconds, rounded up)."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(used.ru_utime + used.ru_stime) + 1 + cpu_s
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def forbid_core_dumps() -> None:
+    """Leave no core files: they would hold documents of users."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def die_with_parent(parent_pid: int, signum: signal.Signals) -> None:
+    """Have the kernel send `signum` when the parent dies, however it dies.
+
+    End of file on the pipe is not enough: a process busy with a document does not read.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signum))
+    if os.getppid() != parent_pid:
+        os._exit(0)

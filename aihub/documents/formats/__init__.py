@@ -1,0 +1,1 @@
+"""One module per format: a function from bytes or characters to text. Import them only where untrusted files may be read."""

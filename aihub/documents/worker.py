@@ -1,0 +1,160 @@
+"""The parser process: `python -m aihub.documents.worker`, started by `aihub.documents.sandbox`.
+
+A launcher loads the libraries once (about two seconds) and forks the child that reads documents, so that a used child is
+replaced in milliseconds. Frames: first the setup, answered by `ready` or `failed`; then one answer per document.
+"""
+
+import gc
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from aihub.documents.chunk import chunk_text
+from aihub.documents.confine import address_space_bytes, die_with_parent, forbid_core_dumps, limit_cpu, limit_memory
+from aihub.documents.errors import DocumentError
+from aihub.documents.extract import extract
+from aihub.documents.frames import EXIT_MEMORY, BrokenFrameError, Frame, FramePipe
+from aihub.documents.options import ChunkingOptions, ParseLimits
+from aihub.documents.tokens import TokenCounter
+from aihub.errors import HubError
+from aihub.retrieval.analysis import analyse
+from aihub.retrieval.language import detect_language
+
+_EXIT_RECYCLE = 87
+_KEPT_SHARE = 4
+"""A child that keeps more than 1/4 of the memory of a document after it is replaced, so that the next one gets it."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Child:
+    """Reads documents one after the other until told to stop, worn out, or over a limit."""
+
+    def __init__(self, pipe: FramePipe, counter: TokenCounter, limits: ParseLimits, recycle_after: int) -> None:
+        self._pipe = pipe
+        self._counter = counter
+        self._limits = limits
+        self._recycle_after = recycle_after
+
+    def run(self, launcher_pid: int) -> NoReturn:
+        """Serve and exit; a failed allocation leaves no state to trust, so it ends the process."""
+        try:
+            die_with_parent(launcher_pid, signal.SIGKILL)
+            status = self._serve()
+        except MemoryError:
+            status = EXIT_MEMORY
+        except BrokenFrameError:
+            status = 0
+        os._exit(status)
+
+    def _serve(self) -> int:
+        before = address_space_bytes()
+        limit_memory(self._limits.memory_mb)
+        for _ in range(self._recycle_after):
+            request = self._pipe.receive()
+            if request is None:
+                return 0
+            limit_cpu(self._limits.cpu_s)
+            self._pipe.send(self._answer(request))
+            del request
+            if (address_space_bytes() - before) * _KEPT_SHARE > self._limits.memory_mb * 2**20:
+                break
+        return _EXIT_RECYCLE
+
+    def _answer(self, request: Frame) -> Frame:
+        try:
+            return self._parse(request)
+        except MemoryError:
+            raise
+        except HubError as error:
+            kind = "document" if isinstance(error, DocumentError) else "request"
+            return Frame({"error": {"kind": kind, "message": error.message, "code": error.code, "param": error.param}})
+        except Exception:
+            logger.exception("chunking or analysis failed")
+            return Frame({"error": {"kind": "internal"}})
+
+    def _parse(self, request: Frame) -> Frame:
+        options = ChunkingOptions(request.header["max_tokens"], request.header["overlap_tokens"])
+        file_format, text = extract(request.header["filename"], bytes(request.body), self._limits)
+        language = detect_language(text)
+        rows: list[list[int | str]] = []
+        ids: list[bytes] = []
+        freqs: list[bytes] = []
+        for span in chunk_text(text, options, self._counter, max_chunks=self._limits.max_chunks):
+            terms = analyse(text[span.start : span.end], document_language=language)
+            rows.append([span.start, span.end, span.tokens, terms.language, len(terms.term_ids), terms.total])
+            ids.append(terms.term_ids.astype("<i4").tobytes())
+            freqs.append(terms.term_freqs.astype("<u2").tobytes())
+        encoded = text.encode()
+        header = {"format": file_format, "text_bytes": len(encoded), "chunks": rows}
+        return Frame(header, b"".join((encoded, *ids, *freqs)))
+
+
+class _Launcher:
+    """Keeps one child alive and ends the way it ended, unless it only asked to be replaced."""
+
+    def __init__(self, child: _Child) -> None:
+        self._child = child
+        self._child_pid = 0
+
+    def run(self) -> NoReturn:
+        signal.signal(signal.SIGTERM, self._stop)
+        gc.freeze()
+        while True:
+            self._fork()
+            _, status = os.waitpid(self._child_pid, 0)
+            self._child_pid = 0
+            code = os.waitstatus_to_exitcode(status)
+            if code != _EXIT_RECYCLE:
+                _end_with(code)
+
+    def _fork(self) -> None:
+        launcher_pid = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        self._child_pid = os.fork()
+        if self._child_pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            self._child.run(launcher_pid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def _stop(self, _signum: int, _frame: FrameType | None) -> None:
+        # Reap the child: an orphan would stay a zombie where process 1 does not collect.
+        if self._child_pid:
+            os.kill(self._child_pid, signal.SIGKILL)
+            os.waitpid(self._child_pid, 0)
+        os._exit(0)
+
+
+def _end_with(code: int) -> NoReturn:
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(abs(code))
+
+
+def main() -> NoReturn:
+    """Run until the hub closes the pipe or dies."""
+    pipe = FramePipe(0, os.dup(1))
+    os.dup2(2, 1)  # whatever a library prints must not end up between frames
+    logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+    forbid_core_dumps()
+    setup = pipe.receive()
+    if setup is None:
+        sys.exit(0)
+    die_with_parent(setup.header["parent_pid"], signal.SIGTERM)
+    try:
+        counter = TokenCounter(setup.header["tokenizer_path"])
+        detect_language("loads the language model")
+    except (HubError, OSError) as error:
+        pipe.send(Frame({"failed": str(error)}))
+        sys.exit(1)
+    pipe.send(Frame({"ready": True}))
+    _Launcher(_Child(pipe, counter, ParseLimits(**setup.header["limits"]), setup.header["recycle_after"])).run()
+
+
+if __name__ == "__main__":
+    main()
