@@ -1,0 +1,266 @@
+"""Which sentences of the sources support an answer.
+
+Found after generation, from words alone, so that it works with models too small to cite: a source sentence supports a
+statement of the answer by the share of the statement's content words it holds, rare words counting more (inverse
+sentence frequency over all sources). Words the statement repeats from the question count less, since every source about
+the topic has them; the question's words then decide between sentences with the same fact. `[n]` in the answer is honoured.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aihub.documents.sentences import sentences
+from pipelines.words import STOP_WORDS, Word, words
+
+MIN_SUPPORT = 0.6
+"""Least share of a statement's word weight a quote must hold."""
+
+RELATIVE_SUPPORT = 0.85
+"""A quote is dropped when another source supports the same statement better by more than this factor."""
+
+QUESTION_WORD_WEIGHT = 0.3
+QUESTION_MATCH_WEIGHT = 0.35
+FOLDED_MATCH = 0.6
+WORTHWHILE_GAIN = 0.2
+MAX_QUOTE_SENTENCES = 3
+
+_MARKERS = re.compile(r"\[\d{1,3}(?:\s*,\s*\d{1,3})*\]")
+_LEADING_MARKERS = re.compile(r"\s*(?:\[\d{1,3}(?:\s*,\s*\d{1,3})*\]\s*)+")
+
+
+@dataclass(frozen=True, slots=True)
+class CitableSource:
+    """A chunk the model saw.
+
+    Attributes:
+        number: Its `[n]` in the prompt.
+        text: Exact substring of the document's text from `start_char`.
+        start_char: Offset of `text` in the document's text, in Unicode code points.
+    """
+
+    number: int
+    file_id: str
+    filename: str
+    text: str
+    start_char: int
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """One quote and the statement it supports.
+
+    Attributes:
+        index: Offset in the answer, in Unicode code points, of the end of the supported statement.
+        quote: Exactly `document_text[start_char:end_char]`.
+        support: 0 to 1 for the words, plus what the question's words and an explicit `[n]` add.
+    """
+
+    index: int
+    number: int
+    file_id: str
+    filename: str
+    quote: str
+    start_char: int
+    end_char: int
+    support: float
+
+    def annotation(self) -> dict[str, Any]:
+        """Return the `file_citation` object of a message's `annotations`."""
+        return {
+            "type": "file_citation",
+            "index": self.index,
+            "file_id": self.file_id,
+            "filename": self.filename,
+            "quote": self.quote,
+            "start_char": self.start_char,
+            "end_char": self.end_char,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """A sentence of the answer: its words with their weights, and the sources it names."""
+
+    end: int
+    weights: Mapping[Word, float]
+    new: frozenset[Word]
+    numbers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    """A sentence of a source, by source position and local offsets."""
+
+    source: int
+    start: int
+    end: int
+
+
+def find_citations(answer: str, question: str, sources: Sequence[CitableSource], *, per_source: int = 1) -> list[Citation]:
+    """Find the best supporting quote of each source, best supported first.
+
+    A source which supports nothing gives none; an answer without support gives an empty list. Overlapping chunks of one
+    file never give the same quote twice.
+
+    Args:
+        per_source: Most quotes from one source; they support different statements.
+    """
+    if not answer.strip() or not sources:
+        return []
+    index = _SentenceIndex(sources)
+    asked = [word for word in words(question) if word.exact not in STOP_WORDS]
+    question_weights = {word: index.rarity(word) for word in asked}
+    found: list[Citation] = []
+    for statement in _statements(answer, index, question_weights):
+        found += _supports(statement, index, question_weights)
+    found.sort(key=lambda citation: -citation.support)
+    return _list_safe(_select(found, per_source))
+
+
+class _SentenceIndex:
+    """Words to the sentences of all sources that hold them."""
+
+    def __init__(self, sources: Sequence[CitableSource]) -> None:
+        self.sources = sources
+        self.sentences: list[_Sentence] = []
+        self._exact: dict[str, set[int]] = {}
+        self._plain: dict[str, set[int]] = {}
+        for position, source in enumerate(sources):
+            for start, end in sentences(source.text):
+                for word in words(source.text[start:end]):
+                    self._exact.setdefault(word.exact, set()).add(len(self.sentences))
+                    self._plain.setdefault(word.plain, set()).add(len(self.sentences))
+                self.sentences.append(_Sentence(position, start, end))
+
+    def matches(self, word: Word) -> dict[int, float]:
+        """Return the sentences with the word and how surely it is the same word: tone marks may lack on one side only."""
+        exact = self._exact.get(word.exact, set())
+        folded = (self._exact if word.is_marked else self._plain).get(word.plain, set())
+        return dict.fromkeys(folded, FOLDED_MATCH) | dict.fromkeys(exact, 1.0)
+
+    def rarity(self, word: Word) -> float:
+        """Return BM25's inverse frequency over sentences; a word of no sentence counts as one of a single sentence."""
+        frequency = max(len(self.matches(word)), 1)
+        return math.log(1.0 + (len(self.sentences) - frequency + 0.5) / (frequency + 0.5))
+
+    def held(self, weights: Mapping[Word, float]) -> list[dict[Word, float]]:
+        """Return per sentence the weight it holds of each word."""
+        held: list[dict[Word, float]] = [{} for _ in self.sentences]
+        for word, weight in weights.items():
+            for sentence, strength in self.matches(word).items():
+                held[sentence][word] = weight * strength
+        return held
+
+
+def _statements(answer: str, index: _SentenceIndex, question: Mapping[Word, float]) -> Iterator[_Statement]:
+    asked = {word.plain for word in question}
+    for end, text in _answer_sentences(answer):
+        numbers = frozenset(int(n) for marker in _MARKERS.findall(text) for n in re.findall(r"\d+", marker))
+        content = {word for word in words(_MARKERS.sub(" ", text)) if word.exact not in STOP_WORDS}
+        new = frozenset(word for word in content if word.plain not in asked)
+        weights = {word: index.rarity(word) * (1.0 if word in new else QUESTION_WORD_WEIGHT) for word in content}
+        if weights:
+            yield _Statement(end, weights, new or frozenset(content), numbers)
+
+
+def _answer_sentences(answer: str) -> Iterator[tuple[int, str]]:
+    """Yield (end offset, text) of each sentence; a marker after the full stop belongs to the sentence before it."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sentences(answer):
+        marker = _LEADING_MARKERS.match(answer, start, end) if spans else None
+        if marker:
+            spans[-1] = (spans[-1][0], len(answer[: marker.end()].rstrip()))
+        if (begin := marker.end() if marker else start) < end:
+            spans.append((begin, end))
+    for start, end in spans:
+        yield end, answer[start:end]
+
+
+def _supports(statement: _Statement, index: _SentenceIndex, question: Mapping[Word, float]) -> list[Citation]:
+    total = sum(statement.weights.values())
+    question_total = sum(question.values()) or 1.0
+    held, asked = index.held(statement.weights), index.held(question)
+    best: dict[int, tuple[float, int, int]] = {}
+    for position, sentence in enumerate(index.sentences):
+        if not held[position].keys() & statement.new:
+            continue
+        named = index.sources[sentence.source].number in statement.numbers
+        first, last = _widen(position, held, index, total)
+        share = _weight(held[first : last + 1]) / total
+        if share < (MIN_SUPPORT / 3 if named else MIN_SUPPORT):
+            continue
+        support = share + QUESTION_MATCH_WEIGHT * _weight(asked[first : last + 1]) / question_total + (1.0 if named else 0.0)
+        if support > best.get(sentence.source, (0.0, 0, 0))[0]:
+            best[sentence.source] = (support, first, last)
+    strongest = max((support for support, _, _ in best.values()), default=0.0)
+    kept = (item for item in best.values() if item[0] >= RELATIVE_SUPPORT * strongest)
+    return [_citation(statement, index, support, first, last) for support, first, last in kept]
+
+
+def _widen(position: int, held: Sequence[Mapping[Word, float]], index: _SentenceIndex, total: float) -> tuple[int, int]:
+    """Take in neighbouring sentences of the same source while each adds a fair share of the statement."""
+    first = last = position
+    source = index.sentences[position].source
+    share = _weight(held[first : last + 1]) / total
+    while last - first + 1 < MAX_QUOTE_SENTENCES:
+        wider = [
+            (_weight(held[low : high + 1]) / total, low, high)
+            for low, high in ((first - 1, last), (first, last + 1))
+            if low >= 0 and high < len(held) and index.sentences[low].source == index.sentences[high].source == source
+        ]
+        gained, low, high = max(wider, default=(0.0, first, last))
+        if gained - share < WORTHWHILE_GAIN:
+            break
+        share, first, last = gained, low, high
+    return first, last
+
+
+def _weight(held: Sequence[Mapping[Word, float]]) -> float:
+    """Sum the weight of the distinct words that consecutive sentences hold together."""
+    together: dict[Word, float] = {}
+    for sentence in held:
+        for word, weight in sentence.items():
+            together[word] = max(weight, together.get(word, 0.0))
+    return sum(together.values())
+
+
+def _citation(statement: _Statement, index: _SentenceIndex, support: float, first: int, last: int) -> Citation:
+    source = index.sources[index.sentences[first].source]
+    start, end = index.sentences[first].start, index.sentences[last].end
+    return Citation(
+        index=statement.end,
+        number=source.number,
+        file_id=source.file_id,
+        filename=source.filename,
+        quote=source.text[start:end],
+        start_char=source.start_char + start,
+        end_char=source.start_char + end,
+        support=support,
+    )
+
+
+def _select(found: Sequence[Citation], per_source: int) -> list[Citation]:
+    taken: dict[int, int] = {}
+    quotes: set[tuple[str, int, int]] = set()
+    selected: list[Citation] = []
+    for citation in found:
+        place = (citation.file_id, citation.start_char, citation.end_char)
+        if place in quotes or taken.get(citation.number, 0) >= per_source:
+            continue
+        quotes.add(place)
+        taken[citation.number] = taken.get(citation.number, 0) + 1
+        selected.append(citation)
+    return selected
+
+
+def _list_safe(citations: Sequence[Citation]) -> list[Citation]:
+    # The official client's stream helper takes an entry's `index` for its place in the list and merges entries whose
+    # place is taken, so an entry must never have an index below its place. Only answers of a few characters are touched.
+    safe: list[Citation] = []
+    for citation in citations:
+        if citation.index >= len(safe):
+            safe.append(citation)
+    return safe

@@ -1,0 +1,134 @@
+"""The words around retrieved text: typed templates from `configs/prompts/*.yaml`, and the message built from them.
+
+Templates hold no placeholders. A message is made by joining strings, so nothing a user or a document says (`{x}`,
+`{{7*7}}`, `%s`) is ever taken for a field. Retrieved text is data: every source stands between `\"\"\"` lines under its
+number, and whatever a chat template could take for a role, or the model for a source number, is defused first.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from aihub.errors import ConfigurationError
+from aihub.profiles import StrictModel
+from aihub.security.markers import neutralise_markers
+
+PROMPTS_DIR = Path(__file__).resolve().parent.parent / "configs" / "prompts"
+DEFAULT_LANGUAGE = "en"
+MAX_NAME_CHARS = 120
+
+_FENCE = '"""'
+_VIETNAMESE_ONLY = frozenset("đơưă")
+_HOOK_AND_DOT = frozenset("\u0309\u0323")
+_TONES = frozenset("\u0300\u0301\u0303\u0309\u0323")
+_CIRCUMFLEX = "\u0302"
+
+# `neutralise_markers` leaves these to the model at hand, as they can be meant; in retrieved text nothing is lost by it.
+_MORE_MARKERS = ("<s>", "</s>", "<unk>", "<pad>", "<think>", "</think>", "<tool_call>", "</tool_call>")
+_SOURCE_NUMBER = re.compile(r"\[(\d+)\]")
+
+
+class PromptTemplate(StrictModel):
+    """The fixed words of one language.
+
+    Attributes:
+        language: ISO 639-1 code, equal to the file's name.
+        instruction: What the model is to do with the sources.
+        sources_title: Heading over the sources.
+        question_title: Heading before the question.
+        no_sources: Takes the instruction's place when retrieval found nothing.
+    """
+
+    language: str = Field(pattern=r"^[a-z]{2}$")
+    instruction: str = Field(min_length=1)
+    sources_title: str = Field(min_length=1)
+    question_title: str = Field(min_length=1)
+    no_sources: str = Field(min_length=1)
+
+
+class Prompts:
+    """Templates by language; English serves every language without a template of its own."""
+
+    def __init__(self, templates: Sequence[PromptTemplate]) -> None:
+        """Keep the templates.
+
+        Raises:
+            ConfigurationError: No English template, or two of one language.
+        """
+        self._templates = {template.language: template for template in templates}
+        if len(self._templates) != len(templates):
+            raise ConfigurationError("Two prompt templates have the same language; keep one of them.")
+        if DEFAULT_LANGUAGE not in self._templates:
+            raise ConfigurationError("No English prompt template: add configs/prompts/en.yaml.")
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted(self._templates))
+
+    def for_text(self, text: str) -> PromptTemplate:
+        """Choose by the letters of `text`: Vietnamese ones choose `vi`, all others English."""
+        language = "vi" if has_vietnamese_letters(text) else DEFAULT_LANGUAGE
+        return self._templates.get(language, self._templates[DEFAULT_LANGUAGE])
+
+
+def load_prompts(directory: Path = PROMPTS_DIR) -> Prompts:
+    """Load every `*.yaml` in `directory`.
+
+    Raises:
+        ConfigurationError: A file is no YAML, a key is unknown or missing, or a value is wrong; the message names each.
+    """
+    return Prompts([_load_template(path) for path in sorted(directory.glob("*.yaml"))])
+
+
+def _load_template(path: Path) -> PromptTemplate:
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        template = PromptTemplate.model_validate(data)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"Prompt file {path.name} is not YAML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"Prompt file {path.name} is wrong: {problems}.") from error
+    if template.language != path.stem:
+        raise ConfigurationError(f"Prompt file {path.name} says language {template.language!r}; make both equal.")
+    return template
+
+
+def has_vietnamese_letters(text: str) -> bool:
+    """Say whether `text` has a letter that only Vietnamese uses: đ ơ ư ă, a hook or a dot below, or two marks on one vowel."""
+    for character in set(unicodedata.normalize("NFC", text).lower()):
+        marks = set(unicodedata.normalize("NFD", character)[1:])
+        if character in _VIETNAMESE_ONLY or marks & _HOOK_AND_DOT or (_CIRCUMFLEX in marks and marks & _TONES):
+            return True
+    return False
+
+
+def question_message(template: PromptTemplate, question: str, blocks: Sequence[str]) -> str:
+    """Build the user message: instruction, sources as `source_block` rendered them, the question as the user wrote it."""
+    listed = "\n\n".join(blocks)
+    return f"{template.instruction}\n\n{template.sources_title}:\n\n{listed}\n\n{template.question_title}: {question}"
+
+
+def sourceless_message(template: PromptTemplate, question: str) -> str:
+    """Build the user message that tells the model that nothing was found."""
+    return f"{template.no_sources}\n\n{template.question_title}: {question}"
+
+
+def source_block(number: int, name: str, text: str) -> str:
+    """Render one source; its name and text can neither close the block nor forge a role or another source."""
+    title = " ".join(defuse(name).split())[:MAX_NAME_CHARS]
+    return f"[{number}] {title}\n{_FENCE}\n{defuse(text)}\n{_FENCE}"
+
+
+def defuse(text: str) -> str:
+    """Break what a chat template, the source fence or a source number could be mistaken for; all else stays literal.
+
+    Chat-template markers get an invisible word joiner (`neutralise_markers`), `[3]` becomes `(3)`.
+    """
+    broken = neutralise_markers(text, _MORE_MARKERS)
+    return _SOURCE_NUMBER.sub(r"(\1)", broken).replace(_FENCE, "'''")
