@@ -7,11 +7,14 @@ import select
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from aihub.errors import ConfigurationError
+from aihub.settings import Settings
 from aihub.storage.supervisor import LOCK_FILE
 
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -118,3 +121,24 @@ def _output_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
     if process.stdout is None:
         raise ConfigurationError("The supervisor was started without a pipe.")
     return process.stdout
+
+
+@contextmanager
+def database_for(settings: Settings) -> Iterator[str]:
+    """Yield the URL of the configured database, else of the embedded one, which is started for the time when it is not running.
+
+    Raises:
+        ConfigurationError: The embedded server could not start.
+    """
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    running = running_urls(settings.home_path)
+    if running is not None:
+        yield running.database_url
+        return
+    stores = EmbeddedStores(settings.home_path)
+    try:
+        yield stores.start().database_url
+    finally:
+        stores.stop()

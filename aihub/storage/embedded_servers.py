@@ -12,7 +12,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from aihub.errors import ConfigurationError
-from aihub.storage.server_process import ServerUser, end_leftovers, run_tool, spawn, tail
+from aihub.storage.server_process import ServerUser, end_leftovers, run_tool, spawn
 
 DATABASE = "aihub"
 ROLE = "aihub"
@@ -37,8 +37,13 @@ _POSTGRES_SETTINGS = {
 class Server(Protocol):
     """A program the supervisor keeps alive."""
 
-    name: str
-    log: Path
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def log(self) -> Path:
+        """What it printed, this and earlier times."""
+        ...
 
     def prepare(self) -> None: ...
 
@@ -126,14 +131,16 @@ class PostgresServer:
             "CREATE EXTENSION vector;\n"
             f"CREATE ROLE {ROLE} LOGIN PASSWORD '{self.password}';\n"
             f"CREATE DATABASE {DATABASE} OWNER {ROLE};\n",
+            "-F",
         )
         # One flush at the end instead of one per file and step: 2 s instead of 7 on a slow disk.
         run_tool([*initdb, "--sync-only", "--sync-method=syncfs"], folder=self.folder)
         fresh.rename(self.data)
 
-    def _run_single(self, data: Path, statements: str) -> None:
+    def _run_single(self, data: Path, statements: str, *options: str) -> None:
         """Run statements as superuser without a server; template1 is what new databases are copied from."""
-        run_tool([*self._command("postgres"), "--single", "-F", "-D", str(data), "template1"], folder=self.folder, stdin=statements)
+        command = [*self._command("postgres"), "--single", *options, "-D", str(data), "template1"]
+        run_tool(command, folder=self.folder, stdin=statements)
 
     def _refuse_other_major(self) -> None:
         found = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
@@ -196,24 +203,21 @@ class RedisServer:
 
     def _config(self) -> str:
         path = str(self.socket).replace("\\", "\\\\").replace('"', '\\"')
-        return "\n".join((
-            "port 0",
-            f'unixsocket "{path}"',
-            "unixsocketperm 700",
-            "user default off",
-            f"user {ROLE} on >{self.password} ~* &* +@all -@admin -@dangerous -@scripting +info",
-            "protected-mode yes",
-            'save ""',
-            "appendonly no",
-            "maxmemory 128mb",
-            "maxmemory-policy allkeys-lru",
-            "",
-        ))
-
-
-def end_of_log(server: Server) -> str:
-    """Return the last lines a server wrote."""
-    return tail(server.log)
+        return "\n".join(
+            (
+                "port 0",
+                f'unixsocket "{path}"',
+                "unixsocketperm 700",
+                "user default off",
+                f"user {ROLE} on >{self.password} ~* &* +@all -@admin -@dangerous -@scripting +info",
+                "protected-mode yes",
+                'save ""',
+                "appendonly no",
+                "maxmemory 128mb",
+                "maxmemory-policy allkeys-lru",
+                "",
+            )
+        )
 
 
 def _package_folder(package: str) -> Path:

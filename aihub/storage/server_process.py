@@ -127,8 +127,7 @@ def _capability_to_reach(paths: list[Path]) -> str | None:
         needed = ["dac_override"]
     if not needed:
         return None
-    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
-    held = int(status["CapPrm"], 16)
+    held = _held_capabilities()
     for name in needed:
         if held >> _CAPABILITY_BITS[name] & 1:
             return name
@@ -137,6 +136,11 @@ def _capability_to_reach(paths: list[Path]) -> str | None:
         f"PostgreSQL runs as user {SERVER_USER!r}, which may not enter {closed}. Run the hub as an ordinary user, "
         f"or allow it with `chmod o+x {closed}`, or set DATABASE_URL and REDIS_URL."
     )
+
+
+def _held_capabilities() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith("CapPrm:"))
 
 
 def _open_to_all(folders: Iterable[Path]) -> bool:
