@@ -110,14 +110,23 @@ def build_llm_application(model_id: str, model_path: str, profile: Profile) -> A
 
 def build_hub(args: AppArgs) -> Application:
     """Build the `hub` application: the ingress and its pipelines."""
+    from aihub.storage.migrate import upgrade
     from deployments.ingress import Ingress
     from deployments.stores import connect_stores
 
     settings = Settings()
     profile = read_profile(args, settings)
     settings = connect_stores(settings)
+    assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
+    upgrade(settings.database_url.get_secret_value())
+    embedding_model_path = prepare_embedding_model(select_embedding_model(settings, profile).source, settings)
     deployment = serve.deployment(serve.ingress()(Ingress), name="Ingress", **serve_options(profile.hub))
-    return deployment.bind(settings=settings, profile=profile)
+    return deployment.bind(
+        settings=settings,
+        profile=profile,
+        model_id=select_chat_model(settings, profile).model_id,
+        tokenizer_path=str(embedding_model_path / "tokenizer.json"),
+    )
 
 
 def _engine_kwargs(llm: LLMProfile, device: str) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""The hub for Python code on the same Ray cluster: typed calls over Serve handles, the same errors as HTTP.
+
+from deployments.client import HubClient
+hub = HubClient()
+answer = await hub.generate_answer("What is the capital of France?")
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from ray import serve
+
+from aihub.errors import UnavailableError
+from deployments.handles import translate_error
+from pipelines.answer import GeneratedAnswer
+from pipelines.sse import events, payload
+
+HUB_APP = "hub"
+
+
+class HubClient:
+    """Calls the running hub; use inside a Ray job or actor of its cluster.
+
+    Every method raises `aihub.errors.HubError` children: what HTTP answers as 404, 429 or 503 comes as `NotFoundError`,
+    `RateLimitError` or `UnavailableError`, with the same message.
+
+    Raises:
+        ModelUnavailableError: No hub runs on this cluster.
+    """
+
+    def __init__(self, app_name: str = HUB_APP) -> None:
+        try:
+            self._hub = serve.get_app_handle(app_name)
+        except Exception as error:
+            raise translate_error(error, "The hub") from error
+        self._stream = self._hub.options(method_name="stream_chat", stream=True)
+
+    async def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> dict[str, Any]:
+        """Return OpenAI's `chat.completion` object.
+
+        Args:
+            messages: OpenAI chat messages.
+            options: Further fields of the chat request, e.g. `max_tokens`, `temperature`, `retrieval`, `model`.
+        """
+        answer: dict[str, Any] = await self._call("chat", {"messages": list(messages)} | options)
+        return answer
+
+    async def stream_chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> AsyncGenerator[str, None]:
+        """Yield the pieces of the answer's text as the model writes them; closing the generator stops the model."""
+        frames = self._stream.remote({"messages": list(messages)} | options)
+        finished = False
+        try:
+            async for frame in frames:
+                for event in events(frame):
+                    chunk = payload(event)
+                    if chunk is not None and "error" in chunk:
+                        raise UnavailableError(chunk["error"]["message"], code=chunk["error"]["code"])
+                    for choice in (chunk or {}).get("choices", []):
+                        if text := choice["delta"].get("content"):
+                            yield text
+            finished = True
+        except (GeneratorExit, TimeoutError):
+            raise
+        except Exception as error:
+            finished = True
+            raise translate_error(error, "The hub") from error
+        finally:
+            if not finished:
+                frames.cancel()
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector of norm 1 per text, in order."""
+        vectors: list[list[float]] = await self._call("embed", list(texts))
+        return vectors
+
+    async def generate_answer(
+        self, question: str, context: str | None = None, max_tokens: int = 256, temperature: float = 0.2
+    ) -> GeneratedAnswer:
+        """Answer `question`, from `context` alone when it is given."""
+        answer: GeneratedAnswer = await self._call("generate_answer", question, context, max_tokens, temperature)
+        return answer
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        try:
+            return await getattr(self._hub, method).remote(*args)
+        except Exception as error:
+            raise translate_error(error, "The hub") from error

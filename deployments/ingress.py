@@ -1,0 +1,77 @@
+"""The `hub` deployment: one FastAPI application and the pipelines behind it, also callable by handle."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from aihub.api.app import create_app
+from aihub.profiles import Profile
+from aihub.schemas.chat import ChatCompletionRequest
+from aihub.schemas.validation import validate
+from aihub.security.loopback import LoopbackGuard
+from aihub.security.principal import Principal
+from aihub.settings import Settings
+from deployments.hub_parts import HubParts
+from pipelines.answer import GeneratedAnswer, generate_answer
+
+logger = logging.getLogger("ray.serve")
+
+
+class Ingress:
+    """Holds the parts, serves HTTP through them, and offers the same calls to Python code on the cluster.
+
+    The handle methods take and return plain JSON values; `deployments.client.HubClient` is their typed face.
+    """
+
+    async def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:
+        self._settings = settings
+        self._model_id = model_id
+        self._parts = HubParts(settings, profile, model_id, tokenizer_path)
+        await self._parts.start()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        app = create_app(self._parts.services)
+        return LoopbackGuard(app) if self._settings.loopback_only else app
+
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer an OpenAI chat body with OpenAI's `chat.completion` object."""
+        request = validate(ChatCompletionRequest, self._with_model(body) | {"stream": False})
+        return await self._parts.services.chat.chat(Principal(), request)
+
+    async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        """Yield the server-sent event text of an OpenAI chat body."""
+        request = validate(ChatCompletionRequest, self._with_model(body) | {"stream": True})
+        stream = await self._parts.services.chat.open_chat_stream(Principal(), request)
+        try:
+            async for frame in stream:
+                yield frame
+        finally:
+            await stream.aclose()
+
+    async def embed(self, inputs: list[str]) -> list[list[float]]:
+        """Return one vector of norm 1 per text."""
+        embeddings = await self._parts.services.embedder.embed(inputs)
+        vectors: list[list[float]] = embeddings.vectors.tolist()
+        return vectors
+
+    async def generate_answer(
+        self, question: str, context: str | None = None, max_tokens: int = 256, temperature: float = 0.2
+    ) -> GeneratedAnswer:
+        """Answer `question`, from `context` alone when it is given."""
+        engine = await self._parts.engines.resolve(self._model_id)
+        return await generate_answer(
+            engine, self._parts.prompts, question, context, max_tokens=max_tokens, temperature=temperature
+        )
+
+    async def check_health(self) -> None:
+        """Raise when the ingest worker has ended, so that Serve replaces this replica; outages of parts do not count."""
+        self._parts.check()
+
+    async def __del__(self) -> None:
+        await asyncio.shield(self._parts.close())
+
+    def _with_model(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {"model": self._model_id} | body
