@@ -1,0 +1,76 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from aihub.cli import preflight
+from aihub.errors import ConfigurationError
+from aihub.settings import Settings
+
+CONFIG = "http_options: {host: 127.0.0.1, port: %d}\napplications: []\n"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_config(folder: Path, port: int) -> Path:
+    path = folder / "serve_config.yaml"
+    path.write_text(CONFIG % port, encoding="utf-8")
+    return path
+
+
+def test_good_machine_gets_a_plan_with_the_configs_address(tmp_path: Path) -> None:
+    port = free_port()
+    plan = preflight.check(write_config(tmp_path, port), None, Settings(home=tmp_path / "home"))
+    assert plan.api_url == f"http://127.0.0.1:{port}"
+
+
+def test_port_option_overrides_the_config_without_touching_the_file(tmp_path: Path) -> None:
+    config = write_config(tmp_path, free_port())
+    before = config.read_text(encoding="utf-8")
+    port = free_port()
+    plan = preflight.check(config, port, Settings(home=tmp_path / "home"))
+    assert plan.api_url.endswith(str(port))
+    assert config.read_text(encoding="utf-8") == before
+
+
+def test_busy_port_is_named_with_a_way_out(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = int(taken.getsockname()[1])
+        with pytest.raises(ConfigurationError, match=rf"Port {port} .* busy .* make serve PORT={port + 1}"):
+            preflight.check(write_config(tmp_path, port), None, Settings(home=tmp_path / "home"))
+
+
+def test_full_disk_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "NEEDED_BYTES", 10**18)
+    with pytest.raises(ConfigurationError, match="GB are free .* are needed"):
+        preflight.check(write_config(tmp_path, free_port()), None, Settings(home=tmp_path / "home"))
+
+
+def test_missing_compiler_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"apt-get install g\+\+"):
+        preflight.check(write_config(tmp_path, free_port()), None, Settings(home=tmp_path / "home"))
+
+
+def test_missing_config_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="was not found"):
+        preflight.check(tmp_path / "none.yaml", None, Settings(home=tmp_path / "home"))
+
+
+def test_unusable_state_folder_is_named(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="Set AIHUB_HOME"):
+        preflight.check(write_config(tmp_path, free_port()), None, Settings(home=blocker / "home"))
+
+
+def test_log_line_of_a_configuration_error_becomes_the_message(tmp_path: Path) -> None:
+    log = tmp_path / "serve.log"
+    log.write_text("noise\n(pid=1) aihub.errors.ConfigurationError: The model is missing. Run X.\nnoise\n", encoding="utf-8")
+    assert preflight.explain_failure(log) == "The model is missing. Run X."
