@@ -133,7 +133,7 @@ def _engine_kwargs(llm: LLMProfile, device: str) -> dict[str, Any]:
     kwargs: dict[str, Any] = {
         "max_model_len": llm.max_model_len,
         "max_num_seqs": llm.max_num_seqs,
-        "dtype": _dtype(llm, device),
+        "dtype": engine_dtype(llm, device),
         "enforce_eager": llm.enforce_eager,
         "trust_remote_code": False,
     }
@@ -149,7 +149,8 @@ def _engine_kwargs(llm: LLMProfile, device: str) -> dict[str, Any]:
     return kwargs
 
 
-def _dtype(llm: LLMProfile, device: str) -> str:
+def engine_dtype(llm: LLMProfile, device: str) -> str:
+    """Return vLLM's `dtype` for a profile on this machine."""
     if llm.dtype == "auto" and device == "cpu":
         return "bfloat16" if has_bfloat16_units() else "float32"
     return llm.dtype

@@ -1,5 +1,6 @@
 """Checks before a start, and plain words for why one failed."""
 
+import os
 import re
 import shutil
 import socket
@@ -59,7 +60,24 @@ def check(config: Path, port: int | None, settings: Settings) -> StartPlan:
     host, chosen_port = http_options.get("host", "127.0.0.1"), int(http_options.get("port", 8000))
     _check_port(host, chosen_port)
     shown_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  # compared, not bound
-    return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", {"RAY_USAGE_STATS_ENABLED": "0"})
+    return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", _serve_environment(host))
+
+
+def _serve_environment(host: str) -> dict[str, str]:
+    environment = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if os.environ.get("AIHUB_HAPROXY", "1") == "1":
+        # HAProxy instead of Ray Serve's Python proxy, and gRPC between replicas: level with a bare engine server.
+        environment |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+        environment |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(_free_port()) for name in ("METRICS", "STATS")}
+        # That mode opens the replicas' own HTTP ports on every interface, whatever the config's host.
+        environment["AIHUB_LOOPBACK_ONLY"] = str(host in {"127.0.0.1", "localhost", "::1"}).lower()
+    return environment
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def explain_failure(log_path: Path) -> str:

@@ -36,7 +36,7 @@ def serve(
     prepare_embedding_model(select_embedding_model(settings, profile).source, settings)
     prepare_chat_model(select_chat_model(settings, profile).source, settings)
 
-    run_id = uuid.uuid4().hex
+    run_id = os.environ.get(processes.RUN_ID_VARIABLE) or uuid.uuid4().hex
     log_path = settings.home_path / "logs" / "serve.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     stop = _StopRequest()
