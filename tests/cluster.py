@@ -1,0 +1,98 @@
+"""A real hub for the tests: one `aihub serve` per session, with the real default models."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from aihub.cli import processes
+from aihub.settings import Settings
+from benchmarks.servers import free_port
+
+ROOT = Path(__file__).resolve().parents[1]
+START_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 90.0
+
+
+@dataclass
+class RunningHub:
+    """A hub started as a user starts it."""
+
+    url: str
+    home: Path
+    run_id: str
+    process: "subprocess.Popen[str]"
+    printed: str
+    model: str = "smollm2-135m-instruct"
+    embedding_model: str = "all-minilm-l6-v2"
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Live processes of this hub whose title contains `name`."""
+        return [process for process in processes.find_run(self.run_id) if name in title(process)]
+
+    @property
+    def dashboard(self) -> str:
+        found = re.search(r"Dashboard\s+(\S+)", self.printed)
+        assert found is not None, self.printed
+        return found.group(1)
+
+
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join([process.name(), *process.cmdline()])
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""
+
+
+def start_hub(home: Path, *, environment: dict[str, str] | None = None) -> RunningHub:
+    """Run `aihub serve` until it says it is ready; the models of the project's own state folder are shared."""
+    models = Settings().models_path
+    models.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "models").exists():
+        (home / "models").symlink_to(models)
+    port = free_port()
+    run_id = f"test-{os.getpid()}-{port}"
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "aihub"), "serve", "--port", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"AIHUB_HOME": str(home), processes.RUN_ID_VARIABLE: run_id} | (environment or {}),
+    )
+    assert process.stdout is not None
+    printed, deadline_s = "", time.monotonic() + START_TIMEOUT_S
+    for line in process.stdout:
+        printed += line
+        if "Ctrl-C stops everything" in line:
+            return RunningHub(f"http://127.0.0.1:{port}", home, run_id, process, printed)
+        assert time.monotonic() < deadline_s, printed
+    log = home / "logs" / "serve.log"
+    tail = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.is_file() else ""
+    pytest.fail(f"the hub did not start:\n{printed}\n{tail}")
+
+
+def stop_hub(hub: RunningHub) -> str:
+    """Press Ctrl-C; return what it printed last."""
+    hub.process.send_signal(signal.SIGINT)
+    rest, _ = hub.process.communicate(timeout=STOP_TIMEOUT_S)
+    return rest
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    """One hub for the whole session; when it has stopped, none of its processes may be left."""
+    running = start_hub(tmp_path_factory.mktemp("hub"))
+    yield running
+    stop_hub(running)
+    assert processes.find_run(running.run_id) == []

@@ -1,0 +1,142 @@
+"""What an operator sees: health, metrics, docs, handle calls from another job, cancellation, overload."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import ray
+
+from deployments.handles import AppConnection
+from tests.cluster import ROOT, RunningHub
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(hub: RunningHub) -> Iterator[None]:
+    """Join the hub's Ray cluster as a driver."""
+    command = next(process.cmdline() for process in hub.processes("gcs_server"))
+    options = dict(part.lstrip("-").split("=", 1) for part in command if part.startswith("--") and "=" in part)
+    ray.init(address=f"{options['node-ip-address']}:{_gcs_port(options)}", namespace="serve", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _gcs_port(options: dict[str, str]) -> str:
+    if options.get("gcs_server_port", "0") != "0":
+        return options["gcs_server_port"]
+    return (Path(options["session-dir"]) / next(iter(Path(options["session-dir"]).glob("gcs_server_port_*"))).name).read_text(
+        encoding="utf-8"
+    )
+
+
+def test_health_names_every_part(hub: RunningHub) -> None:
+    answer = httpx.get(f"{hub.url}/health")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["status"] == "ok"
+    assert {name: part["status"] for name, part in body["parts"].items()} == {
+        "llm": "ok",
+        "embeddings": "ok",
+        "postgres": "ok",
+        "redis": "ok",
+    }
+
+
+def test_metrics_are_prometheus_text_and_count_requests(hub: RunningHub) -> None:
+    httpx.get(f"{hub.url}/v1/models")
+    answer = httpx.get(f"{hub.url}/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'aihub_http_requests_total{method="GET",route="/v1/models",status="200"}' in answer.text
+
+
+def test_docs_and_openapi_are_served(hub: RunningHub) -> None:
+    assert httpx.get(f"{hub.url}/docs").status_code == 200
+    paths = httpx.get(f"{hub.url}/openapi.json").json()["paths"]
+    assert {"/v1/chat/completions", "/v1/embeddings", "/v1/files", "/v1/vector_stores", "/health"} <= set(paths)
+
+
+def test_example_runs_as_its_own_ray_job(hub: RunningHub) -> None:
+    python = Path(sys.executable)
+    result = subprocess.run(
+        [python.parent / "ray", "job", "submit", "--address", hub.dashboard, "--", python, ROOT / "examples" / "handle_call.py"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    printed = result.stdout
+    assert "Paris" in printed
+    assert "384 dimensions" in printed
+    assert "8:30" in printed
+    assert "404 model_not_found" in printed
+
+
+@pytest.mark.usefixtures("ray_cluster")
+async def test_engine_stops_within_a_second_when_the_client_leaves(hub: RunningHub) -> None:
+    connection = AppConnection("llm-default", "The model")
+    connection.start()
+    while connection.health.status != "ok":
+        await asyncio.sleep(0.1)
+    body = {
+        "model": hub.model,
+        "messages": [{"role": "user", "content": "Tell me a long story."}],
+        "max_tokens": 3000,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    async with (
+        httpx.AsyncClient(timeout=60) as client,
+        client.stream("POST", f"{hub.url}/v1/chat/completions", json=body) as answer,
+    ):
+        received = 0
+        async for line in answer.aiter_lines():
+            received += line.startswith("data: ")
+            if received == 3:
+                break
+        assert await connection.call("active_requests") == 1
+    left_s = time.monotonic()
+    while await connection.call("active_requests") > 0:
+        assert time.monotonic() - left_s < 1.0
+        await asyncio.sleep(0.05)
+    await connection.close()
+
+
+async def test_overload_is_refused_at_once_with_retry_after_and_passes(hub: RunningHub) -> None:
+    body = {
+        "model": hub.model,
+        "messages": [{"role": "user", "content": "Tell me a story."}],
+        "max_tokens": 60,
+        "ignore_eos": True,
+    }
+    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None)) as client:
+        started_s = time.monotonic()
+
+        async def ask() -> tuple[int, float, str | None]:
+            answer = await client.post(f"{hub.url}/v1/chat/completions", json=body)
+            return answer.status_code, time.monotonic() - started_s, answer.headers.get("retry-after")
+
+        results = await asyncio.gather(*(ask() for _ in range(240)))
+    statuses = [status for status, _, _ in results]
+    assert set(statuses) <= {200, 429, 503}
+    assert statuses.count(200) >= 32
+    refused = [(seconds, retry_after) for status, seconds, retry_after in results if status != 200]
+    assert refused
+    assert all(retry_after is not None for _, retry_after in refused)
+    assert max(seconds for seconds, _ in refused) < 10
+    answer = httpx.post(f"{hub.url}/v1/chat/completions", json=body | {"max_tokens": 2}, timeout=60)
+    assert answer.status_code == 200
+
+
+def test_stream_of_the_openai_helper_ends_by_itself(hub: RunningHub, client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(
+        model=hub.model, messages=[{"role": "user", "content": "What is the capital of France?"}], max_tokens=16, temperature=0
+    ) as stream:
+        events = [event.type for event in stream]
+    assert events[-1] == "content.done"
+    assert "Paris" in (stream.get_final_completion().choices[0].message.content or "")
