@@ -1,14 +1,50 @@
-"""Vector stores and the files attached to them."""
+"""Vector stores."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, LiteralString
 
-from aihub.storage.postgres import Database
-from aihub.storage.records import Attributes, ChunkRow, StoreChanges, StoreFileStatus, VectorStoreFileRecord, VectorStoreRecord
+from psycopg import AsyncCursor
+from psycopg.rows import RowMaker, dict_row
+from psycopg.types.json import Jsonb
+
+from aihub.errors import NotFoundError
+from aihub.storage.links import new_id
+from aihub.storage.paging import Order, read_page
+from aihub.storage.postgres import Connection, Database
+from aihub.storage.records import FileCounts, StoreChanges, VectorStoreRecord
+from aihub.storage.vector_index import ensure_vector_index
+from aihub.storage.vector_store_files import VectorStoreFileTable
+
+__all__ = ["VectorStoreFileTable", "VectorStoreTable"]
+
+DELETE_TIMEOUT_S = 60.0
+
+_SELECT: LiteralString = """
+    SELECT item.id, item.tenant_id, item.name, item.description, item.metadata, item.embedding_model, item.dimensions,
+        item.version, item.usage_bytes, item.chunk_count, item.expires_after_days,
+        extract(epoch FROM item.created_at)::bigint AS created_at,
+        extract(epoch FROM item.last_active_at)::bigint AS last_active_at,
+        extract(epoch FROM item.last_active_at + make_interval(days => item.expires_after_days))::bigint AS expires_at,
+        coalesce(item.last_active_at + make_interval(days => item.expires_after_days) <= now(), false) AS is_expired,
+        counts.*
+    FROM vector_stores AS item
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE status = 'in_progress') AS in_progress,
+            count(*) FILTER (WHERE status = 'completed') AS completed,
+            count(*) FILTER (WHERE status = 'failed') AS failed,
+            count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+            count(*) AS total
+        FROM vector_store_files AS l WHERE l.tenant_id = item.tenant_id AND l.store_id = item.id
+    ) AS counts
+    WHERE item.tenant_id = %(tenant)s
+"""
 
 
 class VectorStoreTable:
-    """Table `vector_stores`; every call is scoped by tenant."""
+    """Table `vector_stores`; every call is scoped by tenant.
+
+    All methods raise `StorageUnavailableError` when PostgreSQL does not answer.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -24,12 +60,32 @@ class VectorStoreTable:
         dimensions: int,
         expires_after: dict[str, Any] | None,
     ) -> VectorStoreRecord:
-        """Create an empty store, with a vector index for `dimensions` where none exists yet."""
-        raise NotImplementedError
+        """Create an empty store, with a vector index for `dimensions` where none exists yet.
+
+        Raises:
+            ConfigurationError: More dimensions than pgvector can index.
+        """
+        await ensure_vector_index(self._db, dimensions)
+        store_id = new_id("vs_")
+        async with self._db.transaction() as connection:
+            await connection.execute(
+                """
+                INSERT INTO vector_stores
+                    (tenant_id, id, name, description, metadata, embedding_model, dimensions, expires_after_days)
+                VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+                """,
+                (tenant_id, store_id, name, description, Jsonb(metadata), embedding_model, dimensions, _days(expires_after)),
+            )
+            return await _get(connection, tenant_id, store_id)
 
     async def get(self, tenant_id: str, store_id: str) -> VectorStoreRecord:
-        """Raises: NotFoundError."""
-        raise NotImplementedError
+        """Return one store.
+
+        Raises:
+            NotFoundError: No such store.
+        """
+        async with self._db.connection() as connection:
+            return await _get(connection, tenant_id, store_id)
 
     async def get_many(self, tenant_id: str, store_ids: Sequence[str]) -> list[VectorStoreRecord]:
         """Return the stores in the order asked.
@@ -37,7 +93,13 @@ class VectorStoreTable:
         Raises:
             NotFoundError: One of them does not exist; the message names it.
         """
-        raise NotImplementedError
+        async with self._db.connection() as connection, connection.cursor(row_factory=_record_row) as cursor:
+            await cursor.execute(_SELECT + " AND item.id = ANY(%(ids)s)", {"tenant": tenant_id, "ids": list(store_ids)})
+            found = {record.id: record for record in await cursor.fetchall()}
+        missing = next((store_id for store_id in store_ids if store_id not in found), None)
+        if missing is not None:
+            raise _missing(missing)
+        return [found[store_id] for store_id in store_ids]
 
     async def list(
         self,
@@ -46,18 +108,54 @@ class VectorStoreTable:
         limit: int = 20,
         after: str | None = None,
         before: str | None = None,
-        order: Literal["asc", "desc"] = "desc",
+        order: Order = "desc",
     ) -> tuple[list[VectorStoreRecord], bool]:
         """Return one page in creation order and whether more follow.
 
         Raises:
             InvalidRequestError: `after` or `before` names no store.
         """
-        raise NotImplementedError
+        async with self._db.connection() as connection:
+            return await read_page(
+                connection,
+                _record_row,
+                _SELECT,
+                "SELECT seq FROM vector_stores WHERE tenant_id = %(tenant)s AND id = %(anchor)s",
+                {"tenant": tenant_id},
+                limit=limit,
+                after=after,
+                before=before,
+                order=order,
+            )
 
     async def update(self, tenant_id: str, store_id: str, changes: StoreChanges) -> VectorStoreRecord:
-        """Raises: NotFoundError."""
-        raise NotImplementedError
+        """Change the given fields.
+
+        Raises:
+            NotFoundError: No such store.
+        """
+        async with self._db.transaction() as connection:
+            await connection.execute(
+                """
+                UPDATE vector_stores SET
+                    name = CASE WHEN %(has_name)s THEN %(name)s ELSE name END,
+                    metadata = CASE WHEN %(has_metadata)s THEN %(metadata)s ELSE metadata END,
+                    expires_after_days = CASE WHEN %(has_expiry)s THEN %(days)s ELSE expires_after_days END,
+                    last_active_at = now()
+                WHERE tenant_id = %(tenant)s AND id = %(store)s
+                """,
+                {
+                    "tenant": tenant_id,
+                    "store": store_id,
+                    "has_name": "name" in changes,
+                    "name": changes.get("name"),
+                    "has_metadata": "metadata" in changes,
+                    "metadata": Jsonb(changes.get("metadata") or {}),
+                    "has_expiry": "expires_after" in changes,
+                    "days": _days(changes.get("expires_after")),
+                },
+            )
+            return await _get(connection, tenant_id, store_id)
 
     async def delete(self, tenant_id: str, store_id: str) -> None:
         """Delete the store with its chunks; the files stay.
@@ -65,109 +163,53 @@ class VectorStoreTable:
         Raises:
             NotFoundError: No such store.
         """
-        raise NotImplementedError
+        async with self._db.transaction(timeout_s=DELETE_TIMEOUT_S) as connection:
+            cursor = await connection.execute("DELETE FROM vector_stores WHERE tenant_id = %s AND id = %s", (tenant_id, store_id))
+            if cursor.rowcount == 0:
+                raise _missing(store_id)
 
     async def touch(self, tenant_id: str, store_ids: Sequence[str]) -> None:
-        """Note that the stores were used just now (written at most once a minute)."""
-        raise NotImplementedError
+        """Note that the stores were used just now (written at most once a minute). An expired store stays expired."""
+        async with self._db.connection() as connection:
+            await connection.execute(
+                """
+                UPDATE vector_stores SET last_active_at = now()
+                WHERE tenant_id = %s AND id = ANY(%s) AND last_active_at < now() - interval '1 minute'
+                    AND (expires_after_days IS NULL OR last_active_at + make_interval(days => expires_after_days) > now())
+                """,
+                (tenant_id, list(store_ids)),
+            )
 
 
-class VectorStoreFileTable:
-    """Table `vector_store_files`, which is also the queue of documents to process."""
+async def _get(connection: Connection, tenant_id: str, store_id: str) -> VectorStoreRecord:
+    async with connection.cursor(row_factory=_record_row) as cursor:
+        await cursor.execute(_SELECT + " AND item.id = %(store)s", {"tenant": tenant_id, "store": store_id})
+        record = await cursor.fetchone()
+    if record is None:
+        raise _missing(store_id)
+    return record
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
-    async def attach(
-        self, tenant_id: str, store_id: str, file_id: str, *, attributes: Attributes, chunking_strategy: dict[str, Any]
-    ) -> VectorStoreFileRecord:
-        """Attach a file as `in_progress`; one that is attached already is returned as it is.
+def _record_row(cursor: AsyncCursor[Any]) -> RowMaker[VectorStoreRecord]:
+    make_dict = dict_row(cursor)
 
-        Raises:
-            NotFoundError: No such store or file.
-        """
-        raise NotImplementedError
+    def make(values: Sequence[Any]) -> VectorStoreRecord:
+        row = make_dict(values)
+        counts = FileCounts(**{key: row.pop(key) for key in ("in_progress", "completed", "failed", "cancelled", "total")})
+        days, is_expired = row.pop("expires_after_days"), row.pop("is_expired")
+        return VectorStoreRecord(
+            **row,
+            status="expired" if is_expired else "in_progress" if counts.in_progress else "completed",
+            expires_after=None if days is None else {"anchor": "last_active_at", "days": days},
+            file_counts=counts,
+        )
 
-    async def get(self, tenant_id: str, store_id: str, file_id: str) -> VectorStoreFileRecord:
-        """Raises: NotFoundError."""
-        raise NotImplementedError
+    return make
 
-    async def list(
-        self,
-        tenant_id: str,
-        store_id: str,
-        *,
-        limit: int = 20,
-        after: str | None = None,
-        before: str | None = None,
-        order: Literal["asc", "desc"] = "desc",
-        status: StoreFileStatus | None = None,
-    ) -> tuple[list[VectorStoreFileRecord], bool]:
-        """Return one page in attachment order and whether more follow.
 
-        Raises:
-            NotFoundError: No such store.
-            InvalidRequestError: `after` or `before` names no file of the store.
-        """
-        raise NotImplementedError
+def _days(expires_after: dict[str, Any] | None) -> int | None:
+    return None if expires_after is None else int(expires_after["days"])
 
-    async def update_attributes(
-        self, tenant_id: str, store_id: str, file_id: str, attributes: Attributes
-    ) -> VectorStoreFileRecord:
-        """Replace all attributes.
 
-        Raises:
-            NotFoundError: The file is not attached.
-        """
-        raise NotImplementedError
-
-    async def detach(self, tenant_id: str, store_id: str, file_id: str) -> None:
-        """Remove the file from the store, searchable or not; the file itself stays.
-
-        Raises:
-            NotFoundError: The file is not attached.
-        """
-        raise NotImplementedError
-
-    async def cancel(self, tenant_id: str, store_id: str, file_id: str) -> VectorStoreFileRecord:
-        """Stop processing: `in_progress` becomes `cancelled`, any other status stays.
-
-        Raises:
-            NotFoundError: The file is not attached.
-        """
-        raise NotImplementedError
-
-    async def claim(self, lease_s: float, worker_id: str) -> VectorStoreFileRecord | None:
-        """Take the oldest waiting file of any tenant for `lease_s` seconds, or None when none waits.
-
-        No two workers hold the same file. A file whose lease ran out is given out again; after 3 attempts it fails with
-        code `server_error`.
-        """
-        raise NotImplementedError
-
-    async def heartbeat(self, record: VectorStoreFileRecord, lease_s: float) -> bool:
-        """Prolong a claim; False when it is lost (cancelled, detached, or taken over), so that work can stop."""
-        raise NotImplementedError
-
-    async def complete(self, record: VectorStoreFileRecord, text: str, text_format: str, chunks: Sequence[ChunkRow]) -> bool:
-        """Make a claimed document searchable, all of it or nothing, in one transaction.
-
-        Returns:
-            False, with nothing written, when the claim is lost (cancelled, detached, or taken over).
-        """
-        raise NotImplementedError
-
-    async def complete_from_duplicate(self, record: VectorStoreFileRecord) -> bool:
-        """Complete a claimed document by copying the chunks of the same content, if the tenant has it processed already.
-
-        The source is a completed file with the same bytes and file name suffix, in a store with the same embedding model,
-        under the same chunking strategy.
-
-        Returns:
-            False, with nothing written, when there is none or the claim is lost.
-        """
-        raise NotImplementedError
-
-    async def fail(self, record: VectorStoreFileRecord, code: str, message: str) -> bool:
-        """Mark a claimed document as failed; False when the claim is lost."""
-        raise NotImplementedError
+def _missing(store_id: str) -> NotFoundError:
+    return NotFoundError(f"No vector store with id {store_id!r}.")
