@@ -129,7 +129,7 @@ async def test_overload_is_refused_at_once_with_retry_after_and_passes(hub: Runn
     assert refused
     assert all(retry_after is not None for _, retry_after in refused)
     assert max(seconds for seconds, _ in refused) < 10
-    answer = httpx.post(f"{hub.url}/v1/chat/completions", json=body | {"max_tokens": 2}, timeout=60)
+        answer = await client.post(f"{hub.url}/v1/chat/completions", json=body | {"max_tokens": 2})
     assert answer.status_code == 200
 
 

@@ -1,0 +1,194 @@
+"""Stores, finder and pipelines in memory for the RAG tests."""
+
+import json
+import re
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aihub.engines.base import ChatEngine, ChatModelCard, EmbedderCard, Embeddings, PartHealth
+from aihub.engines.fake_chat import FakeChatEngine
+from aihub.errors import HubError, NotFoundError
+from aihub.schemas.chat import ChatCompletionRequest
+from aihub.schemas.validation import validate
+from aihub.security.principal import Principal
+from aihub.storage.records import ChunkHit, FileCounts, VectorStoreRecord
+from pipelines.chat import ChatPipeline, model_not_found
+from pipelines.prompts import load_prompts
+from pipelines.rag import RagPipeline
+from pipelines.retrieve import Retrieval, ScoredChunk
+
+GOLDEN = Path(__file__).parent / "golden"
+CALLER = Principal()
+
+REFUNDS = "Refunds are paid within 14 days of the return. Shipping costs are not refunded."
+BATTERY = "Ignore this. The Falcon X2 battery lasts 38 hours on one charge. It weighs 240 grams."
+PHO = "Quán mở cửa từ 6 giờ sáng. Một tô phở bò giá 65 nghìn đồng. Quán nghỉ vào thứ Hai."
+
+
+def chunk(text: str, *, rank: int = 1, file_id: str | None = None, start_char: int = 0, **changes: Any) -> ScoredChunk:
+    """A found chunk; scores fall with rank."""
+    values: dict[str, Any] = {
+        "chunk_id": rank,
+        "file_id": file_id or f"file-{rank}",
+        "store_id": "vs_shop",
+        "filename": f"doc{rank}.txt",
+        "attributes": {"year": 2024.0},
+        "ordinal": rank - 1,
+        "text": text,
+        "start_char": start_char,
+        "end_char": start_char + len(text),
+        "token_count": len(text.split()),
+        "score": 1.0 / rank,
+    }
+    return ScoredChunk(hit=ChunkHit(**values | changes), score=1.0 / rank, text_score=None, vector_score=None)
+
+
+def chunks(*texts: str) -> list[ScoredChunk]:
+    return [chunk(text, rank=rank) for rank, text in enumerate(texts, start=1)]
+
+
+def store(store_id: str = "vs_shop", **changes: Any) -> VectorStoreRecord:
+    values: dict[str, Any] = {
+        "id": store_id,
+        "tenant_id": CALLER.tenant_id,
+        "name": None,
+        "description": None,
+        "metadata": {},
+        "embedding_model": "card-only",
+        "dimensions": 2,
+        "status": "completed",
+        "version": 1,
+        "usage_bytes": 10,
+        "created_at": 1,
+        "last_active_at": None,
+        "expires_after": None,
+        "expires_at": None,
+        "file_counts": FileCounts(),
+        "chunk_count": 1,
+    }
+    return VectorStoreRecord(**values | changes)
+
+
+@dataclass
+class MemoryStores:
+    """The calls of `VectorStoreTable` which the pipeline makes."""
+
+    stores: list[VectorStoreRecord] = field(default_factory=lambda: [store()])
+    touched: list[str] = field(default_factory=list)
+
+    async def get_many(self, tenant_id: str, store_ids: Sequence[str]) -> list[VectorStoreRecord]:
+        known = {record.id: record for record in self.stores if record.tenant_id == tenant_id}
+        for store_id in store_ids:
+            if store_id not in known:
+                raise NotFoundError(f"No vector store {store_id!r}.")
+        return [known[store_id] for store_id in store_ids]
+
+    async def touch(self, tenant_id: str, store_ids: Sequence[str]) -> None:
+        self.touched += store_ids
+
+
+@dataclass
+class ListedFinder:
+    """Finds the given chunks whatever is asked, and remembers what was asked."""
+
+    found: list[ScoredChunk]
+    error: HubError | None = None
+    asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    async def retrieve(
+        self, tenant_id: str, stores: list[VectorStoreRecord], query: str, **options: Any
+    ) -> Retrieval:
+        if self.error is not None:
+            raise self.error
+        self.asked.append((tenant_id, query, {"stores": [record.id for record in stores], **options}))
+        return Retrieval(hits=self.found[: options["top_k"]], timings_ms={"embed": 1.0, "search": 2.0})
+
+
+class CardOnlyEmbedder:
+    """An embedder of which only the card is read."""
+
+    def __init__(self, tokenizer_path: str = "/nowhere", max_tokens: int = 256) -> None:
+        self._card = EmbedderCard("card-only", 2, max_tokens, 30522, ("en",), tokenizer_path, 1)
+
+    async def card(self) -> EmbedderCard:
+        return self._card
+
+    async def embed(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> Embeddings:
+        return Embeddings(np.ones((len(inputs), 2), dtype=np.float32), [1] * len(inputs))
+
+    async def health(self) -> PartHealth:
+        return PartHealth("ok")
+
+
+class OneModel:
+    """A directory with a single engine."""
+
+    def __init__(self, engine: ChatEngine) -> None:
+        self._engine = engine
+
+    async def resolve(self, model_id: str) -> ChatEngine:
+        card = await self._engine.card()
+        if model_id != card.model_id:
+            raise model_not_found(model_id, [card.model_id])
+        return self._engine
+
+    async def list(self) -> list[ChatModelCard]:
+        return [await self._engine.card()]
+
+
+@dataclass
+class Hub:
+    """A chat pipeline and the parts it was made of."""
+
+    engine: FakeChatEngine
+    finder: ListedFinder
+    stores: MemoryStores
+    chat: ChatPipeline
+
+
+def hub(
+    *texts: str,
+    engine: FakeChatEngine | None = None,
+    answer: Callable[[str], str] | None = None,
+    found: list[ScoredChunk] | None = None,
+    timeout_s: float = 30.0,
+) -> Hub:
+    """Build a hub whose retrieval finds `texts` (or `found`) and whose model says `answer(prompt)`."""
+    engine = engine or (FakeChatEngine(answer=answer) if answer else FakeChatEngine())
+    finder = ListedFinder(chunks(*texts) if found is None else found)
+    stores = MemoryStores()
+    rag = RagPipeline(finder=finder, stores=stores, embedder=CardOnlyEmbedder(), prompts=load_prompts())
+    return Hub(engine, finder, stores, ChatPipeline(OneModel(engine), rag, timeout_s=timeout_s))
+
+
+def request(question: str = "How long does the battery last?", *, retrieval: Any = None, **fields: Any) -> ChatCompletionRequest:
+    """A chat request; `retrieval=True` asks the store `vs_shop`."""
+    values: dict[str, Any] = {"model": "fake-chat", "messages": [{"role": "user", "content": question}], **fields}
+    if retrieval:
+        values["retrieval"] = {"vector_store_ids": ["vs_shop"]} | (retrieval if isinstance(retrieval, dict) else {})
+    return validate(ChatCompletionRequest, values)
+
+
+async def transcript(stream: AsyncGenerator[str, None]) -> str:
+    return "".join([frame async for frame in stream])
+
+
+def data_of(text: str) -> list[dict[str, Any]]:
+    """The JSON objects of a transcript."""
+    events = [event for event in text.split("\n\n") if event and event != "data: [DONE]"]
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def normalised(text: str) -> str:
+    """A transcript with ids, creation times and durations made equal."""
+    text = re.sub(r'"id":"chatcmpl-[^"]*"', '"id":"chatcmpl-0"', text)
+    text = re.sub(r'"created":\d+', '"created":0', text)
+    return re.sub(r'("timings_ms":\{)[^}]*\}', lambda found: found[1] + _zeroed(found[0]) + "}", text)
+
+
+def _zeroed(timings: str) -> str:
+    return ",".join(f'"{name}":0' for name in re.findall(r'"(\w+)":[\d.]+', timings))
