@@ -35,7 +35,7 @@ Order = Literal["asc", "desc"]
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class FileService:
+class Files:
     """Implements `aihub.api.services.FileService` over the file table.
 
     Args:
@@ -81,7 +81,7 @@ class FileService:
         return DeletedObject(id=file_id, object="file")
 
 
-class VectorStoreService:
+class VectorStores:
     """Implements `aihub.api.services.VectorStoreService` over the tables and the retriever.
 
     Args:

@@ -9,14 +9,15 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, TypeVar
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
 
 from aihub.documents.errors import DocumentError
 from aihub.documents.options import ChunkingOptions
 from aihub.documents.parse import DocumentParser
 from aihub.documents.parsed import ParsedDocument
 from aihub.engines.base import Embedder, EmbedderCard, Embeddings
-from aihub.errors import HubError, NotFoundError, StorageUnavailableError
+from aihub.errors import ConflictError, HubError, InvalidRequestError, NotFoundError
 from aihub.storage.files import FileTable
 from aihub.storage.records import ChunkRow, VectorStoreFileRecord
 from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
@@ -30,6 +31,7 @@ T = TypeVar("T")
 Outcome = Literal["completed", "failed", "lost", "postponed"]
 
 MAX_PAUSE_S = 15.0
+SWEEP_S = 60.0
 
 
 class IngestWorker:
@@ -77,17 +79,18 @@ class IngestWorker:
         self._wake.set()
 
     async def run(self) -> None:
-        """Work until cancelled. Documents in hand then stay `in_progress` and are taken up again when their lease ends."""
+        """Work until cancelled; documents in hand are then given back for another worker."""
         async with asyncio.TaskGroup() as slots:
             for _ in range(self._concurrency):
                 slots.create_task(self._serve_slot())
+            slots.create_task(self._sweep())
 
     async def _serve_slot(self) -> None:
         failures = 0
         while True:
             try:
                 record = await self._store_files.claim(self._lease_s, self._worker_id)
-            except StorageUnavailableError as error:
+            except HubError as error:
                 failures += 1
                 logger.warning("Ingest waits for PostgreSQL: %s", error.message)
                 await asyncio.sleep(_pause_s(failures))
@@ -115,10 +118,13 @@ class IngestWorker:
             await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
             outcome = work.result() if work.done() else "lost"
             self._metrics.ingested_files.labels(status=outcome).inc()
+        except asyncio.CancelledError:
+            await _stopped(work)
+            with suppress(HubError):  # then the lease runs out by itself
+                await self._store_files.release(record)
+            raise
         finally:
-            work.cancel()
-            lease.cancel()
-            await asyncio.gather(work, lease, return_exceptions=True)
+            await _stopped(work, lease)
 
     async def _hold_lease(self, record: VectorStoreFileRecord) -> None:
         """Return when the claim is lost: cancelled, detached, deleted, or taken over after an outage."""
@@ -127,8 +133,17 @@ class IngestWorker:
             try:
                 if not await self._store_files.heartbeat(record, self._lease_s):
                     return
-            except StorageUnavailableError as error:
+            except HubError as error:
                 logger.warning("The lease of file %s could not be renewed: %s", record.file_id, error.message)
+
+    async def _sweep(self) -> None:
+        """Delete files whose time has passed."""
+        while True:
+            try:
+                await self._files.delete_expired()
+            except HubError as error:
+                logger.warning("Expired files are deleted later: %s", error.message)
+            await asyncio.sleep(SWEEP_S)
 
     async def _index(self, record: VectorStoreFileRecord) -> Outcome:
         try:
@@ -138,15 +153,18 @@ class IngestWorker:
             return await self._fail(record, code, error.message)
         except NotFoundError:
             return "lost"
-        except HubError as error:
-            if error.retryable:
+        except ConflictError as error:
+            return await self._fail(record, "server_error", error.message)
+        except InvalidRequestError as error:
+            return await self._fail(record, "invalid_file", error.message)
+        except Exception as error:
+            if isinstance(error, HubError) and error.retryable:
                 logger.warning("File %s waits for its next attempt: %s", record.file_id, error.message)
                 return "postponed"
-            return await self._fail(record, "server_error", error.message)
-        except Exception:
             logger.exception("File %s could not be indexed", record.file_id)
-            message = "Indexing failed by an internal error. Detach the file and attach it again; the server log has the details."
-            return await self._fail(record, "server_error", message)
+            return await self._fail(
+                record, "server_error", "Indexing failed inside the hub; its log tells why. Attach the file again."
+            )
 
     async def _complete(self, record: VectorStoreFileRecord) -> Outcome:
         if await self._outlast(lambda: self._store_files.complete_from_duplicate(record)):
@@ -190,7 +208,8 @@ class IngestWorker:
     async def _fail(self, record: VectorStoreFileRecord, code: str, message: str) -> Outcome:
         try:
             recorded = await self._outlast(lambda: self._store_files.fail(record, code, message))
-        except StorageUnavailableError:
+        except HubError as error:
+            logger.warning("The failure of file %s could not be recorded: %s", record.file_id, error.message)
             return "postponed"
         return "failed" if recorded else "lost"
 
@@ -208,6 +227,12 @@ class IngestWorker:
                     raise
                 logger.warning("Ingest tries again in %.1f s: %s", pause_s, error.message)
             await asyncio.sleep(pause_s)
+
+
+async def _stopped(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _pause_s(failures: int) -> float:
