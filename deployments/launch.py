@@ -1,9 +1,17 @@
-"""`python -m deployments.launch serve_config.yaml`: refuse typos in the file, then do what `serve run` does."""
+"""`python -m deployments.launch serve_config.yaml`: refuse typos in the file, then do what `serve run` does.
+
+While the applications start, a thread prints one `DeployFailed:` line for an application that cannot, since Ray itself goes on
+waiting; `aihub serve` reads it.
+"""
 
 import sys
+import threading
+import time
 from pathlib import Path
 
 from aihub.errors import HubError
+
+POLL_S = 2.0
 
 
 def main() -> None:
@@ -17,7 +25,24 @@ def main() -> None:
         check_serve_config(path)
     except HubError as error:
         sys.exit(f"{type(error).__name__}: {error.message}")
+    threading.Thread(target=report_failures, daemon=True).start()
     cli(["run", str(path)])
+
+
+def report_failures() -> None:
+    """Print the reason of the first application that failed to deploy, then end."""
+    import ray
+    from ray import serve
+
+    while True:
+        time.sleep(POLL_S)
+        if not ray.is_initialized():
+            continue
+        for name, status in serve.status().applications.items():
+            if status.status == "DEPLOY_FAILED":
+                lines = [line for line in status.message.splitlines() if line.strip()]
+                print(f"DeployFailed: application {name!r}: {lines[-1].strip()}", flush=True)  # noqa: T201  # read by `aihub serve`
+                return
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from aihub.errors import ConfigurationError
 from aihub.settings import Settings
 
 NEEDED_BYTES = 2 * 10**9
-_ERROR_LINE = re.compile(r"(?:aihub\.errors\.)?ConfigurationError[^:]*: (?P<message>.+)")
+_ERROR_LINE = re.compile(r"(?:ConfigurationError|DeployFailed): (?P<message>.+)")
 
 
 @dataclass(frozen=True, slots=True)
