@@ -178,6 +178,8 @@ def _translated_errors() -> Iterator[None]:
         raise StorageUnavailableError("The database does not answer. Try again in a few seconds.") from error
     except psycopg.DataError as error:
         raise InvalidRequestError(f"A value cannot be stored: {error.diag.message_primary or error}") from error
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("A value cannot be stored: it holds a lone surrogate, which is no character.") from error
     except psycopg.errors.UndefinedTable as error:
         raise ConfigurationError("The database lacks tables. Run `aihub db upgrade`.") from error
     except psycopg.Error as error:

@@ -1,0 +1,48 @@
+"""Fixtures on real servers: one embedded PostgreSQL and Redis per session, a tenant of its own per test."""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from aihub.storage.embedded import EmbeddedStores, StoreUrls
+from aihub.storage.postgres import Database
+
+
+@pytest.fixture(scope="session")
+def embedded_stores() -> Iterator[StoreUrls]:
+    """URLs of embedded servers with all migrations done; started on first use, gone at the end of the session."""
+    from aihub.storage.migrate import upgrade
+
+    home = Path(tempfile.mkdtemp(prefix="aihub-test-"))
+    stores = EmbeddedStores(home)
+    try:
+        urls = stores.start()
+        upgrade(urls.database_url)
+        yield urls
+    finally:
+        stores.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+async def database(embedded_stores: StoreUrls) -> AsyncIterator[Database]:
+    """An open pool on the session's PostgreSQL."""
+    opened = Database(embedded_stores.database_url, pool_size=4, timeout_s=5.0)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def tenant(embedded_stores: StoreUrls) -> Iterator[str]:
+    """A tenant nobody else uses; whatever it stored is deleted afterwards, so that no test claims another's document."""
+    name = f"tenant-{secrets.token_hex(6)}"
+    yield name
+    with psycopg.connect(embedded_stores.database_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM vector_stores WHERE tenant_id = %s", (name,))
+        connection.execute("DELETE FROM files WHERE tenant_id = %s", (name,))
