@@ -30,7 +30,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     install_error_handlers(app)
-    app.add_middleware(RequestContext, metrics=services.metrics)
+    app.add_middleware(RequestContext)
     for routes in (chat, completions, files, vector_stores, models, health, metrics):
         app.include_router(routes.router)
     return app

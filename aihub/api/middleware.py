@@ -8,31 +8,33 @@ import re
 import secrets
 import time
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aihub.api.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
-from aihub.errors import InvalidRequestError
+from aihub.errors import InvalidRequestError, NotFoundError
 from aihub.security.limits import MAX_HEADER_BYTES
 from aihub.telemetry.logging import request_id
 from aihub.telemetry.metrics import Metrics
 
 logger = logging.getLogger("aihub.access")
 
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestContext:
     """Outermost middleware of the hub. An `x-request-id` from the client (or Ray Serve's proxy) is kept if well-formed."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started_s = time.perf_counter()
+        metrics: Metrics = scope["app"].state.services.metrics
         header_bytes, sent_id = _scan_headers(scope)
         current = sent_id or f"req_{secrets.token_hex(12)}"
         token = request_id.set(current)
@@ -46,11 +48,11 @@ class RequestContext:
                 message["headers"] = [*(pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id"), id_header]
             await send(message)
 
-        self._metrics.in_flight.inc()
+        metrics.in_flight.inc()
         try:
-            if header_bytes > MAX_HEADER_BYTES:
-                refusal = InvalidRequestError(f"The headers are larger than {MAX_HEADER_BYTES} bytes.", code="headers_too_large")
-                await error_response(refusal, status=431)(scope, receive, send_with_id)
+            refusal = _refuse_head(scope, header_bytes)
+            if refusal is not None:
+                await refusal(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         except Exception as error:  # the edge: a bug becomes a stable 500
@@ -59,17 +61,28 @@ class RequestContext:
                 raise  # The answer has begun; only a broken connection can tell the client.
             await error_response(shown)(scope, receive, send_with_id)
         finally:
-            self._metrics.in_flight.dec()
-            self._record(scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s)
+            metrics.in_flight.dec()
+            _record(metrics, scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s)
             request_id.reset(token)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope.get("route") is not None else "any"
-        self._metrics.observe_request(method, route, status, seconds)
-        if logger.isEnabledFor(logging.INFO):
-            fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-            logger.info("answered", extra={"fields": fields})
+
+def _record(metrics: Metrics, scope: Scope, status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path", "unmatched")
+    method = scope["method"] if scope.get("route") is not None and scope["method"] in _METHODS else "any"
+    metrics.observe_request(method, route, status, seconds)
+    if logger.isEnabledFor(logging.INFO):
+        fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        logger.info("answered", extra={"fields": fields})
+
+
+def _refuse_head(scope: Scope, header_bytes: int) -> Response | None:
+    if header_bytes > MAX_HEADER_BYTES:
+        too_large = InvalidRequestError(f"The headers are larger than {MAX_HEADER_BYTES} bytes.", code="headers_too_large")
+        return error_response(too_large, status=431)
+    if not scope["path"].isprintable():
+        # Starlette's path patterns end in `$`, which a newline slips past; NUL breaks PostgreSQL's text.
+        return error_response(NotFoundError("The path holds characters that cannot be printed.", code="unknown_url"))
+    return None
 
 
 def _scan_headers(scope: Scope) -> tuple[int, str | None]:

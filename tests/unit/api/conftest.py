@@ -8,6 +8,7 @@ import httpx
 import pytest
 import uvicorn
 from blockbuster import blockbuster_ctx
+from fastapi import FastAPI
 
 from aihub.api.app import create_app
 from aihub.settings import Settings
@@ -27,10 +28,17 @@ def parts() -> Parts:
     return Parts()
 
 
+@pytest.fixture(scope="session")
+def app() -> FastAPI:
+    """One application for all tests; its services are exchanged before each."""
+    return create_app(Parts().services())
+
+
 @pytest.fixture
-async def client(parts: Parts) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: FastAPI, parts: Parts) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application in this process; bugs come as 500 like over a real server."""
-    transport = httpx.ASGITransport(create_app(parts.services()), raise_app_exceptions=False)
+    app.state.services = parts.services()
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
         yield http
 
@@ -46,7 +54,9 @@ async def assert_good_chat(client: httpx.AsyncClient) -> None:
     assert answer.json()["choices"][0]["message"]["content"] == "You said: Xin chào"
 
 
-def assert_refused(response: httpx.Response, status: int = 400, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+def assert_refused(
+    response: httpx.Response, status: int = 400, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
     """The response is OpenAI's error object with this status; returns the inner object."""
     assert response.status_code == status, response.text
     assert list(response.json()) == ["error"]

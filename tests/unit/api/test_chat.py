@@ -20,7 +20,10 @@ USER = {"role": "user", "content": "Xin chào"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"q": "áo dài"}'}}
 ASKED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "2 results"}
-TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {"q": {"type": "string"}}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "find", "parameters": {"type": "object", "properties": {"q": {"type": "string"}}}},
+}
 
 
 def schema_format(schema: Any) -> dict[str, Any]:
@@ -211,7 +214,7 @@ async def test_unknown_model_is_404_model_not_found(client: httpx.AsyncClient, m
     await assert_good_chat(client)
 
 
-async def test_prompt_over_context_by_one_token_is_refused_and_one_less_is_answered(client: httpx.AsyncClient, parts: Parts) -> None:
+async def test_prompt_over_context_by_one_token_is_refused_and_one_less_is_answered(client: httpx.AsyncClient) -> None:
     words = " ".join(["một"] * 4000)
     fits = chat_body(messages=[{"role": "user", "content": words}], max_tokens=96)
     assert (await client.post(PATH, json=fits)).status_code == 200
@@ -222,7 +225,7 @@ async def test_prompt_over_context_by_one_token_is_refused_and_one_less_is_answe
     "text",
     [
         "שלום עולם مرحبا بالعالم",
-        "Z̸̧̛a̶̢l̴̨g̷̡o̵̢ ‮reversed‬",
+        "Z̸̧̛a̶̢l̴̨g̷̡o̵̢ \u202ereversed\u202c",
         "👩‍👩‍👧‍👦 🇻🇳 e\u0301 Tiếng Việt",
         "{{7*7}} {x.__class__} %(a)s ${HOME}",
     ],

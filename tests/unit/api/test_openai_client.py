@@ -36,9 +36,7 @@ def test_chat_limit_cuts_the_answer(hub: OpenAI) -> None:
 
 
 def test_chat_streams_with_usage(hub: OpenAI) -> None:
-    stream = hub.chat.completions.create(
-        model="fake-chat", messages=[USER], stream=True, stream_options={"include_usage": True}
-    )
+    stream = hub.chat.completions.create(model="fake-chat", messages=[USER], stream=True, stream_options={"include_usage": True})
     chunks = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == "You said: Xin chào"
     assert chunks[-1].choices == []

@@ -93,7 +93,8 @@ async def test_bad_header_is_refused_then_a_good_request_is_answered(client: htt
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"', "application/x+json"]
+    "content_type",
+    ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"', "application/x+json"],
 )
 async def test_json_content_types_are_read(client: httpx.AsyncClient, content_type: str) -> None:
     response = await client.post(PATH, content=GOOD, headers={"content-type": content_type})

@@ -1,0 +1,69 @@
+import httpx
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from aihub.api.requests import StrictRoute
+
+ROUTES = """
+DELETE /v1/files/{file_id}
+DELETE /v1/vector_stores/{store_id}
+DELETE /v1/vector_stores/{store_id}/files/{file_id}
+GET /docs
+GET /docs/oauth2-redirect
+GET /health
+GET /metrics
+GET /openapi.json
+GET /v1/files
+GET /v1/files/{file_id}
+GET /v1/files/{file_id}/content
+GET /v1/models
+GET /v1/models/{model_id:path}
+GET /v1/vector_stores
+GET /v1/vector_stores/{store_id}
+GET /v1/vector_stores/{store_id}/files
+GET /v1/vector_stores/{store_id}/files/{file_id}
+GET /v1/vector_stores/{store_id}/files/{file_id}/content
+POST /api/v1/chat/completions
+POST /v1/chat/completions
+POST /v1/completions
+POST /v1/embeddings
+POST /v1/files
+POST /v1/vector_stores
+POST /v1/vector_stores/{store_id}
+POST /v1/vector_stores/{store_id}/files
+POST /v1/vector_stores/{store_id}/files/{file_id}
+POST /v1/vector_stores/{store_id}/search
+"""
+
+
+def test_route_table_holds_exactly_the_listed_routes(app: FastAPI) -> None:
+    """A new route must be listed here on purpose, after a look at who may call it."""
+    found = sorted(
+        f"{method} {route.path}" for route in app.routes for method in getattr(route, "methods", ["-"]) if method != "HEAD"
+    )
+    assert found == ROUTES.split("\n")[1:-1]
+
+
+def test_every_route_with_a_json_body_reads_it_strictly(app: FastAPI) -> None:
+    with_body = [route for route in app.routes if isinstance(route, APIRoute) and route.body_field is not None]
+    assert len(with_body) > 5
+    assert [route.path for route in with_body if not isinstance(route, StrictRoute)] == []
+
+
+async def test_openapi_describes_errors_as_they_are_sent(client: httpx.AsyncClient) -> None:
+    spec = (await client.get("/openapi.json")).json()
+    assert "HTTPValidationError" not in spec["components"]["schemas"]
+    chat = spec["paths"]["/v1/chat/completions"]["post"]
+    assert chat["responses"]["4XX"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorBody")
+    assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert "retrieval" in spec["components"]["schemas"]["ChatCompletionRequest"]["properties"]
+
+
+async def test_openapi_operation_ids_are_unique(client: httpx.AsyncClient) -> None:
+    spec = (await client.get("/openapi.json")).json()
+    ids = [operation["operationId"] for path in spec["paths"].values() for operation in path.values()]
+    assert len(set(ids)) == len(ids)
+
+
+async def test_docs_page_is_served(client: httpx.AsyncClient) -> None:
+    assert "/openapi.json" in (await client.get("/docs")).text
