@@ -15,11 +15,14 @@ from typing import Any
 from aihub.documents.sentences import sentences
 from pipelines.words import STOP_WORDS, Word, words
 
-MIN_SUPPORT = 0.6
-"""Least share of a statement's word weight a quote must hold."""
+MIN_SUPPORT = 0.5
+"""A quote must hold more than this share of what a statement adds to the question, by word weight."""
+
+MIN_SUPPORT_IF_NAMED = 0.15
+"""The same where the answer names the source by its number."""
 
 RELATIVE_SUPPORT = 0.85
-"""A quote is dropped when another source supports the same statement better by more than this factor."""
+"""A quote is dropped when another source's for the same statement is better by more than this factor."""
 
 QUESTION_WORD_WEIGHT = 0.3
 QUESTION_MATCH_WEIGHT = 0.35
@@ -82,11 +85,17 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """A sentence of the answer: its words with their weights, and the sources it names."""
+    """A sentence of the answer.
+
+    Attributes:
+        weights: Its content words; those of the question at a lower weight.
+        added: Those it adds to the question; all of them where it only repeats the question.
+        numbers: The sources it names.
+    """
 
     end: int
     weights: Mapping[Word, float]
-    new: frozenset[Word]
+    added: Mapping[Word, float]
     numbers: frozenset[int]
 
 
@@ -111,11 +120,11 @@ def find_citations(answer: str, question: str, sources: Sequence[CitableSource],
     if not answer.strip() or not sources:
         return []
     index = _SentenceIndex(sources)
-    asked = [word for word in words(question) if word.exact not in STOP_WORDS]
-    question_weights = {word: index.rarity(word) for word in asked}
+    asked = {word: index.rarity(word) for word in words(question) if word.exact not in STOP_WORDS}
+    answers_question = index.scores(asked)
     found: list[Citation] = []
-    for statement in _statements(answer, index, question_weights):
-        found += _supports(statement, index, question_weights)
+    for statement in _statements(answer, index, asked):
+        found += _supports(statement, index, answers_question)
     found.sort(key=lambda citation: -citation.support)
     return _list_safe(_select(found, per_source))
 
@@ -128,6 +137,7 @@ class _SentenceIndex:
         self.sentences: list[_Sentence] = []
         self._exact: dict[str, set[int]] = {}
         self._plain: dict[str, set[int]] = {}
+        self._matches: dict[Word, dict[int, float]] = {}
         for position, source in enumerate(sources):
             for start, end in sentences(source.text):
                 for word in words(source.text[start:end]):
@@ -135,35 +145,44 @@ class _SentenceIndex:
                     self._plain.setdefault(word.plain, set()).add(len(self.sentences))
                 self.sentences.append(_Sentence(position, start, end))
 
-    def matches(self, word: Word) -> dict[int, float]:
+    def matches(self, word: Word) -> Mapping[int, float]:
         """Return the sentences with the word and how surely it is the same word: tone marks may lack on one side only."""
-        exact = self._exact.get(word.exact, set())
-        folded = (self._exact if word.is_marked else self._plain).get(word.plain, set())
-        return dict.fromkeys(folded, FOLDED_MATCH) | dict.fromkeys(exact, 1.0)
+        if word not in self._matches:
+            folded = (self._exact if word.is_marked else self._plain).get(word.plain, set())
+            exact = self._exact.get(word.exact, set())
+            self._matches[word] = dict.fromkeys(folded, FOLDED_MATCH) | dict.fromkeys(exact, 1.0)
+        return self._matches[word]
 
     def rarity(self, word: Word) -> float:
         """Return BM25's inverse frequency over sentences; a word of no sentence counts as one of a single sentence."""
         frequency = max(len(self.matches(word)), 1)
         return math.log(1.0 + (len(self.sentences) - frequency + 0.5) / (frequency + 0.5))
 
-    def held(self, weights: Mapping[Word, float]) -> list[dict[Word, float]]:
-        """Return per sentence the weight it holds of each word."""
-        held: list[dict[Word, float]] = [{} for _ in self.sentences]
+    def scores(self, weights: Mapping[Word, float]) -> dict[int, float]:
+        """Return the share of the words' weight that each sentence holds; those without any are left out."""
+        total = sum(weights.values())
+        scores: dict[int, float] = {}
         for word, weight in weights.items():
             for sentence, strength in self.matches(word).items():
-                held[sentence][word] = weight * strength
-        return held
+                scores[sentence] = scores.get(sentence, 0.0) + weight * strength / total
+        return scores
+
+    def share(self, weights: Mapping[Word, float], first: int, last: int) -> float:
+        """Return the share of the words' weight that the sentences from `first` to `last` hold together."""
+        window = range(first, last + 1)
+        held = (weight * max(self.matches(word).get(n, 0.0) for n in window) for word, weight in weights.items())
+        return sum(held) / sum(weights.values())
 
 
-def _statements(answer: str, index: _SentenceIndex, question: Mapping[Word, float]) -> Iterator[_Statement]:
-    asked = {word.plain for word in question}
+def _statements(answer: str, index: _SentenceIndex, asked: Mapping[Word, float]) -> Iterator[_Statement]:
+    repeated = {word.plain for word in asked}
     for end, text in _answer_sentences(answer):
         numbers = frozenset(int(n) for marker in _MARKERS.findall(text) for n in re.findall(r"\d+", marker))
-        content = {word for word in words(_MARKERS.sub(" ", text)) if word.exact not in STOP_WORDS}
-        new = frozenset(word for word in content if word.plain not in asked)
-        weights = {word: index.rarity(word) * (1.0 if word in new else QUESTION_WORD_WEIGHT) for word in content}
-        if weights:
-            yield _Statement(end, weights, new or frozenset(content), numbers)
+        content = {word: index.rarity(word) for word in words(_MARKERS.sub(" ", text)) if word.exact not in STOP_WORDS}
+        added = {word: weight for word, weight in content.items() if word.plain not in repeated}
+        if content:
+            weights = {word: weight * (1.0 if word in added else QUESTION_WORD_WEIGHT) for word, weight in content.items()}
+            yield _Statement(end, weights, added or content, numbers)
 
 
 def _answer_sentences(answer: str) -> Iterator[tuple[int, str]]:
@@ -179,52 +198,43 @@ def _answer_sentences(answer: str) -> Iterator[tuple[int, str]]:
         yield end, answer[start:end]
 
 
-def _supports(statement: _Statement, index: _SentenceIndex, question: Mapping[Word, float]) -> list[Citation]:
-    total = sum(statement.weights.values())
-    question_total = sum(question.values()) or 1.0
-    held, asked = index.held(statement.weights), index.held(question)
-    best: dict[int, tuple[float, int, int]] = {}
-    for position, sentence in enumerate(index.sentences):
-        if not held[position].keys() & statement.new:
-            continue
-        named = index.sources[sentence.source].number in statement.numbers
-        first, last = _widen(position, held, index, total)
-        share = _weight(held[first : last + 1]) / total
-        if share < (MIN_SUPPORT / 3 if named else MIN_SUPPORT):
-            continue
-        support = share + QUESTION_MATCH_WEIGHT * _weight(asked[first : last + 1]) / question_total + (1.0 if named else 0.0)
-        if support > best.get(sentence.source, (0.0, 0, 0))[0]:
-            best[sentence.source] = (support, first, last)
-    strongest = max((support for support, _, _ in best.values()), default=0.0)
-    kept = (item for item in best.values() if item[0] >= RELATIVE_SUPPORT * strongest)
-    return [_citation(statement, index, support, first, last) for support, first, last in kept]
+def _supports(statement: _Statement, index: _SentenceIndex, answers_question: Mapping[int, float]) -> list[Citation]:
+    scores = {
+        sentence: score + QUESTION_MATCH_WEIGHT * answers_question.get(sentence, 0.0)
+        for sentence, score in index.scores(statement.weights).items()
+    }
+    best: dict[int, int] = {}
+    for sentence in index.scores(statement.added):
+        source = index.sentences[sentence].source
+        if source not in best or (scores[sentence], -sentence) > (scores[best[source]], -best[source]):
+            best[source] = sentence
+    supports: list[tuple[float, int, int]] = []
+    for source, sentence in best.items():
+        named = index.sources[source].number in statement.numbers
+        first, last = _widen(sentence, statement.weights, index)
+        if index.share(statement.added, first, last) > (MIN_SUPPORT_IF_NAMED if named else MIN_SUPPORT):
+            gained = index.share(statement.weights, first, last) - index.share(statement.weights, sentence, sentence)
+            supports.append((scores[sentence] + gained + (1.0 if named else 0.0), first, last))
+    strongest = max((support for support, _, _ in supports), default=0.0)
+    return [_citation(statement, index, *support) for support in supports if support[0] >= RELATIVE_SUPPORT * strongest]
 
 
-def _widen(position: int, held: Sequence[Mapping[Word, float]], index: _SentenceIndex, total: float) -> tuple[int, int]:
+def _widen(sentence: int, weights: Mapping[Word, float], index: _SentenceIndex) -> tuple[int, int]:
     """Take in neighbouring sentences of the same source while each adds a fair share of the statement."""
-    first = last = position
-    source = index.sentences[position].source
-    share = _weight(held[first : last + 1]) / total
+    first = last = sentence
+    share = index.share(weights, first, last)
+    source = index.sentences[sentence].source
     while last - first + 1 < MAX_QUOTE_SENTENCES:
         wider = [
-            (_weight(held[low : high + 1]) / total, low, high)
+            (index.share(weights, low, high), low, high)
             for low, high in ((first - 1, last), (first, last + 1))
-            if low >= 0 and high < len(held) and index.sentences[low].source == index.sentences[high].source == source
+            if low >= 0 and high < len(index.sentences) and index.sentences[low].source == index.sentences[high].source == source
         ]
-        gained, low, high = max(wider, default=(0.0, first, last))
-        if gained - share < WORTHWHILE_GAIN:
+        wider_share, low, high = max(wider, default=(0.0, first, last))
+        if wider_share - share < WORTHWHILE_GAIN:
             break
-        share, first, last = gained, low, high
+        share, first, last = wider_share, low, high
     return first, last
-
-
-def _weight(held: Sequence[Mapping[Word, float]]) -> float:
-    """Sum the weight of the distinct words that consecutive sentences hold together."""
-    together: dict[Word, float] = {}
-    for sentence in held:
-        for word, weight in sentence.items():
-            together[word] = max(weight, together.get(word, 0.0))
-    return sum(together.values())
 
 
 def _citation(statement: _Statement, index: _SentenceIndex, support: float, first: int, last: int) -> Citation:

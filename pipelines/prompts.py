@@ -30,7 +30,7 @@ _CIRCUMFLEX = "\u0302"
 
 # `neutralise_markers` leaves these to the model at hand, as they can be meant; in retrieved text nothing is lost by it.
 _MORE_MARKERS = ("<s>", "</s>", "<unk>", "<pad>", "<think>", "</think>", "<tool_call>", "</tool_call>")
-_SOURCE_NUMBER = re.compile(r"\[(\d+)\]")
+_SOURCE_NUMBER = re.compile(r"(?<![\w\])])\[(\d{1,3})\]")
 
 
 class PromptTemplate(StrictModel):
@@ -38,16 +38,14 @@ class PromptTemplate(StrictModel):
 
     Attributes:
         language: ISO 639-1 code, equal to the file's name.
-        instruction: What the model is to do with the sources.
         sources_title: Heading over the sources.
-        question_title: Heading before the question.
-        no_sources: Takes the instruction's place when retrieval found nothing.
+        instruction: What to do with them; the question follows it on the same line.
+        no_sources: Stands before the question when retrieval found nothing.
     """
 
     language: str = Field(pattern=r"^[a-z]{2}$")
-    instruction: str = Field(min_length=1)
     sources_title: str = Field(min_length=1)
-    question_title: str = Field(min_length=1)
+    instruction: str = Field(min_length=1)
     no_sources: str = Field(min_length=1)
 
 
@@ -109,14 +107,17 @@ def has_vietnamese_letters(text: str) -> bool:
 
 
 def question_message(template: PromptTemplate, question: str, blocks: Sequence[str]) -> str:
-    """Build the user message: instruction, sources as `source_block` rendered them, the question as the user wrote it."""
+    """Build the user message: sources as `source_block` rendered them, instruction, the question as the user wrote it.
+
+    The question comes last because small models answer what stands last; long prompts made them answer something else.
+    """
     listed = "\n\n".join(blocks)
-    return f"{template.instruction}\n\n{template.sources_title}:\n\n{listed}\n\n{template.question_title}: {question}"
+    return f"{template.sources_title}\n\n{listed}\n\n{template.instruction} {question}"
 
 
 def sourceless_message(template: PromptTemplate, question: str) -> str:
     """Build the user message that tells the model that nothing was found."""
-    return f"{template.no_sources}\n\n{template.question_title}: {question}"
+    return f"{template.no_sources}\n\n{question}"
 
 
 def source_block(number: int, name: str, text: str) -> str:

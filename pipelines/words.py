@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"\d+(?:[.,]\d+)+|\w+")
 STOP_WORDS = frozenset(
-    # English, then Vietnamese function words: they say nothing about what a sentence is about.
-    """a about after all also an and any are as at be because been before being both but by can could did do does during each
-    for from had has have he her his how i if in into is it its may me might more most my no not of on only or other our
-    out over s she should so some such t than that the their them then there these they this those through to under until
-    up very was we were what when where which while who whom why will with would you your
-    bằng bị bởi các cái cho chỉ chưa có cả của cùng cũng do gì hay hoặc khi không là lại mà mỗi một nào này nên nếu như nhưng
-    những nó ở ra rằng rất sau sẽ sự tại theo thì trên trong trước từ và vào vì với về được đã đang đây đến đó để""".split()
+    # Function words, and words answers are wrapped in ("according to the sources"), of English and Vietnamese.
+    """a about according after all also an and answer any are as at be because been before being both but by can could did do
+    does during each for from had has have he her his how i if in into is it its may me might more most my no not of on
+    only or other our question out over s she should so some source sources such t than that the their them then there
+    these they this those through to under until up very was we were what when where which while who whom why will with
+    would you your
+    bằng bị bởi các cái cho chỉ chưa có cả của cùng cũng câu do gì hay hoặc hỏi khi không là lại mà nguồn mỗi một nào này
+    nên nếu như nhưng những nó ở ra rằng rất sau sẽ sự tại theo thì trên trong trả trước từ và vào vì với về được đã đang
+    đây đến đó để""".split()
 )
 
 
