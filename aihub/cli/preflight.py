@@ -68,6 +68,8 @@ def _serve_environment(host: str) -> dict[str, str]:
     if os.environ.get("AIHUB_HAPROXY", "1") == "1":
         # HAProxy instead of Ray Serve's Python proxy, and gRPC between replicas: level with a bare engine server.
         environment |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+        # How long a replica that stops stays open for late requests; Ctrl-C waits for it. HAProxy retries refused ones.
+        environment["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "2"
         environment |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(_free_port()) for name in ("METRICS", "STATS")}
         # That mode opens the replicas' own HTTP ports on every interface, whatever the config's host.
         environment["AIHUB_LOOPBACK_ONLY"] = str(host in {"127.0.0.1", "localhost", "::1"}).lower()

@@ -17,6 +17,7 @@ from aihub.cli import banner, preflight, processes
 from aihub.errors import ConfigurationError
 from aihub.profiles import load_profile
 from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
+from aihub.registry.progress import progress_bar
 from aihub.registry.selection import select_chat_model, select_embedding_model
 from aihub.settings import Settings
 
@@ -33,8 +34,9 @@ def serve(
     plan = preflight.check(config, port, settings)
     profile = load_profile(settings.profile)
     typer.echo(f"Profile {profile.name}; state in {settings.home_path}")
-    prepare_embedding_model(select_embedding_model(settings, profile).source, settings)
-    prepare_chat_model(select_chat_model(settings, profile).source, settings)
+    with progress_bar() as progress:
+        prepare_embedding_model(select_embedding_model(settings, profile).source, settings, progress)
+        prepare_chat_model(select_chat_model(settings, profile).source, settings, progress)
 
     run_id = os.environ.get(processes.RUN_ID_VARIABLE) or uuid.uuid4().hex
     log_path = settings.home_path / "logs" / "serve.log"

