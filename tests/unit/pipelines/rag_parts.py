@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pipelines.retrieve import Retrieval, ScoredChunk
 
 from aihub.engines.base import ChatEngine, ChatModelCard, EmbedderCard, Embeddings, PartHealth
 from aihub.engines.fake_chat import FakeChatEngine
@@ -19,7 +20,6 @@ from aihub.storage.records import ChunkHit, FileCounts, VectorStoreRecord
 from pipelines.chat import ChatPipeline, model_not_found
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
-from pipelines.retrieve import Retrieval, ScoredChunk
 
 GOLDEN = Path(__file__).parent / "golden"
 CALLER = Principal()
@@ -99,9 +99,7 @@ class ListedFinder:
     error: HubError | None = None
     asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
-    async def retrieve(
-        self, tenant_id: str, stores: list[VectorStoreRecord], query: str, **options: Any
-    ) -> Retrieval:
+    async def retrieve(self, tenant_id: str, stores: list[VectorStoreRecord], query: str, **options: Any) -> Retrieval:
         if self.error is not None:
             raise self.error
         self.asked.append((tenant_id, query, {"stores": [record.id for record in stores], **options}))

@@ -1,0 +1,262 @@
+"""Answers from the caller's documents: retrieve, build the prompt, let the model answer, cite what supports it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aihub.engines.base import ChatEngine, Embedder
+from aihub.errors import InvalidRequestError, NotFoundError
+from aihub.schemas.chat import ChatCompletionRequest
+from aihub.schemas.filters import filter_tree
+from aihub.schemas.messages import UserMessage
+from aihub.schemas.retrieval import RetrievalOptions
+from aihub.security.principal import Principal
+from aihub.storage.records import VectorStoreRecord
+from pipelines.citations import CitableSource, find_citations
+from pipelines.fit import SourceText, fit_sources
+from pipelines.prompts import Prompts
+from pipelines.query import QueryChooser, SearchQuery
+from pipelines.retrieve import Retrieval, ScoredChunk
+from pipelines.sse import DONE, data_event, events, payload
+from pipelines.store_models import require_same_model
+
+
+class ChunkFinder(Protocol):
+    """`pipelines.retrieve.Retriever`."""
+
+    async def retrieve(
+        self,
+        tenant_id: str,
+        stores: list[VectorStoreRecord],
+        query: str,
+        *,
+        top_k: int,
+        mode: str,
+        filters: dict[str, Any] | None = None,
+    ) -> Retrieval: ...
+
+
+class StoreDirectory(Protocol):
+    """`aihub.storage.vector_stores.VectorStoreTable`."""
+
+    async def get_many(self, tenant_id: str, store_ids: Sequence[str]) -> list[VectorStoreRecord]:
+        """Return the stores in the order asked; `NotFoundError` names a missing one."""
+        ...
+
+    async def touch(self, tenant_id: str, store_ids: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """A question made ready: the engine's body and what it was built from.
+
+    Attributes:
+        used: Ranks (from 1) of the chunks that are in the prompt, where they are numbered by rank.
+        timings_ms: Time of each stage so far.
+    """
+
+    body: dict[str, Any]
+    question: str
+    query: SearchQuery
+    options: RetrievalOptions
+    chunks: Sequence[ScoredChunk]
+    used: frozenset[int]
+    timings_ms: dict[str, float]
+    started_s: float
+
+
+class RagPipeline:
+    """Chat answers with sources.
+
+    Args:
+        prompts: Templates; may be replaced while requests run.
+    """
+
+    def __init__(self, *, finder: ChunkFinder, stores: StoreDirectory, embedder: Embedder, prompts: Prompts) -> None:
+        self._finder = finder
+        self._stores = stores
+        self._embedder = embedder
+        self._queries = QueryChooser(embedder)
+        self.prompts = prompts
+
+    async def answer(self, principal: Principal, engine: ChatEngine, request: ChatCompletionRequest) -> dict[str, Any]:
+        """Answer with OpenAI's `chat.completion`, `annotations` in every message and a top-level `retrieval` object.
+
+        Raises:
+            NotFoundError: A vector store that does not exist or has expired.
+            ConflictError: One built with another embedding model.
+            StorageUnavailableError: PostgreSQL does not answer; there is never an unsourced answer instead.
+            ContextLengthError: The conversation, or not even one source beside it, fits the model's context.
+        """
+        grounding = await self.ground(principal, engine, request)
+        asked_s = time.perf_counter()
+        answer = await engine.chat(grounding.body)
+        timings = {"generate": _ms_since(asked_s)}
+        texts = {choice["index"]: choice["message"].get("content") or "" for choice in answer["choices"]}
+        annotations, report = await _conclude(grounding, texts, timings)
+        for choice in answer["choices"]:
+            choice["message"]["annotations"] = annotations[choice["index"]]
+        return answer | {"retrieval": report}
+
+    async def stream(self, principal: Principal, engine: ChatEngine, request: ChatCompletionRequest) -> AsyncGenerator[str, None]:
+        """Yield the engine's frames, and before `usage` and `[DONE]` one chunk with the annotations and `retrieval`.
+
+        Raises before the first frame what `answer` raises.
+        """
+        grounding = await self.ground(principal, engine, request)
+        heard = _Heard()
+        concluded = False
+        async with aclosing(engine.stream_chat(grounding.body)) as frames:
+            async for frame in frames:
+                for event in events(frame):
+                    chunk = payload(event)
+                    heard.listen(chunk)
+                    if not concluded and heard.is_complete(event, chunk):
+                        concluded = True
+                        yield await _last_chunk(grounding, heard)
+                    yield event
+
+    async def ground(self, principal: Principal, engine: ChatEngine, request: ChatCompletionRequest) -> Grounding:
+        """Find the sources of a request and build the body the engine answers from."""
+        started_s = time.perf_counter()
+        options = request.retrieval
+        if options is None:
+            raise ValueError("the request asks for no retrieval")
+        question = _question(request)
+        stores = await self._open_stores(principal, options)
+        query = await self._query(question, options)
+        found = await self._finder.retrieve(
+            principal.tenant_id, stores, query.text, top_k=options.top_k, mode=options.mode, filters=filter_tree(options.filters)
+        )
+        found_s = time.perf_counter()
+        sources = [SourceText(rank, chunk.hit.filename, chunk.hit.text) for rank, chunk in enumerate(found.hits, start=1)]
+        prompt = await fit_sources(
+            engine,
+            request.to_engine_body(),
+            template=self.prompts.for_text(question),
+            sources=sources,
+            reserve=request.answer_tokens,
+        )
+        timings = {**found.timings_ms, "prompt": _ms_since(found_s)}
+        return Grounding(prompt.body, question, query, options, found.hits, prompt.used, timings, started_s)
+
+    async def _open_stores(self, principal: Principal, options: RetrievalOptions) -> list[VectorStoreRecord]:
+        ids = list(dict.fromkeys(options.vector_store_ids))
+        stores = await self._stores.get_many(principal.tenant_id, ids)
+        for store in stores:
+            if store.status == "expired":
+                raise NotFoundError(
+                    f"Vector store {store.id} has expired. Create a new one and attach the files again.",
+                    param="retrieval.vector_store_ids",
+                )
+            if options.mode != "text":
+                require_same_model(store, await self._embedder.card())
+        await self._stores.touch(principal.tenant_id, ids)
+        return stores
+
+    async def _query(self, question: str, options: RetrievalOptions) -> SearchQuery:
+        # Search by words has no length limit and needs no embedder.
+        return SearchQuery(question, is_shortened=False) if options.mode == "text" else await self._queries.choose(question)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What a stream has said so far."""
+
+    texts: dict[int, list[str]] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+    started_s: float = field(default_factory=time.perf_counter)
+    first_token_s: float | None = None
+    failed: bool = False
+
+    def listen(self, chunk: Mapping[str, Any] | None) -> None:
+        if chunk is None:
+            return
+        self.failed = self.failed or "error" in chunk
+        if not self.head:
+            self.head = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
+        for choice in chunk.get("choices", ()):
+            said = self.texts.setdefault(choice["index"], [])
+            delta = choice.get("delta") or {}
+            if delta.get("content") or delta.get("tool_calls"):
+                self.first_token_s = self.first_token_s or time.perf_counter()
+                said.append(delta.get("content") or "")
+
+    def is_complete(self, event: str, chunk: Mapping[str, Any] | None) -> bool:
+        """Whether `event` is the first after the last choice: the usage chunk or `[DONE]`."""
+        return not self.failed and (event == DONE or (chunk is not None and chunk.get("choices") == []))
+
+
+async def _last_chunk(grounding: Grounding, heard: _Heard) -> str:
+    timings = {"generate": _ms_since(heard.started_s)}
+    if heard.first_token_s is not None:
+        timings["first_token"] = (heard.first_token_s - heard.started_s) * 1000.0
+    texts = {index: "".join(parts) for index, parts in heard.texts.items()}
+    annotations, report = await _conclude(grounding, texts, timings)
+    # No `content` in the delta and no second finish reason: OpenAI's stream helper counts both.
+    choices = [
+        {"index": index, "delta": {"annotations": annotations[index]}, "finish_reason": None} for index in sorted(annotations)
+    ]
+    return data_event(heard.head | {"choices": choices, "retrieval": report})
+
+
+async def _conclude(
+    grounding: Grounding, texts: Mapping[int, str], timings_ms: Mapping[str, float]
+) -> tuple[dict[int, list[dict[str, Any]]], dict[str, Any]]:
+    """Return the annotations of each choice and the `retrieval` object."""
+    started_s = time.perf_counter()
+    annotations = await asyncio.to_thread(_annotate, grounding, texts)
+    timings = {**grounding.timings_ms, **timings_ms, "cite": _ms_since(started_s), "total": _ms_since(grounding.started_s)}
+    report = {
+        "mode": grounding.options.mode,
+        "vector_store_ids": list(dict.fromkeys(grounding.options.vector_store_ids)),
+        "search_query": grounding.query.text,
+        "search_query_shortened": grounding.query.is_shortened,
+        "chunks": [_chunk_object(chunk, used=rank in grounding.used) for rank, chunk in enumerate(grounding.chunks, start=1)],
+        "timings_ms": {stage: round(duration, 3) for stage, duration in timings.items()},
+    }
+    return annotations, report
+
+
+def _annotate(grounding: Grounding, texts: Mapping[int, str]) -> dict[int, list[dict[str, Any]]]:
+    sources = [
+        CitableSource(rank, chunk.hit.file_id, chunk.hit.filename, chunk.hit.text, chunk.hit.start_char)
+        for rank, chunk in enumerate(grounding.chunks, start=1)
+        if rank in grounding.used
+    ]
+    return {
+        index: [citation.annotation() for citation in find_citations(text, grounding.question, sources)]
+        for index, text in texts.items()
+    }
+
+
+def _chunk_object(chunk: ScoredChunk, *, used: bool) -> dict[str, Any]:
+    hit = chunk.hit
+    return {
+        "file_id": hit.file_id,
+        "filename": hit.filename,
+        "vector_store_id": hit.store_id,
+        "chunk_index": hit.ordinal,
+        "text": hit.text,
+        "score": round(chunk.score, 6),
+        "start_char": hit.start_char,
+        "end_char": hit.end_char,
+        "used": used,
+        "attributes": hit.attributes,
+    }
+
+
+def _question(request: ChatCompletionRequest) -> str:
+    question = next((message.content for message in reversed(request.messages) if isinstance(message, UserMessage)), "")
+    if not question.strip():
+        raise InvalidRequestError(
+            "Retrieval searches by the last message of role 'user'; there is none, or it is empty.", param="messages"
+        )
+    return question
+
+
+def _ms_since(start_s: float) -> float:
+    return (time.perf_counter() - start_s) * 1000.0
