@@ -1,0 +1,94 @@
+"""The API over real tables, a real parser, a real retriever and a running ingest worker, for one tenant."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from openai import AsyncOpenAI, OpenAI
+
+from aihub.api.app import create_app
+from aihub.api.deps import get_principal
+from aihub.documents.parse import DocumentParser
+from aihub.retrieval.cache import LexicalIndexCache
+from aihub.security.principal import Principal
+from aihub.settings import Settings
+from aihub.storage.chunks import ChunkTable
+from aihub.storage.postgres import Database
+from pipelines.documents import Files, VectorStores
+from pipelines.retrieve import Retriever
+from tests.unit.api.services import Parts
+from tests.unit.pipelines.ingest_parts import Ingest, SteeredEmbedder, running_ingest
+
+
+@dataclass
+class DocumentHub:
+    """`app` acts for `ingest.documents.tenant`; `http` calls it in this process."""
+
+    app: FastAPI
+    ingest: Ingest
+    http: httpx.AsyncClient
+
+    def act_for(self, tenant: str) -> None:
+        async def principal() -> Principal:
+            return Principal(tenant)
+
+        self.app.dependency_overrides[get_principal] = principal
+
+
+@asynccontextmanager
+async def document_hub(
+    database: Database, tenant: str, parser: DocumentParser, embedder: SteeredEmbedder, settings: Settings | None = None
+) -> AsyncIterator[DocumentHub]:
+    async with running_ingest(database, tenant, parser, embedder) as ingest:
+        settings = settings or Settings()
+        documents, chunks = ingest.documents, ChunkTable(database)
+        services = replace(
+            Parts(settings=settings).services(),
+            embedder=embedder,
+            files=Files(documents.files, max_bytes=settings.max_upload_bytes),
+            vector_stores=VectorStores(
+                files=documents.files,
+                stores=documents.stores,
+                store_files=documents.links,
+                retriever=Retriever(chunks, LexicalIndexCache(chunks), embedder),
+                embedder=embedder,
+                nudge=ingest.worker.nudge,
+            ),
+        )
+        app = create_app(services)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
+            hub = DocumentHub(app, ingest, http)
+            hub.act_for(tenant)
+            yield hub
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The official clients; call the blocking one in a thread."""
+
+    sync: OpenAI
+    asynchronous: AsyncOpenAI
+
+
+@asynccontextmanager
+async def official_clients(app: FastAPI) -> AsyncIterator[Clients]:
+    """Serve the application by uvicorn on a free port."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    try:
+        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as asynchronous:
+            with OpenAI(base_url=url, api_key="none", max_retries=0) as sync:
+                yield Clients(sync, asynchronous)
+    finally:
+        server.should_exit = True
+        with suppress(asyncio.CancelledError):
+            await task
