@@ -106,11 +106,15 @@ class _Packer:
             return end
         following = self._units[end]
         room = min(self._overlap_tokens, self._max_tokens - following.tokens)
+        # In characters too: units without any token (invisible characters) would repeat without end.
+        earliest = max(
+            following.end - self._max_characters, self._units[end - 1].end - self._overlap_tokens * CHARACTERS_PER_TOKEN
+        )
         start = end
         while start - 1 > first:
             unit = self._units[start - 1]
             room -= unit.tokens
-            if room < 0 or following.end - unit.start > self._max_characters:
+            if room < 0 or unit.start < earliest:
                 break
             start -= 1
         return start

@@ -29,7 +29,7 @@ class ParserTimeoutError(Exception):
 
 
 class ParserDiedError(Exception):
-    """The process ended without an answer.
+    """The process that read the document ended without an answer; its launcher may live and have replaced it.
 
     Attributes:
         exit_code: As `subprocess` gives it; -N for signal N.
@@ -86,11 +86,11 @@ class ParserProcess:
         return self._process.poll() is None
 
     def exchange(self, request: Frame, timeout_s: float) -> Frame:
-        """Send a request and return the answer; after an exception the process is gone.
+        """Send a request and return the answer.
 
         Raises:
-            ParserTimeoutError: No answer within `timeout_s`.
-            ParserDiedError: The process ended first.
+            ParserTimeoutError: No answer within `timeout_s`; the process is gone.
+            ParserDiedError: The process ended first; see `is_alive`.
         """
         deadline = time.monotonic() + timeout_s
         try:
@@ -103,6 +103,8 @@ class ParserProcess:
             raise ParserDiedError(self._end()) from error
         if answer is None:
             raise ParserDiedError(self._end())
+        if "died" in answer.header:
+            raise ParserDiedError(answer.header["died"])
         return answer
 
     def kill(self) -> None:

@@ -1,11 +1,13 @@
 """The parser process: `python -m aihub.documents.worker`, started by `aihub.documents.sandbox`.
 
-A launcher loads the libraries once (about two seconds) and forks the child that reads documents, so that a used child is
-replaced in milliseconds. Frames: first the setup, answered by `ready` or `failed`; then one answer per document.
+A launcher loads the libraries once (about two seconds) and forks the child that reads documents, so that a used or dead
+child is replaced in milliseconds. Frames: first the setup, answered by `ready` or `failed`; then for each document one answer,
+from the child, or `died` from the launcher.
 """
 
 import gc
 import logging
+import mmap
 import os
 import signal
 import sys
@@ -24,6 +26,7 @@ from aihub.retrieval.analysis import analyse
 from aihub.retrieval.language import detect_language
 
 _EXIT_RECYCLE = 87
+_PARSING = 1
 _KEPT_SHARE = 4
 """A child that keeps more than 1/4 of the memory of a document after it is replaced, so that the next one gets it."""
 
@@ -31,10 +34,21 @@ logger = logging.getLogger(__name__)
 
 
 class _Child:
-    """Reads documents one after the other until told to stop, worn out, or over a limit."""
+    """Reads documents one after the other until told to stop, worn out, or over a limit.
 
-    def __init__(self, pipe: FramePipe, counter: TokenCounter, limits: ParseLimits, recycle_after: int) -> None:
+    Args:
+        pipe: To the hub.
+        stage: One byte shared with the launcher: `_PARSING` after a request is read and before its answer is begun.
+        counter: Measures the chunks.
+        limits: Of each document.
+        recycle_after: Documents after which the child ends.
+    """
+
+    def __init__(
+        self, pipe: FramePipe, stage: mmap.mmap, *, counter: TokenCounter, limits: ParseLimits, recycle_after: int
+    ) -> None:
         self._pipe = pipe
+        self._stage = stage
         self._counter = counter
         self._limits = limits
         self._recycle_after = recycle_after
@@ -58,8 +72,11 @@ class _Child:
             if request is None:
                 return 0
             limit_cpu(self._limits.cpu_s)
-            self._pipe.send(self._answer(request))
-            del request
+            self._stage[0] = _PARSING
+            answer = self._answer(request)
+            self._stage[0] = 0
+            self._pipe.send(answer)
+            del request, answer
             if (address_space_bytes() - before) * _KEPT_SHARE > self._limits.memory_mb * 2**20:
                 break
         return _EXIT_RECYCLE
@@ -94,9 +111,11 @@ class _Child:
 
 
 class _Launcher:
-    """Keeps one child alive and ends the way it ended, unless it only asked to be replaced."""
+    """Keeps one child alive, and ends the way it ended when the pipe may have been left in the middle of a frame."""
 
-    def __init__(self, child: _Child) -> None:
+    def __init__(self, pipe: FramePipe, stage: mmap.mmap, child: _Child) -> None:
+        self._pipe = pipe
+        self._stage = stage
         self._child = child
         self._child_pid = 0
 
@@ -108,7 +127,10 @@ class _Launcher:
             _, status = os.waitpid(self._child_pid, 0)
             self._child_pid = 0
             code = os.waitstatus_to_exitcode(status)
-            if code != _EXIT_RECYCLE:
+            if self._stage[0] == _PARSING:
+                self._stage[0] = 0
+                self._pipe.send(Frame({"died": code}))
+            elif code != _EXIT_RECYCLE:
                 _end_with(code)
 
     def _fork(self) -> None:
@@ -153,7 +175,10 @@ def main() -> NoReturn:
         pipe.send(Frame({"failed": str(error)}))
         sys.exit(1)
     pipe.send(Frame({"ready": True}))
-    _Launcher(_Child(pipe, counter, ParseLimits(**setup.header["limits"]), setup.header["recycle_after"])).run()
+    stage = mmap.mmap(-1, 1)
+    limits = ParseLimits(**setup.header["limits"])
+    child = _Child(pipe, stage, counter=counter, limits=limits, recycle_after=setup.header["recycle_after"])
+    _Launcher(pipe, stage, child).run()
 
 
 if __name__ == "__main__":

@@ -40,16 +40,14 @@ def read_csv(text: str, max_characters: int) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """The separator that parts the first rows into the most columns of equal number; a comma when none does."""
+    """The separator that parts the rows into columns, best into as many as the first row has; a comma when none does."""
     sample = text[:8192].splitlines(keepends=True)
     if len(text) > 8192:
         sample = sample[:-1]
 
-    def columns(delimiter: str) -> int:
-        try:
-            counts = [len(row) for row in islice(csv.reader(sample, delimiter=delimiter), _SAMPLE_ROWS) if row]
-        except csv.Error:
-            return 0
-        return counts[0] if counts and counts.count(counts[0]) * 2 > len(counts) else 0
+    def merit(delimiter: str) -> tuple[bool, int]:
+        counts = [len(row) for row in islice(csv.reader(sample, delimiter=delimiter), _SAMPLE_ROWS) if row]
+        columns = counts[0] if counts else 0
+        return columns > 1 and counts.count(columns) * 2 > len(counts), columns
 
-    return max(_DELIMITERS, key=columns)
+    return max(_DELIMITERS, key=merit)

@@ -75,7 +75,7 @@ def _main_part(archive: zipfile.ZipFile) -> str:
     if _RELATIONSHIPS in archive.namelist():
         for _, element in _elements(archive, _RELATIONSHIPS):
             if element.get("Type", "").endswith(_MAIN_PART):
-                return posixpath.normpath(element.get("Target", "").lstrip("/"))
+                return posixpath.normpath(str(element.get("Target", "")).lstrip("/"))
     raise DocumentError("The DOCX file names no main document; save it again.")
 
 

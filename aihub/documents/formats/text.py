@@ -6,6 +6,7 @@ import re
 from charset_normalizer import from_bytes
 
 from aihub.documents.errors import DocumentError
+from aihub.retrieval.language import detect_language
 
 # UTF-32 first: its little-endian mark begins with UTF-16's.
 _MARKS = (
@@ -20,6 +21,13 @@ _LEGACY = (
     "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258",
     "koi8_r", "cp932", "euc_jp", "gb18030", "big5", "cp949", "iso2022_jp",
 )  # fmt: skip
+_LATIN = frozenset({"cp1252", "cp1250", "cp1254", "cp1257", "cp1258"})
+_PAGE_OF_LANGUAGE = {
+    **dict.fromkeys(("bs", "cs", "hr", "hu", "pl", "ro", "sk", "sl", "sq"), "cp1250"),
+    **dict.fromkeys(("et", "lt", "lv"), "cp1257"),
+    "tr": "cp1254",
+    "vi": "cp1258",
+}
 _SAMPLE_BYTES = 65_536
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\x0b\x0c\r\x1b")) + b"\x7f"
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f\ufffd]")
@@ -85,15 +93,13 @@ def _decode_legacy(data: bytes) -> str:
 
 def _likeliest(sample: bytes) -> str:
     # Cut at a line end, so that no multi-byte character is torn.
-    matches = from_bytes(sample[: sample.rfind(b"\n") + 1] or sample, cp_isolation=list(_LEGACY))
-    best = matches.best()
+    best = from_bytes(sample[: sample.rfind(b"\n") + 1] or sample, cp_isolation=list(_LEGACY)).best()
     if best is None:
         raise DocumentError("The file is text in an unknown encoding; save it as UTF-8.")
-    for match in matches:
-        # Western and Central European pages often tie on short texts; Western files are by far the more common.
-        if "cp1252" in match.could_be_from_charset and match.chaos <= best.chaos and match.coherence >= best.coherence:
-            return "cp1252"
-    return best.encoding
+    if best.encoding not in _LATIN:
+        return best.encoding
+    # Among the Latin pages charset-normalizer guesses (French as Baltic); most letters are ASCII and show the language.
+    return _PAGE_OF_LANGUAGE.get(detect_language(sample.decode("cp1252", "replace")), "cp1252")
 
 
 def _binary() -> DocumentError:

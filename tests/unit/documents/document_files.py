@@ -40,7 +40,9 @@ def stream(data: bytes, entries: bytes = b"") -> bytes:
     return b"<< /Length %d %s >>\nstream\n%s\nendstream" % (len(data), entries, data)
 
 
-def pdf_with_content(content: bytes, font: bytes = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>", *more: bytes) -> bytes:
+def pdf_with_content(
+    content: bytes, font: bytes = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>", *more: bytes
+) -> bytes:
     return pdf_from_objects(
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
@@ -65,9 +67,9 @@ def unicode_pdf(text: str) -> bytes:
     return pdf_with_content(content.encode(), font, stream(cmap.encode()))
 
 
-def encrypted_pdf(text: str, *, user_password: str, owner_password: str = "owner") -> bytes:
+def encrypted_pdf(text: str, *, user_password: str) -> bytes:
     writer = PdfWriter(clone_from=PdfReader(io.BytesIO(pdf(text))))
-    writer.encrypt(user_password, owner_password, algorithm="AES-256")
+    writer.encrypt(user_password, "of the owner", algorithm="AES-256")
     buffer = io.BytesIO()
     writer.write(buffer)
     return buffer.getvalue()

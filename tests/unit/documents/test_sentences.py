@@ -28,7 +28,10 @@ def split(text: str) -> list[str]:
         ("Wait... what? Fine 😀. Ok 👍🏽!", ["Wait... what?", "Fine 😀.", "Ok 👍🏽!"]),
         ("A line\nwrapped here. Next.", ["A line\nwrapped here.", "Next."]),
         ("One paragraph\n \nanother", ["One paragraph", "another"]),
-        ("# Tiêu đề\nNội dung dài\n- một\n- hai\n1. ba\n2. bốn", ["# Tiêu đề", "Nội dung dài", "- một", "- hai", "1. ba", "2. bốn"]),
+        (
+            "# Tiêu đề\nNội dung dài\n- một\n- hai\n1. ba\n2. bốn",
+            ["# Tiêu đề", "Nội dung dài", "- một", "- hai", "1. ba", "2. bốn"],
+        ),
     ],
 )
 def test_sentences_end_where_a_reader_ends_them(text: str, expected: list[str]) -> None:
@@ -42,7 +45,7 @@ def test_text_without_words_has_no_sentences() -> None:
 @given(st.text(alphabet=st.sampled_from("ab. .!?\n\n \t)]\"'。#-1\u0301🙂é"), max_size=200))
 def test_sentences_are_ordered_trimmed_and_cover_everything_visible(text: str) -> None:
     spans = list(sentences(text))
-    covered = set()
+    covered: set[int] = set()
     end_before = 0
     for start, end in spans:
         assert end_before <= start < end

@@ -19,9 +19,7 @@ PAGE = """<!DOCTYPE html><html><head><title>Cửa hàng &amp; Giá</title><style
 def test_a_page_becomes_text_with_its_blocks() -> None:
     file_format, text = extract("page.html", PAGE.encode(), ParseLimits())
     assert file_format == "html"
-    assert text == (
-        "Cửa hàng & Giá\n\nÁo dài\n\nGiá: 500.000\xa0đ\nCòn hàng\n\nĐỏ\nXanh\n\nCỡ\tGiá\nM\t1 < 2\n\na\n  b"
-    )
+    assert text == ("Cửa hàng & Giá\n\nÁo dài\n\nGiá: 500.000\xa0đ\nCòn hàng\n\nĐỏ\nXanh\n\nCỡ\tGiá\nM\t1 < 2\n\na\n  b")
 
 
 @pytest.mark.parametrize("filename", ["page.pdf", "page.txt", "page", "page.docx"])

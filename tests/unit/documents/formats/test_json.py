@@ -13,7 +13,8 @@ def code_of(data: bytes) -> str:
 
 
 def test_leaves_come_with_their_paths() -> None:
-    data = '{"shop": {"name": "Bình An", "open": true, "fax": null}, "items": [{"id": 1, "price": 1.50}, {"id": 2}], "tags": ["áo", "quần"]}'
+    data = """{"shop": {"name": "Bình An", "open": true, "fax": null},
+               "items": [{"id": 1, "price": 1.50}, {"id": 2}], "tags": ["áo", "quần"]}"""
     assert extract("a.json", data.encode(), ParseLimits()) == (
         "json",
         "shop.name: Bình An\nshop.open: true\nitems.id: 1\nitems.price: 1.50\n\nitems.id: 2\n\ntags: áo\ntags: quần",
@@ -33,7 +34,19 @@ def test_escapes_that_cannot_be_stored_are_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"{", b"[1,]", b"{'a': 1}", b"NaN", b"[Infinity]", b"[1] [2]", b"hello", b'["\t"]', b"[" * 100_000, b"[" * 101 + b"1" + b"]" * 101]
+    "data",
+    [
+        b"{",
+        b"[1,]",
+        b"{'a': 1}",
+        b"NaN",
+        b"[Infinity]",
+        b"[1] [2]",
+        b"hello",
+        b'["\t"]',
+        b"[" * 100_000,
+        b"[" * 101 + b"1" + b"]" * 101,
+    ],
 )
 def test_what_is_not_json_is_refused(data: bytes) -> None:
     assert code_of(data) == "invalid_file"

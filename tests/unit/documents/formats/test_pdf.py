@@ -17,7 +17,10 @@ def code_of(data: bytes) -> str:
 
 
 def test_the_pages_of_a_pdf_are_parted_by_blank_lines() -> None:
-    assert extract("a.pdf", pdf("First page.\nSecond line.", "Next page."), LIMITS) == ("pdf", "First page.\nSecond line.\n\nNext page.")
+    assert extract("a.pdf", pdf("First page.\nSecond line.", "Next page."), LIMITS) == (
+        "pdf",
+        "First page.\nSecond line.\n\nNext page.",
+    )
 
 
 def test_vietnamese_comes_out_composed() -> None:
