@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aihub.documents.sentences import sentences
-from pipelines.words import STOP_WORDS, Word, words
+from pipelines.words import Word, content_words, words
 
 MIN_SUPPORT = 0.5
 """A quote must hold more than this share of what a statement adds to the question, by word weight."""
@@ -120,7 +120,7 @@ def find_citations(answer: str, question: str, sources: Sequence[CitableSource],
     if not answer.strip() or not sources:
         return []
     index = _SentenceIndex(sources)
-    asked = {word: index.rarity(word) for word in words(question) if word.exact not in STOP_WORDS}
+    asked = {word: index.rarity(word) for word in content_words(question)}
     answers_question = index.scores(asked)
     found: list[Citation] = []
     for statement in _statements(answer, index, asked):
@@ -178,7 +178,7 @@ def _statements(answer: str, index: _SentenceIndex, asked: Mapping[Word, float])
     repeated = {word.plain for word in asked}
     for end, text in _answer_sentences(answer):
         numbers = frozenset(int(n) for marker in _MARKERS.findall(text) for n in re.findall(r"\d+", marker))
-        content = {word: index.rarity(word) for word in words(_MARKERS.sub(" ", text)) if word.exact not in STOP_WORDS}
+        content = {word: index.rarity(word) for word in content_words(_MARKERS.sub(" ", text))}
         added = {word: weight for word, weight in content.items() if word.plain not in repeated}
         if content:
             weights = {word: weight * (1.0 if word in added else QUESTION_WORD_WEIGHT) for word, weight in content.items()}

@@ -1,12 +1,15 @@
 """Words of any text, as far as finding quotes needs them."""
 
 import re
+import threading
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)+|\w+")
+_local = threading.local()
+
 STOP_WORDS = frozenset(
     # Function words, and words answers are wrapped in ("according to the sources"), of English and Vietnamese.
     """a about according after all also an and answer any are as at be because been before being both but by can could did do
@@ -33,8 +36,16 @@ class Word(NamedTuple):
 
 def words(text: str) -> Iterator[Word]:
     """Yield the words of `text`; any Unicode letters and digits count."""
-    for found in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()):
-        yield _word(found)
+    return (_word(found) for found in _folded_words(text))
+
+
+def content_words(text: str) -> Iterator[Word]:
+    """Yield the words which say what `text` is about."""
+    return (_word(found) for found in _folded_words(text) if found not in STOP_WORDS)
+
+
+def _folded_words(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 @lru_cache(maxsize=65_536)
@@ -44,8 +55,10 @@ def _word(text: str) -> Word:
     return Word(exact, plain)
 
 
-@lru_cache(maxsize=1)
 def _stemmer() -> Any:
-    import Stemmer
+    # Stemmer objects must not be shared between threads.
+    if not hasattr(_local, "stemmer"):
+        import Stemmer
 
-    return Stemmer.Stemmer("english")
+        _local.stemmer = Stemmer.Stemmer("english")
+    return _local.stemmer

@@ -9,7 +9,6 @@ from pipelines.prompts import PromptTemplate
 from tests.unit.pipelines.rag_parts import request
 
 TEMPLATE = PromptTemplate(language="en", sources_title="Sources:", instruction="Answer:", no_sources="None.")
-BLOCK_OVERHEAD = 4  # number, name, two fences
 
 
 class CountingEngine(FakeChatEngine):
@@ -20,6 +19,13 @@ class CountingEngine(FakeChatEngine):
     async def count_tokens(self, body: dict[str, Any]) -> int:
         self.counts += 1
         return await super().count_tokens(body)
+
+
+class TemplatedEngine(FakeChatEngine):
+    """Its chat template adds 30 tokens to every conversation."""
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        return 30 + await super().count_tokens(body)
 
 
 def source(number: int, words: int) -> SourceText:
@@ -67,6 +73,13 @@ async def test_prompt_and_reserve_never_exceed_the_context(context: int) -> None
     prompt = await fit(engine, *[source(n, 11 + n) for n in range(1, 8)])
     assert await engine.count_tokens(prompt.body) + 10 <= context
     assert prompt.used
+
+
+async def test_the_chat_template_is_counted_once_not_per_source() -> None:
+    bare = await fit(FakeChatEngine(context_tokens=130), *[source(n, 12) for n in range(1, 12)])
+    templated = await fit(TemplatedEngine(context_tokens=160), *[source(n, 12) for n in range(1, 12)])
+    assert templated.used == bare.used
+    assert len(bare.used) > 3
 
 
 async def test_prompt_of_exactly_the_context_fits() -> None:
