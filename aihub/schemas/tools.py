@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from aihub.errors import InvalidRequestError
 from aihub.schemas.common import LenientModel
-from aihub.security.json_schema import check_json_schema
+from aihub.security.json_schema import check_json_schema, check_length_limits
 
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Description = Annotated[str, StringConstraints(max_length=16_384)]
@@ -69,19 +69,27 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
         InvalidRequestError: Names the tool at fault.
     """
     names: set[str] = set()
+    compiled = 0
     for index, tool in enumerate(tools):
         name = tool.function.name
         if name in names:
             raise InvalidRequestError(f"Two tools are named {name!r}; names must differ.", param=f"tools.{index}.function.name")
         names.add(name)
         if tool.function.parameters is not None:
-            check_json_schema(tool.function.parameters, f"tools.{index}.function.parameters")
+            count = check_json_schema(tool.function.parameters, f"tools.{index}.function.parameters")
+            compiled += count if _must_call(choice, name) else 0
+    check_length_limits(compiled, "tools")
     if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
         raise InvalidRequestError(
             f"'tool_choice' names {choice.function.name!r}, which is not in 'tools'.", param="tool_choice.function.name"
         )
     if choice == "required" and not names:
         raise InvalidRequestError("'tool_choice' is 'required' but 'tools' is empty.", param="tool_choice")
+
+
+def _must_call(choice: ToolChoice | None, name: str) -> bool:
+    """Whether the engine compiles this tool's schema to a grammar."""
+    return choice == "required" or (isinstance(choice, NamedToolChoice) and choice.function.name == name)
 
 
 def check_response_format(response_format: ResponseFormat | None) -> None:
@@ -91,4 +99,5 @@ def check_response_format(response_format: ResponseFormat | None) -> None:
         InvalidRequestError: The schema is too large, too deep or holds what grammars must not.
     """
     if isinstance(response_format, JsonSchemaFormat):
-        check_json_schema(response_format.json_schema.schema_, "response_format.json_schema.schema")
+        param = "response_format.json_schema.schema"
+        check_length_limits(check_json_schema(response_format.json_schema.schema_, param), param)

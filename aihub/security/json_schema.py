@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from aihub.errors import InvalidRequestError
-from aihub.security.limits import MAX_SCHEMA_BYTES, MAX_SCHEMA_COUNT, MAX_SCHEMA_DEPTH
+from aihub.security.limits import MAX_LENGTH_LIMITED_STRINGS, MAX_SCHEMA_BYTES, MAX_SCHEMA_COUNT, MAX_SCHEMA_DEPTH
 
 _REGEX_KEYWORDS = frozenset({"pattern", "patternProperties", "regex"})
 _DYNAMIC_KEYWORDS = frozenset({"$dynamicRef", "$recursiveRef", "$dynamicAnchor", "$anchor", "$id", "id"})
@@ -21,10 +21,14 @@ _SINGLE_SCHEMAS = frozenset(
 _COUNTS = frozenset(
     {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "minContains", "maxContains"}
 )
+_LENGTHS = frozenset({"minLength", "maxLength"})
 
 
-def check_json_schema(schema: dict[str, Any], param: str) -> None:
+def check_json_schema(schema: dict[str, Any], param: str) -> int:
     """Refuse a schema that is too large or too deep, or that holds regexes, recursion or remote references.
+
+    Returns:
+        How many strings have a length limit, for `check_length_limits`.
 
     Raises:
         InvalidRequestError: Says what is not allowed and where; `param` is the path of the schema in the request.
@@ -37,6 +41,21 @@ def check_json_schema(schema: dict[str, Any], param: str) -> None:
     walk = _Walk()
     walk.visit(schema, param, owner="#", depth=1)
     walk.refuse_recursion(param)
+    return walk.length_limited
+
+
+def check_length_limits(count: int, param: str) -> None:
+    """Refuse more strings with `minLength` or `maxLength` than an engine can compile in a few seconds.
+
+    Raises:
+        InvalidRequestError: More than `MAX_LENGTH_LIMITED_STRINGS`.
+    """
+    if count > MAX_LENGTH_LIMITED_STRINGS:
+        raise _refusal(
+            f"{count} strings have 'minLength' or 'maxLength'; at most {MAX_LENGTH_LIMITED_STRINGS} may, as each is slow to "
+            "compile. Say the length in the description instead",
+            param,
+        )
 
 
 class _Walk:
@@ -45,6 +64,7 @@ class _Walk:
     def __init__(self) -> None:
         self.references: dict[str, set[str]] = {}
         self.definitions: set[str] = {"#"}
+        self.length_limited = 0
 
     def visit(self, schema: Any, path: str, *, owner: str, depth: int) -> None:
         if isinstance(schema, bool):
@@ -53,6 +73,7 @@ class _Walk:
             raise _refusal("A JSON schema must be an object or a boolean here", path)
         if depth > MAX_SCHEMA_DEPTH:
             raise _refusal(f"Schemas may be nested at most {MAX_SCHEMA_DEPTH} deep; flatten this one", path)
+        self.length_limited += not _LENGTHS.isdisjoint(schema)
         for keyword, value in schema.items():
             self._keyword(keyword, value, f"{path}.{keyword}", owner=owner, depth=depth)
 

@@ -30,6 +30,11 @@ def schema_format(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
+def limited_tool(name: str, strings: int) -> dict[str, Any]:
+    properties = {str(i): {"type": "string", "minLength": 1} for i in range(strings)}
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
+
+
 def nested(depth: int) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(depth - 1):
@@ -156,6 +161,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "schema with a huge count": (
         {"response_format": schema_format({"type": "array", "maxItems": 10**9})},
         "response_format.json_schema.schema.maxItems",
+    ),
+    "schema with 5 limited strings": (
+        {"response_format": schema_format({"properties": {str(i): {"type": "string", "maxLength": 10} for i in range(5)}})},
+        "response_format.json_schema.schema",
+    ),
+    "forced tools with 5 limited strings": (
+        {"tools": [limited_tool("a", 3), limited_tool("b", 2)], "tool_choice": "required"},
+        "tools",
     ),
     "tool with a regex": (
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"pattern": "x"}}}}}]},
@@ -285,6 +298,13 @@ async def test_forced_tool_is_called(client: httpx.AsyncClient) -> None:
     choice = response.json()["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "find"
+
+
+async def test_many_limited_strings_are_fine_in_tools_nobody_forces(client: httpx.AsyncClient) -> None:
+    body = chat_body(tools=[limited_tool("a", 30), limited_tool("b", 4)])
+    assert (await client.post(PATH, json=body)).status_code == 200
+    chosen = body | {"tool_choice": {"type": "function", "function": {"name": "b"}}}
+    assert (await client.post(PATH, json=chosen)).status_code == 200
 
 
 async def test_schema_without_dangers_reaches_the_engine(client: httpx.AsyncClient, parts: Parts) -> None:
