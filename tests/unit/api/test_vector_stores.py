@@ -108,7 +108,10 @@ async def test_official_client_walks_the_whole_path(clients: Clients) -> None:
         "type": "static",
     }
 
-    page = await client.vector_stores.search(store.id, query="tiền đặt cọc thuê nhà", max_num_results=2)
+    # The test's embedder knows a text only by its exact words, so ask by words.
+    page = await client.vector_stores.search(
+        store.id, query="tiền đặt cọc thuê nhà", max_num_results=2, extra_body={"mode": "text"}
+    )
     assert (page.data[0].file_id, page.data[0].filename) == (rent.id, "thuê nhà.md")
     assert page.data[0].content[0].text == RENT
     assert page.data[0].score >= page.data[-1].score
