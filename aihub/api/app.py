@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from aihub import __version__
 from aihub.api.errors import install_error_handlers
 from aihub.api.middleware import RequestContext
-from aihub.api.routes import chat, completions, files, health, metrics, models, vector_stores
+from aihub.api.routes import chat, completions, docs, files, health, metrics, models, vector_stores
 from aihub.api.services import Services
 from aihub.schemas.common import ErrorBody
 
@@ -25,12 +25,13 @@ def create_app(services: Services) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
         responses={"4XX": {"model": ErrorBody, "description": "The request is wrong."}, "5XX": {"model": ErrorBody}},
     )
     app.state.services = services
     install_error_handlers(app)
     app.add_middleware(RequestContext)
-    for routes in (chat, completions, files, vector_stores, models, health, metrics):
+    for routes in (chat, completions, files, vector_stores, models, health, metrics, docs):
         app.include_router(routes.router)
     return app

@@ -1,15 +1,21 @@
+import re
+from importlib.util import find_spec
+
 import httpx
+import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from aihub.api.requests import StrictRoute
+
+from .conftest import assert_refused
 
 ROUTES = """
 DELETE /v1/files/{file_id}
 DELETE /v1/vector_stores/{store_id}
 DELETE /v1/vector_stores/{store_id}/files/{file_id}
 GET /docs
-GET /docs/oauth2-redirect
+GET /docs/{name}
 GET /health
 GET /metrics
 GET /openapi.json
@@ -67,3 +73,20 @@ async def test_openapi_operation_ids_are_unique(client: httpx.AsyncClient) -> No
 
 async def test_docs_page_is_served(client: httpx.AsyncClient) -> None:
     assert "/openapi.json" in (await client.get("/docs")).text
+
+
+async def test_docs_page_needs_no_internet_where_vllm_is_installed(client: httpx.AsyncClient) -> None:
+    if find_spec("vllm") is None:
+        pytest.skip("vLLM, which brings the page's files, is not installed")
+    page = (await client.get("/docs")).text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert "/docs/swagger-ui-bundle.js" in loaded
+    assert not [url for url in loaded if url.startswith("http")]
+    for url in loaded:
+        if url.startswith("/"):
+            assert len((await client.get(url)).content) > 10_000
+
+
+@pytest.mark.parametrize("name", ["other.js", "..%2f__init__.py", "%2e%2e"])
+async def test_docs_serve_no_other_file(client: httpx.AsyncClient, name: str) -> None:
+    assert_refused(await client.get(f"/docs/{name}"), 404)
