@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
 from typing import Literal
 
 from aihub.engines.base import Embedder
-from aihub.errors import ConflictError, NotFoundError
+from aihub.errors import ConflictError, HubError, NotFoundError
 from aihub.schemas.common import DeletedObject, Page
 from aihub.schemas.files import FileObject
 from aihub.schemas.filters import filter_tree
@@ -126,8 +127,13 @@ class VectorStores:
             dimensions=card.dimensions,
             expires_after=None if request.expires_after is None else request.expires_after.model_dump(),
         )
-        for file_id in file_ids:
-            await self._store_files.attach(tenant, store.id, file_id, attributes={}, chunking_strategy=chunking)
+        try:
+            for file_id in file_ids:
+                await self._store_files.attach(tenant, store.id, file_id, attributes={}, chunking_strategy=chunking)
+        except HubError:
+            with suppress(HubError):
+                await self._stores.delete(tenant, store.id)
+            raise
         if file_ids:
             self._nudge()
             store = await self._stores.get(tenant, store.id)

@@ -61,7 +61,7 @@ async def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     after: ObjectId | None = None,
     order: Literal["asc", "desc"] = "desc",
-    purpose: FilePurpose | None = None,
+    purpose: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Page[FileObject]:
     return await services.files.list(principal, limit=limit, after=after, order=order, purpose=purpose)
 
