@@ -62,7 +62,7 @@ def build_embeddings(args: AppArgs) -> Application:
         model_path=str(model_path),
         model_id=choice.model_id,
         device=profile.device,
-        profile=profile.embeddings.model_dump(),
+        profile=profile.embeddings,
     )
 
 

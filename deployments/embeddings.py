@@ -1,0 +1,40 @@
+"""The embeddings deployment: a `SentenceEmbedder` behind a handle."""
+
+from collections.abc import Sequence
+
+from aihub.engines.base import EmbedderCard, Embeddings, PartHealth
+from aihub.engines.embedder import SentenceEmbedder
+from aihub.errors import ModelUnavailableError
+from aihub.profiles import EmbeddingsProfile
+
+
+class EmbeddingsDeployment:
+    """One replica of the embeddings model; requests of all callers are batched together."""
+
+    async def __init__(self, model_path: str, model_id: str, device: str, profile: EmbeddingsProfile) -> None:
+        self._embedder = SentenceEmbedder(
+            model_path,
+            model_id,
+            device=device,
+            languages=profile.languages,
+            max_batch_tokens=profile.max_batch_tokens,
+            max_batch_size=profile.max_batch_size,
+            batch_wait_timeout_s=profile.batch_wait_timeout_s,
+        )
+        await self._embedder.start()
+
+    async def card(self) -> EmbedderCard:
+        return await self._embedder.card()
+
+    async def embed(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> Embeddings:
+        """Return one vector per input; raises `InvalidRequestError` for inputs the model cannot take."""
+        return await self._embedder.embed(inputs)
+
+    async def health(self) -> PartHealth:
+        return await self._embedder.health()
+
+    async def check_health(self) -> None:
+        """Raise when the engine cannot work, so that Serve replaces this replica."""
+        health = await self._embedder.health()
+        if health.status == "down":
+            raise ModelUnavailableError(f"The embeddings engine is down: {health.reason}")
