@@ -55,7 +55,7 @@ async def _on_hub_error(_: Request, error: Exception) -> Response:
 async def _on_validation_error(_: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         return error_response(public_error(error))
-    return error_response(invalid_request(error.errors(), error.body, skip=1))
+    return error_response(invalid_request(error.errors(), error.body, has_source=True))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -55,14 +55,15 @@ class JsonRequest(Request):
 
 async def _with_json(request: Request, settings: Settings, *, is_required: bool) -> JsonRequest:
     _refuse_encoding(request)
-    has_type = "content-type" in request.headers
-    if has_type or is_required:
+    may_be_absent = not is_required and "content-type" not in request.headers
+    if not may_be_absent:
         _refuse_media_type(request)
     chunks = body_chunks(request, max_bytes=settings.max_json_bytes, stall_s=settings.body_timeout_s)
     body = b"".join([chunk async for chunk in chunks])
     if not body and not is_required:
         return JsonRequest(request, b"", None)
-    _refuse_media_type(request)
+    if may_be_absent:
+        _refuse_media_type(request)
     value = parse_strict_json(body) if len(body) <= POLITE_BYTES else await asyncio.to_thread(parse_strict_json, body)
     if not isinstance(value, dict):
         raise InvalidRequestError("The body must be a JSON object.")

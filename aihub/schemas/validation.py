@@ -60,15 +60,15 @@ def validate(model: type[Model], data: Any) -> Model:
         raise invalid_request(error.errors(include_url=False, include_input=False), data) from error
 
 
-def invalid_request(errors: Sequence[Details], body: Any, *, skip: int = 0) -> InvalidRequestError:
+def invalid_request(errors: Sequence[Details], body: Any, *, has_source: bool = False) -> InvalidRequestError:
     """Turn pydantic's error list into one error.
 
     Args:
         errors: `ValidationError.errors()`.
         body: The JSON values that were validated; tells fields from pydantic's union tags in the paths.
-        skip: Leading path parts that are not of the body (FastAPI puts `body`, `query` or `path` there).
+        has_source: Whether each path begins with where the value came from (`body`, `query`, `path`), as FastAPI's do.
     """
-    places = [_place(error, body, skip) for error in errors]
+    places = [_place(error, body, has_source=has_source) for error in errors]
     deepest = max(places, key=len)
     place = deepest if deepest[: len(places[0])] == places[0] else places[0]
     # Members of a union fail at one place each in its own words; together they say what is allowed.
@@ -83,10 +83,14 @@ def invalid_request(errors: Sequence[Details], body: Any, *, skip: int = 0) -> I
     return InvalidRequestError(f"{subject} {text}.{suffix}", param=param or None, code=code)
 
 
-def _place(error: Details, body: Any, skip: int) -> tuple[str, ...]:
+def _place(error: Details, body: Any, *, has_source: bool) -> tuple[str, ...]:
     path: list[str] = []
     current = body
-    location = tuple(error["loc"])[skip:]
+    location = list(error["loc"])
+    if has_source:
+        source, *location = location
+        if source != "body":
+            return tuple(map(str, location))
     for position, part in enumerate(location):
         if isinstance(current, Mapping) and part in current:
             current = current[part]
