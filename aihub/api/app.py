@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from aihub import __version__
 from aihub.api.errors import install_error_handlers
 from aihub.api.middleware import RequestContext
-from aihub.api.routes import chat, completions, docs, files, health, metrics, models, vector_stores
+from aihub.api.routes import chat, completions, docs, embeddings, files, health, metrics, models, vector_stores
 from aihub.api.services import Services
 from aihub.schemas.common import ErrorBody
 
@@ -32,6 +32,6 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     install_error_handlers(app)
     app.add_middleware(RequestContext)
-    for routes in (chat, completions, files, vector_stores, models, health, metrics, docs):
+    for routes in (chat, completions, embeddings, files, vector_stores, models, health, metrics, docs):
         app.include_router(routes.router)
     return app

@@ -75,6 +75,15 @@ def test_completion_and_its_stream(hub: OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in stream) == "You said: Một hai"
 
 
+def test_embeddings_are_the_same_as_numbers_and_as_base64(hub: OpenAI) -> None:
+    texts = ["xin chào", "áo dài", "a"]
+    as_base64 = hub.embeddings.create(model="fake-embedder", input=texts)
+    as_numbers = hub.embeddings.create(model="fake-embedder", input=texts, encoding_format="float")
+    assert [item.index for item in as_base64.data] == [0, 1, 2]
+    assert [item.embedding for item in as_base64.data] == [item.embedding for item in as_numbers.data]
+    assert as_numbers.data[0].embedding == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_models_are_listed_and_found(hub: OpenAI) -> None:
     assert [model.id for model in hub.models.list()] == ["fake-chat", "fake-embedder"]
     assert hub.models.retrieve("fake-chat").owned_by == "aihub"
