@@ -11,7 +11,7 @@ from aihub.profiles import EmbeddingsProfile
 class EmbeddingsDeployment:
     """One replica of the embeddings model; requests of all callers are batched together."""
 
-    async def __init__(self, model_path: str, model_id: str, device: str, profile: EmbeddingsProfile) -> None:
+    async def __init__(self, model_path: str, model_id: str, device: str, profile: EmbeddingsProfile) -> None:  # type: ignore[misc]  # Serve awaits it
         self._embedder = SentenceEmbedder(
             model_path,
             model_id,

@@ -26,7 +26,7 @@ class Ingress:
     The handle methods take and return plain JSON values; `deployments.client.HubClient` is their typed face.
     """
 
-    async def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:
+    async def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:  # type: ignore[misc]  # Serve awaits it
         self._settings = settings
         self._model_id = model_id
         self._parts = HubParts(settings, profile, model_id, tokenizer_path)

@@ -35,7 +35,7 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
     engine raises at once, a frozen one after `CANARY_TIMEOUT_S`, and Serve replaces the replica.
     """
 
-    async def __init__(self, llm_config: Any, *, card: ChatModelCard, **bind_kwargs: Any) -> None:
+    async def __init__(self, llm_config: Any, *, card: ChatModelCard, **bind_kwargs: Any) -> None:  # type: ignore[misc]  # Serve awaits it
         self._card = card
         self._last_progress_s = time.monotonic()
         await super().__init__(llm_config, **bind_kwargs)

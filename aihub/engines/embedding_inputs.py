@@ -11,7 +11,7 @@ def check_inputs(inputs: Sequence[str] | Sequence[Sequence[int]], vocabulary_siz
     """Refuse inputs no embedder can take.
 
     Raises:
-        InvalidRequestError: None or more than `MAX_INPUTS` inputs, an empty one, lone surrogates, or an id outside the vocabulary.
+        InvalidRequestError: None or over `MAX_INPUTS` inputs, an empty one, lone surrogates, or an id outside the vocabulary.
     """
     if not inputs:
         raise InvalidRequestError("The input is empty. Send at least one text.", param="input")
