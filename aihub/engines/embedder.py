@@ -72,6 +72,7 @@ class SentenceEmbedder:
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._model: Any = None
+        self._special_tokens: tuple[list[int], list[int]] = ([], [])
         self._card: EmbedderCard | None = None
 
     async def start(self) -> None:
@@ -144,6 +145,7 @@ class SentenceEmbedder:
         )
         model.eval()
         self._model = model
+        self._special_tokens = _special_tokens(model.tokenizer)
         dimensions = model.get_embedding_dimension()
         return EmbedderCard(
             model_id=self._model_id,
@@ -160,7 +162,8 @@ class SentenceEmbedder:
         if isinstance(inputs[0], str):
             ids: list[list[int]] = tokenizer(list(inputs), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
             return ids
-        return [tokenizer.build_inputs_with_special_tokens(list(ids)) for ids in inputs]
+        before, after = self._special_tokens
+        return [[*before, *map(int, ids), *after] for ids in inputs]
 
     async def _work(self) -> None:
         while True:
@@ -226,3 +229,11 @@ class SentenceEmbedder:
             pooled = self._model(dict(padded))["sentence_embedding"].float()
             vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
         return vectors
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the ids a tokenizer puts before and after a text."""
+    bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full: list[int] = tokenizer("a", add_special_tokens=True)["input_ids"]
+    start = next(index for index in range(len(full)) if full[index : index + len(bare)] == bare)
+    return full[:start], full[start + len(bare) :]
