@@ -167,11 +167,11 @@ def _lines(text: str, span: Span) -> Iterator[Span]:
 
 
 def _graphemes(text: str, span: Span) -> Iterator[Span]:
-    return (match.span() for match in _GRAPHEME.finditer(text, *span))
+    return (piece for match in _GRAPHEME.finditer(text, *span) if (piece := trim(text, *match.span())) is not None)
 
 
-def _characters(_: str, span: Span) -> Iterator[Span]:
-    return ((index, index + 1) for index in range(*span))
+def _characters(text: str, span: Span) -> Iterator[Span]:
+    return ((index, index + 1) for index in range(*span) if not text[index].isspace())
 
 
 def _cut(text: str, start: int, limit: int, end: int) -> int:

@@ -18,15 +18,20 @@ def address_space_bytes() -> int:
 
 def limit_memory(memory_mb: int) -> None:
     """Let this process map `memory_mb` MiB more than it has now; allocations beyond fail."""
-    limit = address_space_bytes() + memory_mb * _MIB
+    limit = _within_hard_limit(resource.RLIMIT_AS, address_space_bytes() + memory_mb * _MIB)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def limit_cpu(cpu_s: int) -> None:
     """End this process by SIGXCPU when it has used `cpu_s` more seconds of processor time (whole seconds, rounded up)."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime) + 1 + cpu_s
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+    soft = _within_hard_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + cpu_s)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _within_hard_limit(limit: int, wanted: int) -> int:
+    hard = resource.getrlimit(limit)[1]
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 def forbid_core_dumps() -> None:

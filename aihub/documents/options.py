@@ -44,7 +44,7 @@ class ParseLimits:
     Attributes:
         memory_mb: MiB of address space beyond what the idle parser process has.
         cpu_s: Seconds of processor time.
-        wall_s: Seconds from handing the document to the parser until its answer.
+        wall_s: Seconds from handing the document to the parser until its answer; generous, for busy machines.
         max_pages: Pages of a PDF.
         max_characters: Characters of extracted text.
         max_chunks: Chunks; small chunks with a large overlap multiply the text.
@@ -52,7 +52,7 @@ class ParseLimits:
 
     memory_mb: int = 1024
     cpu_s: int = 60
-    wall_s: float = 120.0
+    wall_s: float = 300.0
     max_pages: int = 2_000
     max_characters: int = 10_000_000
     max_chunks: int = 100_000

@@ -11,6 +11,7 @@ import mmap
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -22,7 +23,7 @@ from aihub.documents.frames import EXIT_MEMORY, BrokenFrameError, Frame, FramePi
 from aihub.documents.options import ChunkingOptions, ParseLimits
 from aihub.documents.tokens import TokenCounter
 from aihub.errors import HubError
-from aihub.retrieval.analysis import analyse
+from aihub.retrieval.analysis import MIN_LETTERS, analyse
 from aihub.retrieval.language import detect_language
 
 _EXIT_RECYCLE = 87
@@ -96,12 +97,15 @@ class _Child:
     def _parse(self, request: Frame) -> Frame:
         options = ChunkingOptions(request.header["max_tokens"], request.header["overlap_tokens"])
         file_format, text = extract(request.header["filename"], bytes(request.body), self._limits)
-        language = detect_language(text)
+        language: str | None = None  # of the whole text; costs a millisecond and serves only chunks with few letters
         rows: list[list[int | str]] = []
         ids: list[bytes] = []
         freqs: list[bytes] = []
         for span in chunk_text(text, options, self._counter, max_chunks=self._limits.max_chunks):
-            terms = analyse(text[span.start : span.end], document_language=language)
+            chunk = text[span.start : span.end]
+            if language is None and sum(map(str.isalpha, chunk)) < MIN_LETTERS:
+                language = detect_language(text)
+            terms = analyse(chunk, document_language=language)
             rows.append([span.start, span.end, span.tokens, terms.language, len(terms.term_ids), terms.total])
             ids.append(terms.term_ids.astype("<i4").tobytes())
             freqs.append(terms.term_freqs.astype("<u2").tobytes())
@@ -144,10 +148,13 @@ class _Launcher:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def _stop(self, _signum: int, _frame: FrameType | None) -> None:
+        # The hub asks, and the kernel when the hub's thread is gone: once is enough.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # Reap the child: an orphan would stay a zombie where process 1 does not collect.
-        if self._child_pid:
-            os.kill(self._child_pid, signal.SIGKILL)
-            os.waitpid(self._child_pid, 0)
+        with suppress(ProcessLookupError, ChildProcessError):
+            if self._child_pid:
+                os.kill(self._child_pid, signal.SIGKILL)
+                os.waitpid(self._child_pid, 0)
         os._exit(0)
 
 

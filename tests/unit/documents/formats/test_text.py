@@ -2,7 +2,7 @@ import hashlib
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aihub.documents.errors import DocumentError
@@ -28,8 +28,8 @@ def code_of(data: bytes, filename: str = "a.txt") -> str:
     [
         (VIETNAMESE, "utf-8"), (VIETNAMESE, "utf-8-sig"), (VIETNAMESE, "utf-16"), (VIETNAMESE, "utf-16-le"),
         (VIETNAMESE, "utf-16-be"), (VIETNAMESE, "utf-32"), (FRENCH, "latin-1"), (FRENCH, "cp1252"),
-        ("Le café est fermé.", "latin-1"), (RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"), (JAPANESE, "shift_jis"), (JAPANESE * 3, "euc_jp"),
-        ("这是中文句子。北京是中国的首都。", "gb18030"),
+        ("Le café est fermé.", "latin-1"), (RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"), (JAPANESE, "shift_jis"),
+        (JAPANESE * 3, "euc_jp"), ("这是中文句子。北京是中国的首都。", "gb18030"),
         ("Die Straße führt über die Brücke.", "latin-1"), ("Příliš žluťoučký kůň úpěl ďábelské ódy.", "cp1250"),
         ("Dziękuję bardzo, proszę mówić wolniej. Łódź jest piękna.", "cp1250"), ("Mañana será otro día. ¿Dónde está?", "latin-1"),
         ("Türkiye'nin başkenti Ankara'dır. İstanbul çok güzel, değil mi?", "cp1254"),
@@ -118,6 +118,7 @@ def test_text_over_the_limit_is_refused() -> None:
     assert caught.value.code == "too_large"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(["a.txt", "a.md", "a.html", "a.csv", "a.json", "a.pdf", "a.docx", "a"]))
 def test_any_bytes_give_storable_text_or_a_typed_error(data: bytes, filename: str) -> None:
     try:
@@ -129,6 +130,7 @@ def test_any_bytes_give_storable_text_or_a_typed_error(data: bytes, filename: st
         assert text.encode().decode() == text == unicodedata.normalize("NFC", text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200).filter(lambda text: any(character.isalnum() for character in text)))
 def test_utf8_text_comes_back_but_for_its_normal_form(text: str) -> None:
     def words(value: str) -> list[str]:
