@@ -54,10 +54,12 @@ class QueryTerm:
     Attributes:
         ids: Term ids; a chunk's frequency of the word is the weighted sum of theirs.
         weights: One per id, in (0, 1].
+        boost: Factor of the word's score.
     """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    boost: float = 1.0
 
 
 def analyse(text: str, *, document_language: str | None = None) -> Terms:
@@ -100,7 +102,8 @@ def _chunk_language(text: str, document_language: str | None) -> str:
 
 def _words(text: str) -> list[str]:
     folded = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
-    return _WORD.findall(folded)
+    found: list[str] = _WORD.findall(folded)
+    return found
 
 
 def _pairs(words: list[str]) -> Iterator[str]:
