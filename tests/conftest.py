@@ -11,6 +11,7 @@ import pytest
 
 from aihub.storage.embedded import EmbeddedStores, StoreUrls
 from aihub.storage.postgres import Database
+from tests.external_servers import ExternalPostgres
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,20 @@ def embedded_stores() -> Iterator[StoreUrls]:
     finally:
         stores.stop()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def external_postgres() -> Iterator[ExternalPostgres]:
+    """A migrated PostgreSQL on a TCP port; a test that ends it starts it again."""
+    from aihub.storage.migrate import upgrade
+
+    server = ExternalPostgres()
+    try:
+        server.start()
+        upgrade(server.url)
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture

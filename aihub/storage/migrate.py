@@ -1,5 +1,6 @@
 """Bring a database to the schema this version knows."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ _SCRIPTS = Path(__file__).parent / "migrations"
 _LOCK_KEY = 0x61696875625F6462
 """Advisory lock of all migrations: the letters `aihub_db`."""
 
+_alembic_is_not_thread_safe = threading.Lock()
+
 
 def upgrade(dsn: str, revision: str = "head") -> str:
     """Run all missing migrations, as `alembic upgrade head` does, and return the revision reached.
@@ -32,7 +35,7 @@ def upgrade(dsn: str, revision: str = "head") -> str:
         ConfigurationError: The schema is newer than this version knows, or pgvector is missing, too old or forbidden.
         StorageUnavailableError: PostgreSQL does not answer.
     """
-    with connect(dsn) as connection:
+    with _alembic_is_not_thread_safe, connect(dsn) as connection:
         config = _config()
         config.attributes["connection"] = connection
         refuse_newer(connection)

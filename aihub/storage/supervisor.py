@@ -8,6 +8,7 @@ this process is. A server that ends by itself is started again.
 import fcntl
 import json
 import os
+import re
 import secrets
 import select
 import shutil
@@ -31,7 +32,8 @@ SECRETS_FILE = "embedded.secret"
 _MIN_FREE_BYTES = 256 * 2**20
 _SOCKET_PATH_LIMIT = 107
 _POLL_S = 0.25
-_ORPHAN_PATIENCE_S = 3.0
+_START_POLL_S = 0.03
+_ORPHAN_PATIENCE_S = 2.0
 _STOP_PATIENCE_S = 30.0
 _RESTART_DELAYS_S = (0.2, 1.0, 5.0)
 
@@ -87,12 +89,12 @@ class Parent:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.wants_stop = True
 
-    def is_done(self) -> bool:
+    def is_done(self, wait_s: float) -> bool:
         """Wait a moment and tell whether the servers should end.
 
         Another child of the parent may hold the pipe open by accident, so its process id is watched as well.
         """
-        readable, _, _ = select.select([sys.stdin], [], [], _POLL_S)
+        readable, _, _ = select.select([sys.stdin], [], [], wait_s)
         if readable:
             said_stop = os.read(sys.stdin.fileno(), 16) != b""
             self.wants_stop = self.wants_stop or said_stop
@@ -155,7 +157,7 @@ def start_servers(servers: list[Server], parent: Parent) -> list[Watched]:
         for server in servers:
             watched.append(Watched(server))
         waiting = list(watched)
-        while waiting and not parent.is_done():
+        while waiting and not parent.is_done(_START_POLL_S):
             for item in waiting:
                 if item.process.poll() is not None:
                     raise ConfigurationError(explain_failure(f"Starting {item.server.name}", tail(item.server.log)))
@@ -180,9 +182,13 @@ def stop_servers(watched: list[Watched], patience_s: float) -> None:
 
 @contextmanager
 def socket_folder(home: Path) -> Iterator[Path]:
-    """A folder for sockets: `home/run`, or a temporary one where that path is too long for a Unix socket."""
+    """A folder for sockets: `home/run`, or a temporary one where that path is too long for a Unix socket.
+
+    Or holds characters that mean something else in a URL or to libpq, which reads a comma as the end of a host.
+    """
     folder = home / "run"
-    if len(str(folder / ".s.PGSQL.5432")) <= _SOCKET_PATH_LIMIT:
+    is_plain = re.fullmatch(r"[A-Za-z0-9_./-]+", str(folder)) is not None
+    if is_plain and len(str(folder / ".s.PGSQL.5432")) <= _SOCKET_PATH_LIMIT:
         yield folder
         return
     temporary = Path(tempfile.mkdtemp(prefix="aihub-"))
@@ -215,7 +221,7 @@ def supervise(home: Path, parent: Parent) -> None:
             urls = json.dumps({"database_url": postgres.url, "redis_url": redis.url})
             lock.write_text(urls, encoding="utf-8")
             print(urls, flush=True)  # noqa: T201 - the answer to the parent
-            while not parent.is_done():
+            while not parent.is_done(_POLL_S):
                 for item in watched:
                     item.keep_alive()
         finally:

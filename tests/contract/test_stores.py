@@ -12,21 +12,9 @@ from aihub.errors import HubError, NotFoundError, StorageUnavailableError
 from aihub.storage.cache import Cache
 from aihub.storage.chunks import ChunkTable
 from aihub.storage.embedded import StoreUrls
-from aihub.storage.migrate import upgrade
 from aihub.storage.postgres import Database
 from tests.external_servers import ExternalPostgres, ExternalRedis
 from tests.storage_parts import Documents, chunk_rows, unit_vectors
-
-
-@pytest.fixture(scope="module")
-def external_postgres() -> Iterator[ExternalPostgres]:
-    server = ExternalPostgres()
-    try:
-        server.start()
-        upgrade(server.url)
-        yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ async def test_attaching_needs_store_and_file_of_the_tenant(documents: Documents
         await documents.attach(store.id, "file-none")
     with pytest.raises(NotFoundError, match="vs_none"):
         await documents.attach("vs_none", file.id)
-    stranger = Documents(documents.files._db, documents.tenant + "-2")  # noqa: SLF001
+    stranger = Documents(documents.files._db, documents.tenant + "-2")
     with pytest.raises(NotFoundError):
         await stranger.attach(store.id, file.id)
 
@@ -273,9 +273,7 @@ async def test_other_content_suffix_model_chunking_or_tenant_is_no_duplicate(doc
         await documents.attach(store.id, file.id)
         assert not await documents.links.complete_from_duplicate(await documents.claim())
     file = await documents.file(same)
-    await documents.links.attach(
-        documents.tenant, source_store.id, file.id, attributes={}, chunking_strategy={"type": "other"}
-    )
+    await documents.links.attach(documents.tenant, source_store.id, file.id, attributes={}, chunking_strategy={"type": "other"})
     assert not await documents.links.complete_from_duplicate(await documents.claim())
 
 
