@@ -136,10 +136,10 @@ def test_a_character_larger_than_a_chunk_is_refused(counter: TokenCounter, monke
 
 @pytest.mark.parametrize("unit", ["a", "a ", ". ", "。", "é", "\u0301", "😀", "word. ", "line\n", "- x\n", "ก"])
 def test_repetitive_text_takes_linear_time(unit: str, counter: TokenCounter) -> None:
-    text = "x" + unit * (200_000 // len(unit))
+    text = "x" + unit * (100_000 // len(unit))
     start = time.process_time()
     chunks = chunks_of(text, 128, 32, counter)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 10
     assert chunks[-1].end >= len(text.rstrip()) - 1
 
 
