@@ -119,7 +119,7 @@ class HubProfile(DeploymentProfile):
 
     Attributes:
         parser_processes: Limited child processes which parse documents.
-        parser_memory_mb: Address space of one such process.
+        parser_memory_mb: MiB one document may take beyond what the idle process has.
     """
 
     parser_processes: PositiveInt = 1

@@ -33,7 +33,7 @@ class Ingress:
         await self._parts.start()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        app = create_app(self._parts.services)
+        app = create_app(self._parts.services, sends_request_id=False)  # Ray Serve adds it
         return LoopbackGuard(app) if self._settings.loopback_only else app
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:

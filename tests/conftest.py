@@ -13,6 +13,8 @@ from aihub.storage.embedded import EmbeddedStores, StoreUrls
 from aihub.storage.postgres import Database
 from tests.external_servers import ExternalPostgres
 
+pytest_plugins = ["tests.cluster"]
+
 
 @pytest.fixture(scope="session")
 def embedded_stores() -> Iterator[StoreUrls]:

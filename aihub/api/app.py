@@ -15,8 +15,12 @@ OpenAI's API for chat, embeddings, files and vector stores, served from your own
 """
 
 
-def create_app(services: Services) -> FastAPI:
+def create_app(services: Services, *, sends_request_id: bool = True) -> FastAPI:
     """Build the application on the given services.
+
+    Args:
+        services: What the routes call.
+        sends_request_id: Whether answers carry `x-request-id`; False where a server in front adds it.
 
     Paths have no second spelling: a trailing slash is 404, in OpenAI's shape like every other failure.
     """
@@ -31,7 +35,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     install_error_handlers(app)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, sends_id=sends_request_id)
     for routes in (chat, completions, embeddings, files, vector_stores, models, health, metrics, docs):
         app.include_router(routes.router)
     return app

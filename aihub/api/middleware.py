@@ -24,10 +24,16 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestContext:
-    """Outermost middleware of the hub. An `x-request-id` from the client (or Ray Serve's proxy) is kept if well-formed."""
+    """Outermost middleware of the hub. An `x-request-id` from the client (or Ray Serve's proxy) is kept if well-formed.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: What it wraps.
+        sends_id: Whether answers get the id; False where a server in front adds the same one.
+    """
+
+    def __init__(self, app: ASGIApp, *, sends_id: bool = True) -> None:
         self._app = app
+        self._sends_id = sends_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,7 +51,8 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*(pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id"), id_header]
+                kept = (pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id")
+                message["headers"] = [*kept, id_header] if self._sends_id else list(kept)
             await send(message)
 
         metrics.in_flight.inc()
