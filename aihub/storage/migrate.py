@@ -80,9 +80,10 @@ def connect(dsn: str) -> Iterator[Connection]:
         raise
     except (DBAPIError, psycopg.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
+        reason = " ".join(str(cause).split())
         if isinstance(cause, psycopg.OperationalError):
-            raise StorageUnavailableError(f"PostgreSQL does not answer: {cause}") from error
-        raise ConfigurationError(f"The database cannot be migrated: {cause}") from error
+            raise StorageUnavailableError(f"PostgreSQL does not answer: {reason}") from error
+        raise ConfigurationError(f"The database cannot be migrated: {reason}") from error
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import signal
 from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
@@ -86,7 +85,7 @@ async def test_health_is_ok_and_the_cache_keeps_values(urls: StoreUrls, opened: 
     await cache.close()
 
 
-async def test_server_killed_in_the_middle_of_a_completion_leaves_nothing_and_a_retry_succeeds(
+async def test_crash_in_the_middle_of_a_completion_leaves_nothing_and_a_retry_succeeds(
     external_postgres: ExternalPostgres,
 ) -> None:
     database = Database(external_postgres.url, pool_size=2)
@@ -100,7 +99,7 @@ async def test_server_killed_in_the_middle_of_a_completion_leaves_nothing_and_a_
         completion = asyncio.create_task(documents.links.complete(record, "văn bản", "txt", rows))
         await asyncio.sleep(0.4)
         assert not completion.done()
-        external_postgres.send(signal.SIGKILL)
+        external_postgres.crash()
         with pytest.raises(StorageUnavailableError):
             await completion
         external_postgres.start()
