@@ -1,12 +1,12 @@
 """Files and vector stores behind OpenAI's API: wire types in, rows in between, wire types out."""
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
 from aihub.engines.base import Embedder
-from aihub.errors import ConflictError, HubError, NotFoundError
+from aihub.errors import ConflictError, HubError, InvalidRequestError, NotFoundError
 from aihub.schemas.common import DeletedObject, Page
 from aihub.schemas.files import FileObject
 from aihub.schemas.filters import filter_tree
@@ -243,21 +243,31 @@ class VectorStores:
         await self._stores.touch(principal.tenant_id, [store_id])
         best: dict[int, ScoredChunk] = {}
         for query in request.queries:
-            found = await self._retriever.retrieve(
-                principal.tenant_id,
-                [store],
-                query,
-                top_k=request.max_num_results,
-                mode=request.mode,
-                filters=filter_tree(request.filters),
-            )
-            for chunk in found.hits:
+            for chunk in await self._find(principal, store, query, request):
                 known = best.get(chunk.hit.chunk_id)
                 if known is None or chunk.score > known.score:
                     best[chunk.hit.chunk_id] = chunk
         threshold = 0.0 if request.ranking_options is None else request.ranking_options.score_threshold or 0.0
         ranked = sorted((c for c in best.values() if c.score >= threshold), key=lambda c: -c.score)
         return SearchResults(search_query=request.queries, data=[search_result(c) for c in ranked[: request.max_num_results]])
+
+    async def _find(
+        self, principal: Principal, store: VectorStoreRecord, query: str, request: SearchRequest
+    ) -> Sequence[ScoredChunk]:
+        filters = filter_tree(request.filters)
+        try:
+            found = await self._retriever.retrieve(
+                principal.tenant_id, [store], query, top_k=request.max_num_results, mode=request.mode, filters=filters
+            )
+        except InvalidRequestError as error:
+            if error.code != "context_length_exceeded":
+                raise
+            raise InvalidRequestError(
+                "The query is longer than the embedding model reads. Shorten it, or search by words with mode 'text'.",
+                param="query",
+                code=error.code,
+            ) from error
+        return found.hits
 
     async def _store(self, principal: Principal, store_id: str) -> VectorStoreRecord:
         store = await self._stores.get(principal.tenant_id, known_id(store_id, "vector store"))

@@ -236,6 +236,15 @@ async def test_score_threshold_drops_the_rest(hub: DocumentHub) -> None:
     assert await search(hub, store_id, "đặt cọc", mode="vector", ranking_options={"score_threshold": 0.99}) == []
 
 
+async def test_query_longer_than_the_embedder_reads_is_refused_but_found_by_words(hub: DocumentHub) -> None:
+    store_id = (await created(hub))["id"]
+    file_id = await indexed(hub, store_id)
+    body = {"query": "nghỉ phép mười hai ngày " * 50}
+    answer = await hub.http.post(f"/v1/vector_stores/{store_id}/search", json=body)
+    assert_refused(answer, 400, param="query", code="context_length_exceeded")
+    assert [hit["file_id"] for hit in await search(hub, store_id, body["query"], mode="text")] == [file_id]
+
+
 async def test_search_in_an_empty_store_finds_nothing(hub: DocumentHub) -> None:
     store_id = (await created(hub))["id"]
     answer = await hub.http.post(f"/v1/vector_stores/{store_id}/search", json={"query": "gì đó", "rewrite_query": True})

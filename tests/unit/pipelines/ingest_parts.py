@@ -77,7 +77,8 @@ class SteeredEmbedder:
             raise self.errors.pop(0)
         counts = [len(self._tokenizer.encode(text).ids) for text in inputs]
         if max(counts) > MAX_TOKENS:
-            raise InvalidRequestError(f"An input has {max(counts)} tokens; at most {MAX_TOKENS} are read.")
+            message = f"An input has {max(counts)} tokens; at most {MAX_TOKENS} are read."
+            raise InvalidRequestError(message, param="input", code="context_length_exceeded")
         self.texts += inputs
         return Embeddings(np.stack([text_vector(text, self.dimensions) for text in inputs]), counts)
 
