@@ -130,7 +130,7 @@ def test_embeddings_replica_killed_comes_back(hub: RunningHub) -> None:
 
 
 def engine_processes(hub: RunningHub) -> list[psutil.Process]:
-    found = hub.processes("EngineCore") + hub.processes("VllmWorker")
+    found = hub.processes("VLLM::")
     assert found
     return found
 

@@ -1,0 +1,118 @@
+"""The Serve edge without a cluster: imports, files, options, error translation."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.schema import ServeDeploySchema
+
+from aihub.errors import (
+    ConfigurationError,
+    EngineTimeoutError,
+    HubError,
+    InternalError,
+    ModelUnavailableError,
+    NotFoundError,
+    OverloadedError,
+)
+from aihub.profiles import PROFILES_DIR, load_profile
+from deployments import vllm_adapter
+from deployments.app import AppArgs, serve_options
+from deployments.handles import AppConnection, translate_error
+from deployments.serve_config import check_serve_config
+from tests.cluster import ROOT
+
+SERVE_CONFIG = ROOT / "serve_config.yaml"
+
+
+def test_adapter_offers_every_name_it_promises() -> None:
+    assert [name for name in vllm_adapter.__all__ if not hasattr(vllm_adapter, name)] == []
+
+
+def test_serve_config_is_valid_and_keeps_parts_in_their_own_applications() -> None:
+    config = check_serve_config(SERVE_CONFIG)
+    assert [app.name for app in config.applications] == ["embeddings", "llm-default", "hub"]
+    assert config.http_options.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "named"),
+    [
+        ("http_options:", "http_option:", "http_option"),
+        ("request_timeout_s", "request_timout_s", "http_options.request_timout_s"),
+        ("import_path: deployments.app:build_hub", "import_paht: x", "applications[2].import_paht"),
+        ("args: {profile: auto}", "args: {profil: auto}", "profil"),
+        ("port: 8000", "port: many", "port"),
+        ("proxy_location: HeadOnly", "proxy_location: Nowhere", "proxy_location"),
+        ("applications:", "applications: [", "not valid YAML"),
+    ],
+)
+def test_typo_in_the_serve_config_is_refused_by_name(tmp_path: Path, right: str, wrong: str, named: str) -> None:
+    text = SERVE_CONFIG.read_text(encoding="utf-8")
+    assert right in text
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(text.replace(right, wrong), encoding="utf-8")
+    with pytest.raises(ConfigurationError) as raised:
+        check_serve_config(path)
+    assert named in raised.value.message
+
+
+def test_args_of_an_application_refuse_unknown_keys() -> None:
+    with pytest.raises(ValueError, match="extra_forbidden|Extra inputs"):
+        AppArgs.model_validate({"profile": "cpu", "modle": "x"})
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES_DIR.glob("*.yaml")))
+def test_every_profile_gives_options_ray_serve_takes_with_bounded_queues(name: str) -> None:
+    profile = load_profile(name)
+    for part in (profile.hub, profile.llm, profile.embeddings):
+        options = serve_options(part)
+        schema = {"name": "D"} | {key: value for key, value in options.items() if key != "autoscaling_config"}
+        ServeDeploySchema.model_validate(
+            {"applications": [{"name": "a", "route_prefix": None, "import_path": "m:a", "deployments": [schema]}]}
+        )
+        assert options["max_queued_requests"] >= 0
+        assert options["max_ongoing_requests"] > 0
+
+
+def test_cluster_file_is_one_ray_accepts() -> None:
+    validate_config(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))))
+
+
+def test_cluster_file_keeps_the_dashboard_private_and_asks_for_tokens() -> None:
+    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    starts = [line for line in text.splitlines() if "ray start" in line]
+    assert starts
+    assert all("RAY_AUTH_MODE=token" in line for line in starts)
+    assert "--dashboard-host=127.0.0.1" in text
+    assert "0.0.0.0" not in text  # noqa: S104  # looked for, not bound
+
+
+def remote(cause: Exception) -> RayTaskError:
+    return RayTaskError("method", "traceback", cause)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (remote(NotFoundError("No such model.")), NotFoundError),
+        (NotFoundError("No such model."), NotFoundError),
+        (BackPressureError(num_queued_requests=5, max_queued_requests=5), OverloadedError),
+        (RayServeException("no replica"), ModelUnavailableError),
+        (TimeoutError(), EngineTimeoutError),
+        (remote(ZeroDivisionError("secret detail")), InternalError),
+    ],
+)
+def test_failed_handle_call_becomes_a_hub_error_without_details(error: Exception, expected: type[HubError]) -> None:
+    translated = translate_error(error, "The model")
+    assert type(translated) is expected
+    assert "secret detail" not in translated.message
+    assert (translated.retry_after_s is not None) == translated.retryable
+
+
+def test_connection_that_found_nothing_yet_refuses_at_once() -> None:
+    with pytest.raises(ModelUnavailableError, match="Retry"):
+        AppConnection("llm-none", "The model").method("chat_once")
