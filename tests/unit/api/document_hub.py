@@ -11,7 +11,6 @@ import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI, OpenAI
 
-from aihub.api.app import create_app
 from aihub.api.deps import get_principal
 from aihub.documents.parse import DocumentParser
 from aihub.retrieval.cache import LexicalIndexCache
@@ -42,12 +41,18 @@ class DocumentHub:
 
 @asynccontextmanager
 async def document_hub(
-    database: Database, tenant: str, parser: DocumentParser, embedder: SteeredEmbedder, settings: Settings | None = None
+    app: FastAPI,
+    database: Database,
+    tenant: str,
+    parser: DocumentParser,
+    embedder: SteeredEmbedder,
+    settings: Settings | None = None,
 ) -> AsyncIterator[DocumentHub]:
+    """Exchange the services of `app`, which takes long to build, for the time of one test."""
     async with running_ingest(database, tenant, parser, embedder) as ingest:
         settings = settings or Settings()
         documents, chunks = ingest.documents, ChunkTable(database)
-        services = replace(
+        app.state.services = replace(
             Parts(settings=settings).services(),
             embedder=embedder,
             files=Files(documents.files, max_bytes=settings.max_upload_bytes),
@@ -60,12 +65,14 @@ async def document_hub(
                 nudge=ingest.worker.nudge,
             ),
         )
-        app = create_app(services)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
             hub = DocumentHub(app, ingest, http)
             hub.act_for(tenant)
             yield hub
+    app.dependency_overrides.clear()
+    if hasattr(app.state, "upload_slots"):
+        del app.state.upload_slots  # it belongs to the event loop that ends
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from fastapi import FastAPI
 
 from aihub.documents.parse import DocumentParser
 from aihub.settings import Settings
@@ -25,8 +26,8 @@ def parser() -> Iterator[DocumentParser]:
 
 
 @pytest.fixture
-async def hub(database: Database, tenant: str, parser: DocumentParser) -> AsyncIterator[DocumentHub]:
-    async with document_hub(database, tenant, parser, SteeredEmbedder(), Settings(max_upload_bytes=MAX_BYTES)) as running:
+async def hub(app: FastAPI, database: Database, tenant: str, parser: DocumentParser) -> AsyncIterator[DocumentHub]:
+    async with document_hub(app, database, tenant, parser, SteeredEmbedder(), Settings(max_upload_bytes=MAX_BYTES)) as running:
         yield running
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import psycopg
 import pytest
+from fastapi import FastAPI
 
 from aihub.documents.parse import DocumentParser
 from aihub.errors import ModelUnavailableError
@@ -33,8 +34,10 @@ def embedder() -> SteeredEmbedder:
 
 
 @pytest.fixture
-async def hub(database: Database, tenant: str, parser: DocumentParser, embedder: SteeredEmbedder) -> AsyncIterator[DocumentHub]:
-    async with document_hub(database, tenant, parser, embedder) as running:
+async def hub(
+    app: FastAPI, database: Database, tenant: str, parser: DocumentParser, embedder: SteeredEmbedder
+) -> AsyncIterator[DocumentHub]:
+    async with document_hub(app, database, tenant, parser, embedder) as running:
         yield running
 
 
