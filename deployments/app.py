@@ -56,7 +56,7 @@ def build_embeddings(args: AppArgs) -> Application:
     settings = Settings()
     profile = read_profile(args, settings)
     choice = select_embedding_model(settings, profile)
-    model_path = prepare_embedding_model(choice.source, settings)
+    model_path = prepare_embedding_model(choice.source, settings, backend=profile.embeddings.backend)
     deployment = serve.deployment(EmbeddingsDeployment, name="Embeddings", **serve_options(profile.embeddings))
     return deployment.bind(
         model_path=str(model_path),
@@ -119,7 +119,8 @@ def build_hub(args: AppArgs) -> Application:
     settings = connect_stores(settings)
     assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
     upgrade(settings.database_url.get_secret_value())
-    embedding_model_path = prepare_embedding_model(select_embedding_model(settings, profile).source, settings)
+    embedding_choice = select_embedding_model(settings, profile)
+    embedding_model_path = prepare_embedding_model(embedding_choice.source, settings, backend=profile.embeddings.backend)
     deployment = serve.deployment(serve.ingress()(Ingress), name="Ingress", **serve_options(profile.hub))
     return deployment.bind(
         settings=settings,

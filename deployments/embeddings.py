@@ -18,8 +18,6 @@ class EmbeddingsDeployment:
             device=device,
             languages=profile.languages,
             max_batch_tokens=profile.max_batch_tokens,
-            max_batch_size=profile.max_batch_size,
-            batch_wait_timeout_s=profile.batch_wait_timeout_s,
         )
         await self._embedder.start()
 

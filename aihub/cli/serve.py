@@ -35,7 +35,8 @@ def serve(
     profile = load_profile(settings.profile)
     typer.echo(f"Profile {profile.name}; state in {settings.home_path}")
     with progress_bar() as progress:
-        prepare_embedding_model(select_embedding_model(settings, profile).source, settings, progress)
+        embedding_choice = select_embedding_model(settings, profile)
+        prepare_embedding_model(embedding_choice.source, settings, progress, backend=profile.embeddings.backend)
         prepare_chat_model(select_chat_model(settings, profile).source, settings, progress)
 
     run_id = os.environ.get(processes.RUN_ID_VARIABLE) or uuid.uuid4().hex

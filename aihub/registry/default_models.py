@@ -7,17 +7,26 @@ the folder and nothing else; they never download or convert.
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from aihub.errors import ConfigurationError
 from aihub.registry.gguf import convert_gguf
 from aihub.registry.hub import download_model
 from aihub.registry.model_folder import check_model_folder
+from aihub.registry.onnx_encoder import RECIPE as ONNX_RECIPE
+from aihub.registry.onnx_encoder import export_encoder, folder_fingerprint
 from aihub.registry.progress import Progress, no_progress
 from aihub.registry.publish import Origin, publish_folder
+from aihub.registry.sentence_model import read_sentence_model, why_not_onnx
 from aihub.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EmbeddingBackend = Literal["torch", "onnx"]
 
 PACKAGE_PREFIX = "package:"
 CHAT_TEMPLATES_DIR = Path(__file__).resolve().parents[2] / "configs" / "chat_templates"
@@ -91,33 +100,69 @@ def prepare_chat_model(source: str, settings: Settings, progress: Progress = no_
     )
 
 
-def prepare_embedding_model(source: str, settings: Settings, progress: Progress = no_progress) -> Path:
-    """Return a sentence-transformers folder, prepared once; later calls return at once.
+def prepare_embedding_model(
+    source: str, settings: Settings, progress: Progress = no_progress, *, backend: EmbeddingBackend = "torch"
+) -> Path:
+    """Return the folder of a sentence encoder, prepared once; later calls return at once.
 
-    Args and Raises: as `prepare_chat_model`, with `package:minilm` as the packaged model.
+    Args:
+        source: `package:minilm`, a folder, or a hub id.
+        settings: Says where models are kept.
+        progress: Called with each step and the share of it that is done.
+        backend: `torch` gives a sentence-transformers folder. `onnx` gives one with `model.onnx` instead of the weights,
+            or the former where the model is not of the BERT family.
+
+    Raises:
+        ConfigurationError: The source is unknown, unreachable or unsafe, its package is missing, or the disk is full.
     """
+    name, folder, origin = _find_embedding_model(source, settings, progress)
+    if backend == "onnx":
+        reason = why_not_onnx(folder, read_sentence_model(folder))
+        if reason is None:
+            return publish_folder(
+                settings.models_path / f"{name}-onnx",
+                replace(origin, recipe=ONNX_RECIPE),
+                lambda target: export_encoder(folder, target, progress),
+                needed_bytes=_size_of(folder),
+                progress=progress,
+            )
+        logger.warning("%s runs on torch, as %s.", name, reason)
     if not source.startswith(PACKAGE_PREFIX):
-        return _prepare_folder_or_hub(source, settings, progress)
-    model = _packaged(source, EMBEDDING_PACKAGES)
-    original, version = _locate(model)
-    files = [path for path in sorted(original.rglob("*")) if path.is_file() and path.suffix in MODEL_SUFFIXES]
-
-    def build(folder: Path) -> None:
-        for done, path in enumerate(files):
-            progress(f"Copying {model.folder}", done / len(files))
-            copy = folder / path.relative_to(original)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-        check_model_folder(folder)
-        progress(f"Copying {model.folder}", 1.0)
-
+        return folder
     return publish_folder(
-        settings.models_path / model.folder,
-        Origin(source, version),
-        build,
-        needed_bytes=sum(path.stat().st_size for path in files),
+        settings.models_path / name,
+        origin,
+        lambda target: _copy_model(folder, target, progress),
+        needed_bytes=_size_of(folder),
         progress=progress,
     )
+
+
+def _find_embedding_model(source: str, settings: Settings, progress: Progress) -> tuple[str, Path, Origin]:
+    """Return a name for what is made of the model, where it lies now, and what it is."""
+    if source.startswith(PACKAGE_PREFIX):
+        model = _packaged(source, EMBEDDING_PACKAGES)
+        folder, version = _locate(model)
+        check_model_folder(folder)
+        return model.folder, folder, Origin(source, version)
+    folder = _prepare_folder_or_hub(source, settings, progress)
+    fingerprint = folder_fingerprint(folder)
+    return f"{folder.name.lower()}-{fingerprint[:8]}", folder, Origin(f"folder:{folder}", fingerprint)
+
+
+def _copy_model(source: Path, target: Path, progress: Progress) -> None:
+    step = f"Copying {source.parent.name}"
+    files = [path for path in sorted(source.rglob("*")) if path.is_file() and path.suffix in MODEL_SUFFIXES]
+    for done, path in enumerate(files):
+        progress(step, done / len(files))
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    progress(step, 1.0)
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _prepare_folder_or_hub(source: str, settings: Settings, progress: Progress) -> Path:

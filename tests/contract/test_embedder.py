@@ -1,4 +1,4 @@
-"""One suite for every `Embedder`: the real model and the fake."""
+"""One suite for every `Embedder`: the real model on both runtimes, and the fake."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,12 +17,13 @@ from aihub.settings import Settings
 TEXTS = ["Xin chào các bạn", "hello", "a much longer text about shoes " * 20, "مرحبا", "👩‍👩‍👧 emoji", "Z̷a̷l̷g̷o̷"]
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["real", "fake"])
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["torch", "onnx", "fake"])
 async def embedder(request: pytest.FixtureRequest) -> AsyncIterator[Embedder]:
     if request.param == "fake":
         yield FakeEmbedder()
         return
-    real = SentenceEmbedder(str(prepare_embedding_model("package:minilm", Settings())), "all-minilm-l6-v2")
+    folder = prepare_embedding_model("package:minilm", Settings(), backend=request.param)
+    real = SentenceEmbedder(folder, "all-minilm-l6-v2")
     await real.start()
     yield real
     await real.close()
