@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -22,6 +23,8 @@ from deployments.vllm_adapter import (
 )
 
 logger = logging.getLogger("ray.serve")
+
+_SUFFIX = re.compile(r"\s*\(parameter=[^)]*\)\s*$")
 
 SILENCE_LIMIT_S = 30.0
 CANARY_TIMEOUT_S = 20.0
@@ -137,13 +140,15 @@ def _parse(request_type: Any, body: dict[str, Any]) -> Any:
 def _to_hub_error(response: Any) -> HubError:
     """Turn vLLM's error value into the hub's error tree by its status code."""
     info = response.error
-    message = str(info.message)
+    # The hub sends `max_completion_tokens` whatever the client called it, and vLLM's suffix repeats the sentence before it.
+    message = _SUFFIX.sub("", str(info.message)).replace("max_completion_tokens", "max_tokens")
+    param = getattr(info, "param", None)
+    param = "max_tokens" if param == "max_completion_tokens" else "messages" if param == "input_tokens" else param
     status = int(info.code or 500)
     if status == 404:
         return NotFoundError(message, code="model_not_found", param="model")
-    if "maximum context length" in message or "longer than the maximum model length" in message:
-        return ContextLengthError(message, param="messages")
     if 400 <= status < 500:
-        return InvalidRequestError(message, param=getattr(info, "param", None))
+        too_long = any(words in message for words in ("maximum context length", "max_model_len", "maximum model length"))
+        return (ContextLengthError if too_long else InvalidRequestError)(message, param=param)
     logger.error("vLLM answered %s: %s", status, message)
     return ModelUnavailableError("The model could not answer. Try again in a few seconds.")

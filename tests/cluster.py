@@ -17,6 +17,9 @@ from aihub.cli import processes
 from aihub.settings import Settings
 from benchmarks.servers import free_port
 
+# Ray reads this once, when it is first imported: tests join the hub's cluster with the token its start has made.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 90.0
@@ -68,7 +71,9 @@ def start_hub(home: Path, *, environment: dict[str, str] | None = None) -> Runni
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env=os.environ | {"AIHUB_HOME": str(home), processes.RUN_ID_VARIABLE: run_id} | (environment or {}),
+        env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+        | {"AIHUB_HOME": str(home), processes.RUN_ID_VARIABLE: run_id}
+        | (environment or {}),
     )
     assert process.stdout is not None
     printed, deadline_s = "", time.monotonic() + START_TIMEOUT_S

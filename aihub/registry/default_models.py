@@ -44,6 +44,7 @@ class PackagedModel:
         content: File or folder of the weights inside the package.
         folder: Name of the published folder.
         chat_template: File in configs/chat_templates that replaces the model's own.
+        sampling: Sampling settings its authors recommend, which the GGUF file lacks.
     """
 
     module: str
@@ -52,6 +53,7 @@ class PackagedModel:
     content: str
     folder: str
     chat_template: str | None = None
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
 
 CHAT_PACKAGES = {
@@ -62,6 +64,7 @@ CHAT_PACKAGES = {
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "smollm2-135m-instruct",
         chat_template="smollm2.jinja",
+        sampling={"temperature": 0.2, "top_p": 0.9},
     )
 }
 EMBEDDING_PACKAGES = {
@@ -88,13 +91,14 @@ def prepare_chat_model(source: str, settings: Settings, progress: Progress = no_
     gguf_file, version = _locate(model)
     template = (CHAT_TEMPLATES_DIR / model.chat_template).read_text(encoding="utf-8") if model.chat_template else None
     if template is not None:
-        version += f" template {hashlib.sha256(template.encode()).hexdigest()[:12]}"
+        settings_digest = hashlib.sha256(f"{template}{dict(model.sampling)}".encode()).hexdigest()
+        version += f" settings {settings_digest[:12]}"
     # Four-bit weights with scales take 5 bits, bfloat16 takes 16.
     needed_bytes = gguf_file.stat().st_size * 16 // 5
     return publish_folder(
         settings.models_path / model.folder,
         Origin(source, version),
-        lambda folder: convert_gguf(gguf_file, folder, progress, template),
+        lambda folder: convert_gguf(gguf_file, folder, progress, template, model.sampling),
         needed_bytes=needed_bytes,
         progress=progress,
     )

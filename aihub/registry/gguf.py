@@ -1,7 +1,7 @@
 """GGUF file to safetensors folder, through transformers."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,13 @@ from aihub.registry.progress import Progress
 TRANSIENT_TOKENIZER_KEYS = ("is_local", "local_files_only")
 
 
-def convert_gguf(gguf_file: Path, folder: Path, progress: Progress, chat_template: str | None = None) -> None:
+def convert_gguf(
+    gguf_file: Path,
+    folder: Path,
+    progress: Progress,
+    chat_template: str | None = None,
+    sampling: Mapping[str, float] | None = None,
+) -> None:
     """Write the model in `gguf_file` to `folder` as bfloat16 safetensors with tokenizer, chat template and generation settings.
 
     bfloat16 holds the de-quantised 4 and 8 bit weights to within their own rounding error and is what CPU and CUDA engines
@@ -23,6 +29,7 @@ def convert_gguf(gguf_file: Path, folder: Path, progress: Progress, chat_templat
         folder: Where to write; exists.
         progress: Called with each step.
         chat_template: Jinja text that replaces the template inside the file.
+        sampling: Default sampling settings of the model (`temperature`, `top_p`), which engines use where a request has none.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -35,6 +42,7 @@ def convert_gguf(gguf_file: Path, folder: Path, progress: Progress, chat_templat
             gguf_file.parent, quantization_config=GgufConfig(dequantize=True), dtype="bfloat16", **where
         )
         progress("Writing safetensors", 0.0)
+        model.generation_config.update(do_sample=True, **(sampling or {}))
         model.save_pretrained(folder)
     tokenizer.model_max_length = model.config.max_position_embeddings
     if chat_template is not None:

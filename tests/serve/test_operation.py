@@ -18,7 +18,7 @@ from tests.cluster import ROOT, RunningHub
 
 @pytest.fixture(scope="module")
 def ray_cluster(hub: RunningHub) -> Iterator[None]:
-    """Join the hub's Ray cluster as a driver."""
+    """Join the hub's Ray cluster as a driver, with the token Ray made when the hub started."""
     command = next(process.cmdline() for process in hub.processes("gcs_server"))
     options = dict(part.lstrip("-").split("=", 1) for part in command if part.startswith("--") and "=" in part)
     ray.init(address=f"{options['node-ip-address']}:{_gcs_port(options)}", namespace="serve", log_to_driver=False)
@@ -115,7 +115,7 @@ async def test_overload_is_refused_at_once_with_retry_after_and_passes(hub: Runn
     body = {
         "model": hub.model,
         "messages": [{"role": "user", "content": "Tell me a story."}],
-        "max_tokens": 60,
+        "max_tokens": 24,
         "ignore_eos": True,
     }
     async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None)) as client:
