@@ -23,7 +23,7 @@ async def pieces(*data: bytes) -> AsyncIterator[bytes]:
 def unit_vectors(count: int, dimensions: int = DIMENSIONS, seed: int = 0) -> NDArray[np.float32]:
     """Random directions, shape (count, dimensions), each of norm 1."""
     vectors = np.random.default_rng(seed).normal(size=(count, dimensions))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
 def chunk_rows(texts: Sequence[str], vectors: NDArray[np.float32] | None = None) -> list[ChunkRow]:

@@ -9,7 +9,8 @@ import importlib.metadata
 import importlib.util
 import logging
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 

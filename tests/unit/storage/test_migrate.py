@@ -8,7 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from typer.testing import CliRunner
 
+from aihub.cli.db import app
 from aihub.errors import ConfigurationError, StorageUnavailableError
 from aihub.storage.embedded import StoreUrls
 from aihub.storage.migrate import current, known_revisions, upgrade
@@ -76,19 +78,28 @@ def test_absent_server_is_unavailable() -> None:
         upgrade(f"postgresql://x@127.0.0.1:{free_port()}/x")
 
 
-def test_commands_migrate_the_configured_database(empty_database: str, tmp_path: Path) -> None:
+def test_alembic_command_migrates_the_configured_database(empty_database: str, tmp_path: Path) -> None:
     environment = {"DATABASE_URL": empty_database, "AIHUB_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    aihub = [sys.executable, "-c", "from aihub.cli.db import app; app()"]
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-    assert run(*aihub, "current").stdout.startswith("database: empty")
-    assert run(*aihub, "check").returncode == 1
-    result = run(sys.executable, "-m", "alembic", "upgrade", "head")
+    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert run(*aihub, "check").stdout.startswith("ok")
-    assert run(*aihub, "upgrade").returncode == 0
-    environment["DATABASE_URL"] = f"postgresql://x@127.0.0.1:{free_port()}/x"
-    failed = run(*aihub, "upgrade")
-    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1), failed.stderr
+    assert current(empty_database)[0] == known_revisions()[0]
+
+
+def test_aihub_db_commands_tell_the_state_and_change_it(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database)
+
+    def run(command: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [command])
+        return result.exit_code, result.output.strip()
+
+    head = known_revisions()[0]
+    assert run("current") == (0, f"database: empty, this version: {head}")
+    assert run("check") == (1, "The database lacks tables. Run `aihub db upgrade`.")
+    assert run("upgrade") == (0, f"The database is at revision {head}.")
+    assert run("check") == (0, f"ok: revision {head}")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://x@127.0.0.1:{free_port()}/x")
+    code, output = run("upgrade")
+    assert code == 1
+    assert output.startswith("PostgreSQL does not answer")
+    assert "\n" not in output

@@ -50,10 +50,10 @@ async def recovered(database: Database) -> bool:
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-async def test_lost_server_is_reported_within_three_seconds_and_its_return_noticed(
+async def test_lost_server_is_reported_in_time_and_its_return_noticed(
     server: ExternalPostgres, connect: Connect, fault: signal.Signals
 ) -> None:
-    database = await connect(pool_size=3)
+    database = await connect(pool_size=3, timeout_s=0.8)
     await asyncio.gather(*(ask(database) for _ in range(3)))
     server.send(fault)
     try:
@@ -61,7 +61,7 @@ async def test_lost_server_is_reported_within_three_seconds_and_its_return_notic
             started = time.monotonic()
             with pytest.raises(StorageUnavailableError) as caught:
                 await ask(database)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 0.8 + 1.0
             assert caught.value.retry_after_s is not None
         health = await database.check()
         assert health.status == "down"
