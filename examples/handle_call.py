@@ -2,7 +2,8 @@
 
 Submit it to the cluster of a running hub (`make serve`), from the project's folder:
 
-    RAY_AUTH_MODE=token .venv/bin/ray job submit --address http://127.0.0.1:8265 -- $PWD/.venv/bin/python $PWD/examples/handle_call.py
+    RAY_AUTH_MODE=token .venv/bin/ray job submit --address http://127.0.0.1:8265 -- \\
+        $PWD/.venv/bin/python $PWD/examples/handle_call.py
 """
 
 import asyncio
