@@ -116,8 +116,9 @@ class IngestWorker:
         lease = asyncio.create_task(self._hold_lease(record))
         try:
             await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
-            outcome = work.result() if work.done() else "lost"
-            self._metrics.ingested_files.labels(status=outcome).inc()
+            if not work.done():
+                lease.result()
+            self._metrics.ingested_files.labels(status=work.result() if work.done() else "lost").inc()
         except asyncio.CancelledError:
             await _stopped(work)
             with suppress(HubError):  # then the lease runs out by itself
@@ -172,13 +173,18 @@ class IngestWorker:
         store = await self._outlast(lambda: self._stores.get(record.tenant_id, record.store_id))
         card = await self._outlast(self._embedder.card)
         require_same_model(store, card)
-        data = await self._outlast(lambda: self._read(record))
-        document = await self._parser.parse(record.filename, data, _chunking(record))
+        document = await self._parse(record)
         rows = await self._embed(document, card)
         if not await self._outlast(lambda: self._store_files.complete(record, document.text, document.format, rows)):
             return "lost"
         self._metrics.ingested_chunks.inc(len(rows))
         return "completed"
+
+    async def _parse(self, record: VectorStoreFileRecord) -> ParsedDocument:
+        data = await self._outlast(lambda: self._read(record))
+        sizes = record.chunking_strategy["static"]
+        chunking = ChunkingOptions(max_tokens=sizes["max_chunk_size_tokens"], overlap_tokens=sizes["chunk_overlap_tokens"])
+        return await self._parser.parse(record.filename, data, chunking)
 
     async def _read(self, record: VectorStoreFileRecord) -> bytes:
         return b"".join([part async for part in self._files.content(record.tenant_id, record.file_id)])
@@ -237,10 +243,5 @@ async def _stopped(*tasks: asyncio.Task[Any]) -> None:
 
 def _pause_s(failures: int) -> float:
     """Exponential pause with jitter, so that slots and workers do not return in step."""
-    longest: float = min(MAX_PAUSE_S, 0.25 * 2**failures)
+    longest: float = min(MAX_PAUSE_S, 0.25 * 2 ** min(failures, 8))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not for secrets
-
-
-def _chunking(record: VectorStoreFileRecord) -> ChunkingOptions:
-    sizes = record.chunking_strategy["static"]
-    return ChunkingOptions(max_tokens=sizes["max_chunk_size_tokens"], overlap_tokens=sizes["chunk_overlap_tokens"])
