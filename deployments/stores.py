@@ -1,28 +1,50 @@
 """The embedded PostgreSQL and Redis in one detached actor: they start with the first application, stop with the cluster."""
 
+import logging
+import threading
+import time
 from pathlib import Path
 
 import ray
 from pydantic import SecretStr
 
+from aihub.errors import HubError
 from aihub.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 STORES_ACTOR = "aihub-embedded-stores"
 STORES_NAMESPACE = "aihub"
+CHECK_PERIOD_S = 2.0
 
 
 class EmbeddedStoresActor:
-    """Keeps the embedded servers running for as long as the Ray cluster lives."""
+    """Keeps the embedded servers running for as long as the Ray cluster lives.
+
+    Their supervisor restarts a server that dies; this actor restarts the supervisor. Addresses and data stay the same.
+    """
 
     def __init__(self, home: str) -> None:
         from aihub.storage.embedded import EmbeddedStores
 
         self._stores = EmbeddedStores(Path(home))
         self._urls = self._stores.start()
+        threading.Thread(target=self._keep_running, daemon=True).start()
 
     def urls(self) -> tuple[str, str]:
         """Return (DATABASE_URL, REDIS_URL) of the running servers."""
         return self._urls.database_url, self._urls.redis_url
+
+    def _keep_running(self) -> None:
+        while True:
+            time.sleep(CHECK_PERIOD_S)
+            if self._stores.is_running():
+                continue
+            logger.warning("The supervisor of the embedded stores has died; starting it again.")
+            try:
+                self._stores.start()
+            except HubError as error:
+                logger.error("The embedded stores did not start: %s", error.message)
 
 
 def connect_stores(settings: Settings) -> Settings:

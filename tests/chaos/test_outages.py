@@ -82,6 +82,13 @@ def test_postgres_killed_comes_back_with_its_data(hub: RunningHub) -> None:
     assert httpx.delete(f"{hub.url}/v1/files/{file['id']}", timeout=30).status_code == 200
 
 
+def test_supervisor_of_the_stores_killed_comes_back_with_both_servers(hub: RunningHub) -> None:
+    (supervisor,) = hub.processes("aihub.storage.supervisor")
+    supervisor.kill()
+    wait_for(lambda: parts(hub)["postgres"] == "ok" and supervisor.pid not in psutil.pids(), 60)
+    wait_for(lambda: httpx.get(f"{hub.url}/v1/files", timeout=30).status_code == 200, 30)
+
+
 def test_killed_engine_fails_requests_fast_and_is_replaced(hub: RunningHub) -> None:
     ended: list[str] = []
 

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx
 import uvicorn
@@ -23,6 +24,9 @@ from pipelines.retrieve import Retriever
 from tests.unit.api.services import Parts
 from tests.unit.pipelines.ingest_parts import Ingest, SteeredEmbedder, running_ingest
 
+LABOUR = "Người lao động được nghỉ phép mười hai ngày mỗi năm. Tiền lương được trả hằng tháng."
+RENT = "Bên thuê nhà phải trả tiền đặt cọc. Hợp đồng thuê có thời hạn một năm."
+
 
 @dataclass
 class DocumentHub:
@@ -37,6 +41,34 @@ class DocumentHub:
             return Principal(tenant)
 
         self.app.dependency_overrides[get_principal] = principal
+
+    async def created(self, **body: Any) -> dict[str, Any]:
+        answer = await self.http.post("/v1/vector_stores", json=body)
+        assert answer.status_code == 200, answer.text
+        store: dict[str, Any] = answer.json()
+        return store
+
+    async def uploaded(self, text: str = LABOUR, filename: str = "luật.txt") -> str:
+        answer = await self.http.post("/v1/files", files={"file": (filename, text.encode())}, data={"purpose": "assistants"})
+        return str(answer.json()["id"])
+
+    async def indexed(self, store_id: str, text: str = LABOUR, **body: Any) -> str:
+        file_id = await self.uploaded(text)
+        answer = await self.http.post(f"/v1/vector_stores/{store_id}/files", json={"file_id": file_id} | body)
+        assert answer.status_code == 200, answer.text
+        assert (await self.ingest.finished(store_id, file_id)).status == "completed"
+        return file_id
+
+    async def search(self, store_id: str, query: Any, **body: Any) -> list[dict[str, Any]]:
+        answer = await self.http.post(f"/v1/vector_stores/{store_id}/search", json={"query": query} | body)
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()["data"]
+        return found
+
+    async def assert_good_search(self) -> None:
+        store_id = (await self.created())["id"]
+        file_id = await self.indexed(store_id)
+        assert [hit["file_id"] for hit in await self.search(store_id, "nghỉ phép")] == [file_id]
 
 
 @asynccontextmanager
