@@ -46,12 +46,6 @@ async def ingest(database: Database, tenant: str, parser: DocumentParser, embedd
         yield running
 
 
-async def found(ingest: Ingest, database: Database, store_id: str, text: str) -> list[str]:
-    """Texts of the chunks of a store, most similar to `text` first."""
-    hits = await ChunkTable(database).vector_search(ingest.documents.tenant, [store_id], text_vector(text, 384), 10)
-    return [hit.text for hit in hits]
-
-
 async def test_embedder_outage_is_waited_out(ingest: Ingest) -> None:
     ingest.embedder.errors = [ModelUnavailableError("The model is loading.")] * 2
     store_id = await ingest.store_id()
