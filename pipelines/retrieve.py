@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from aihub.engines.base import Embedder
 from aihub.errors import InvalidRequestError
 from aihub.retrieval.analysis import analyse_query
-from aihub.retrieval.bm25 import language_counts, search_blocks
+from aihub.retrieval.bm25 import match_query, rank
 from aihub.retrieval.cache import LexicalIndexCache
 from aihub.retrieval.fusion import fuse
-from aihub.retrieval.language import query_language, store_languages, vector_weight
 from aihub.retrieval.postings import PostingsBlock
+from aihub.retrieval.query_language import language_counts, query_language, store_languages, vector_weight
 from aihub.storage.records import ChunkHit, VectorStoreRecord
 
 CANDIDATES = 100
@@ -41,7 +42,11 @@ class ScoredChunk:
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """Chunks, best first, and the milliseconds of each stage."""
+    """Chunks, best first, and the milliseconds of each stage.
+
+    Stages: `embed` the question; `vector` and `text` search, at the same time; `fetch` what only BM25 found; `search` is
+    everything but `embed`.
+    """
 
     hits: list[ScoredChunk]
     timings_ms: dict[str, float] = field(default_factory=dict)
@@ -67,7 +72,13 @@ class Chunks(Protocol):
 
 
 class Retriever:
-    """Searches vector stores."""
+    """Searches vector stores.
+
+    Args:
+        chunks: Vectors and texts.
+        lexical: BM25 indexes over the same chunks.
+        embedder: The model the stores were built with.
+    """
 
     def __init__(self, chunks: Chunks, lexical: LexicalIndexCache, embedder: Embedder) -> None:
         self._chunks = chunks
@@ -84,7 +95,7 @@ class Retriever:
         mode: str,
         filters: dict[str, Any] | None = None,
     ) -> Retrieval:
-        """Return the best `top_k` chunks of the stores.
+        """Return the best `top_k` chunks of the stores; a chunk of a file that is in several of them once.
 
         Args:
             tenant_id: The caller's tenant.
@@ -96,67 +107,64 @@ class Retriever:
 
         Raises:
             InvalidRequestError: An unknown mode, or a query the embedder cannot take.
+            NotFoundError: A store was deleted meanwhile.
             StorageUnavailableError: PostgreSQL does not answer.
+            ModelUnavailableError: The embedder does not answer, and `mode` is not `text`.
         """
         if mode not in {"hybrid", "vector", "text"}:
             raise InvalidRequestError("mode is `hybrid`, `vector` or `text`.", param="mode")
+        watch = _Stopwatch()
+        started_s = time.perf_counter()
         store_ids = [store.id for store in stores]
+        wanted = top_k * len(store_ids)  # every store may hold the same chunks
+        limit = max(CANDIDATES, wanted) if mode == "hybrid" else wanted
         files = await self._chunks.matching_files(tenant_id, store_ids, filters)
-        limit = top_k if mode != "hybrid" else max(CANDIDATES, 2 * top_k)
         search = _Search(tenant_id, store_ids, query, limit, files)
-        started_s = time.perf_counter()
-        timings: dict[str, float] = {}
-        text: list[tuple[int, float]] = []
-        vectors: list[ChunkHit] = []
-        weight = 1.0
+        found = await self._find(search, mode, watch)
+        with watch.measure("fetch"):
+            hits = await self._fetch(tenant_id, found.ranked[:wanted], found.vectors)
+        total_ms = 1000 * (time.perf_counter() - started_s)
+        timings_ms = {**watch.timings_ms, "search": round(total_ms - watch.timings_ms.get("embed", 0.0), 2)}
+        return Retrieval(_scored(hits, found)[:top_k], timings_ms)
+
+    async def _find(self, search: "_Search", mode: str, watch: "_Stopwatch") -> "_Found":
         if mode == "vector":
-            vectors = await self._by_vectors(search, timings)
-        elif mode == "text":
-            text, _ = await self._by_text(search, timings)
-        else:
-            (text, weight), vectors = await asyncio.gather(self._by_text(search, timings), self._by_vectors(search, timings))
-        ranked = fuse([(1.0, [chunk_id for chunk_id, _ in text]), (weight, [hit.chunk_id for hit in vectors])])[:top_k]
-        hits = await self._scored(tenant_id, ranked, dict(text), vectors, mode)
-        timings["search"] = _ms_since(started_s) - timings.get("embed", 0.0)
-        return Retrieval(hits, timings)
+            vectors = await self._by_vectors(search, watch)
+            return _Found([(hit.chunk_id, hit.score) for hit in vectors], vectors, {})
+        if mode == "text":
+            text, _ = await self._by_text(search, watch)
+            return _Found(text, [], dict(text))
+        try:
+            async with asyncio.TaskGroup() as both:
+                by_text = both.create_task(self._by_text(search, watch))
+                by_vectors = both.create_task(self._by_vectors(search, watch))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        text, weight = by_text.result()
+        vectors = by_vectors.result()
+        ranked = fuse(text, [(hit.chunk_id, hit.score) for hit in vectors], vector_weight=weight)
+        return _Found(ranked, vectors, dict(text))
 
-    async def _by_vectors(self, search: "_Search", timings: dict[str, float]) -> list[ChunkHit]:
-        started_s = time.perf_counter()
-        embedding = (await self._embedder.embed([search.query])).vectors[0]
-        timings["embed"] = _ms_since(started_s)
-        started_s = time.perf_counter()
-        hits = await self._chunks.vector_search(search.tenant_id, search.store_ids, embedding, search.limit, search.files)
-        timings["vector"] = _ms_since(started_s)
-        return hits
+    async def _by_vectors(self, search: "_Search", watch: "_Stopwatch") -> list[ChunkHit]:
+        with watch.measure("embed"):
+            embedding = (await self._embedder.embed([search.query])).vectors[0]
+        with watch.measure("vector"):
+            return await self._chunks.vector_search(search.tenant_id, search.store_ids, embedding, search.limit, search.files)
 
-    async def _by_text(self, search: "_Search", timings: dict[str, float]) -> tuple[list[tuple[int, float]], float]:
+    async def _by_text(self, search: "_Search", watch: "_Stopwatch") -> tuple[list[tuple[int, float]], float]:
         """Return (chunk id, score) best first, and the weight vectors deserve for this query in these stores."""
-        started_s = time.perf_counter()
-        blocks = [block for store_id in search.store_ids for block in await self._lexical.blocks(search.tenant_id, store_id)]
-        card = await self._embedder.card()
-        found = await asyncio.to_thread(_search_text, blocks, search, card.languages)
-        timings["text"] = _ms_since(started_s)
-        return found
+        with watch.measure("text"):
+            blocks = [block for store_id in search.store_ids for block in await self._lexical.blocks(search.tenant_id, store_id)]
+            card = await self._embedder.card()
+            return await asyncio.to_thread(_search_text, blocks, search, card.languages)
 
-    async def _scored(
-        self, tenant_id: str, ranked: list[tuple[int, float]], text: dict[int, float], vectors: list[ChunkHit], mode: str
-    ) -> list[ScoredChunk]:
-        by_id = {hit.chunk_id: hit for hit in vectors}
-        missing = [chunk_id for chunk_id, _ in ranked if chunk_id not in by_id]
-        vector_scores = {hit.chunk_id: hit.score for hit in vectors}
+    async def _fetch(self, tenant_id: str, ranked: list[tuple[int, float]], vectors: list[ChunkHit]) -> list[ChunkHit]:
+        """Return the chunks in order; those deleted meanwhile are left out."""
+        hits = {hit.chunk_id: hit for hit in vectors}
+        missing = [chunk_id for chunk_id, _ in ranked if chunk_id not in hits]
         if missing:
-            by_id |= {hit.chunk_id: hit for hit in await self._chunks.fetch(tenant_id, missing)}
-        single = vector_scores if mode == "vector" else text if mode == "text" else {}
-        return [
-            ScoredChunk(
-                hit=by_id[chunk_id],
-                score=single.get(chunk_id, score),
-                text_score=text.get(chunk_id),
-                vector_score=vector_scores.get(chunk_id),
-            )
-            for chunk_id, score in ranked
-            if chunk_id in by_id
-        ]
+            hits |= {hit.chunk_id: hit for hit in await self._chunks.fetch(tenant_id, missing)}
+        return [hits[chunk_id] for chunk_id, _ in ranked if chunk_id in hits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +176,42 @@ class _Search:
     files: set[str] | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Chunk ids with final scores, best first, and what each ranker gave."""
+
+    ranked: list[tuple[int, float]]
+    vectors: list[ChunkHit]
+    text: dict[int, float]
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self.timings_ms: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        started_s = time.perf_counter()
+        yield
+        self.timings_ms[stage] = round(1000 * (time.perf_counter() - started_s), 2)
+
+
 def _search_text(
     blocks: list[PostingsBlock], search: _Search, known_languages: tuple[str, ...]
 ) -> tuple[list[tuple[int, float]], float]:
     languages = store_languages(language_counts(blocks))
-    weight = vector_weight(query_language(search.query, languages), known_languages)
-    found = search_blocks(blocks, analyse_query(search.query, languages), search.limit, search.files)
-    return found, weight
+    query = match_query(blocks, analyse_query(search.query, languages))
+    weight = vector_weight(query_language(blocks, query, languages), known_languages)
+    return rank(blocks, query, search.limit, search.files), weight
 
 
-def _ms_since(started_s: float) -> float:
-    return round(1000 * (time.perf_counter() - started_s), 2)
+def _scored(hits: list[ChunkHit], found: _Found) -> list[ScoredChunk]:
+    scores = dict(found.ranked)
+    vector_scores = {hit.chunk_id: hit.score for hit in found.vectors}
+    unique: dict[tuple[str, int, int], ChunkHit] = {}
+    for hit in hits:
+        unique.setdefault((hit.file_id, hit.start_char, hit.end_char), hit)
+    return [
+        ScoredChunk(hit, scores[hit.chunk_id], found.text.get(hit.chunk_id), vector_scores.get(hit.chunk_id))
+        for hit in unique.values()
+    ]

@@ -10,14 +10,13 @@ O(log n) merges over time, removing one only a mask. Document frequencies and le
 
 import math
 import threading
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aihub.retrieval.analysis import QueryTerm
-from aihub.retrieval.postings import Matches, PostingsBlock, build_block, merge_blocks
+from aihub.retrieval.postings import PostingsBlock, TermMatches, build_block, merge_blocks
 from aihub.storage.records import LexicalChanges
 
 K1 = 1.2
@@ -70,29 +69,27 @@ class LexicalIndex:
     def search(
         self, query: Sequence[QueryTerm], limit: int, allowed_files: Collection[str] | None = None
     ) -> list[tuple[int, float]]:
-        """As `search_blocks`, over this store alone."""
-        return search_blocks(self.blocks, query, limit, allowed_files)
+        """As `rank`, over this store alone."""
+        return rank(self.blocks, match_query(self.blocks, query), limit, allowed_files)
 
 
-def language_counts(blocks: Iterable[PostingsBlock]) -> Counter[str]:
-    """Return the number of chunks per language."""
-    total: Counter[str] = Counter()
-    for block in blocks:
-        total.update(block.language_counts)
-    return total
+def match_query(blocks: Sequence[PostingsBlock], query: Sequence[QueryTerm]) -> list[TermMatches]:
+    """Find the words of a query; of a very long query only those in the fewest chunks."""
+    terms = sorted(query, key=lambda term: sum(block.count(term) for block in blocks) or math.inf)[:MAX_QUERY_TERMS]
+    return [TermMatches(term.boost, [block.match(term) for block in blocks]) for term in terms]
 
 
-def search_blocks(
-    blocks: Sequence[PostingsBlock], query: Sequence[QueryTerm], limit: int, allowed_files: Collection[str] | None = None
+def rank(
+    blocks: Sequence[PostingsBlock], query: Sequence[TermMatches], limit: int, allowed_files: Collection[str] | None = None
 ) -> list[tuple[int, float]]:
-    """Return (chunk id, score) of the best chunks that hold a term of the query, best first, ties by chunk id.
+    """Return (chunk id, score) of the best chunks that hold a word of the query, best first, ties by chunk id.
 
     Blocks of several stores may be searched together; the statistics are those of all of them. A score is the share of the
     most that BM25 could give for the query, in (0, 1): it compares the chunks of one query, not of two.
 
     Args:
         blocks: What to search.
-        query: From `analyse_query`.
+        query: From `match_query` on the same blocks.
         limit: Most chunks returned.
         allowed_files: Only chunks of these files are returned; the statistics stay those of all files.
     """
@@ -100,10 +97,10 @@ def search_blocks(
     chunks = _Level([block.lengths for block in blocks], sum(block.live_chunks for block in blocks), words)
     files = _Level([block.file_lengths for block in blocks], sum(len(block.files) for block in blocks), words)
     most = 0.0
-    for term, matches in _rarest(blocks, query):
-        most += chunks.add(matches, term.boost)
-        by_file = [None if found is None else block.by_file(found) for block, found in zip(blocks, matches, strict=True)]
-        most += files.add(by_file, term.boost)
+    for term in query:
+        most += chunks.add(term)
+        by_file = [None if found is None else block.by_file(found) for block, found in zip(blocks, term.matches, strict=True)]
+        most += files.add(TermMatches(term.boost, by_file))
     found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
     for block, chunk_scores, file_scores in zip(blocks, chunks.scores, files.scores, strict=True):
         rows = np.flatnonzero(chunk_scores)
@@ -128,20 +125,14 @@ class _Level:
         self._norms = [np.float32(K1 * (1 - B)) + per_word * block for block in lengths]
         self.scores = [np.zeros(len(block), dtype=np.float32) for block in lengths]
 
-    def add(self, matches: list[Matches | None], boost: float) -> float:
-        """Add a term to the scores; return the most it could give to any unit."""
-        holding = sum(len(found.rows) for found in matches if found is not None)
-        most = boost * (K1 + 1) * math.log(1 + (self._count - holding + 0.5) / (holding + 0.5))
-        for found, norms, scores in zip(matches, self._norms, self.scores, strict=True):
+    def add(self, term: TermMatches) -> float:
+        """Add a word to the scores; return the most it could give to any unit."""
+        holding = sum(len(found.rows) for found in term.matches if found is not None)
+        most = term.boost * (K1 + 1) * math.log(1 + (self._count - holding + 0.5) / (holding + 0.5))
+        for found, norms, scores in zip(term.matches, self._norms, self.scores, strict=True):
             if found is not None:
                 scores[found.rows] += np.float32(most) * found.freqs / (found.freqs + norms[found.rows])
         return most
-
-
-def _rarest(blocks: Sequence[PostingsBlock], query: Sequence[QueryTerm]) -> list[tuple[QueryTerm, list[Matches | None]]]:
-    """Match the query in every block; of a very long one keep the terms in the fewest chunks."""
-    terms = sorted(query, key=lambda term: sum(block.count(term) for block in blocks) or math.inf)[:MAX_QUERY_TERMS]
-    return [(term, [block.match(term) for block in blocks]) for term in terms]
 
 
 def _best(found: list[tuple[NDArray[np.int64], NDArray[np.float32]]], limit: int, most: float) -> list[tuple[int, float]]:

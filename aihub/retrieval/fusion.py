@@ -1,27 +1,69 @@
-"""Weighted reciprocal rank fusion."""
+"""Weighted reciprocal rank fusion of BM25, vectors and their blend.
+
+Reciprocal rank fusion (Cormack, Clarke & Buettcher 2009) forgets how far apart neighbours in a ranking are. That a chunk is
+clearly the best, or that ten are all alike, is worth two points of nDCG@10 here; so a third ranking votes: by a weighted mean of
+both scores, each brought to a scale that holds for any query and any embedder.
+
+nDCG@10 with the English MiniLM, chunks of 254 tokens (scifact train / scifact test / xquad en):
+
+    two rankings, constant 60       .710 / .711 / .974
+    two rankings, constant 5        .725 / .708 / .978
+    and the blend with two votes    .733 / .730 / .980   (this module)
+    the blend alone                 .734 / .734 / .980
+
+Where vectors are out of place (xquad vi, BM25 alone .966) ranks still guard against a misleading score, and the other way round.
+"""
 
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+Scored = Sequence[tuple[Key, float]]
+"""Keys with scores, best first."""
 
-RANK_CONSTANT = 60
-"""Of Cormack, Clarke & Buettcher 2009: how slowly the value of a rank falls."""
+RANK_CONSTANT = 5
+"""How slowly the value of a rank falls. On the train queries of scifact: 60 gives .710, 20 .718, 10 .723, 5 .725, 3 .726."""
+
+BLEND_VOTES = 2.0
+"""Weight of the blend's ranking, BM25's being 1."""
+
+TEXT_SHARE = 0.35
+"""BM25's part in the blend; .3 and .4 differ by less than .003 on each set."""
 
 
-def fuse(rankings: Sequence[tuple[float, Sequence[Key]]], *, rank_constant: int = RANK_CONSTANT) -> list[tuple[Key, float]]:
-    """Fuse rankings into one, best first.
+def fuse(text: Scored[Key], vectors: Scored[Key], *, vector_weight: float = 1.0) -> list[tuple[Key, float]]:
+    """Fuse two rankings into one, best first.
 
     Args:
-        rankings: (weight, keys best first) per ranker.
-        rank_constant: The constant of the method.
+        text: Scores in any unit, 0 being no match.
+        vectors: Cosine similarities.
+        vector_weight: Weight of the vector ranking, and of the cosine in the blend, BM25's being 1.
 
     Returns:
-        (key, score) with scores in (0, 1]; 1 is first place in every ranking of positive weight.
+        (key, score) with scores in (0, 1]; 1 is first place in every ranking.
     """
-    most = sum(weight for weight, _ in rankings) / (rank_constant + 1)
+    blended = _blend(dict(text), dict(vectors), vector_weight)
+    rankings = [(1.0, text), (vector_weight, vectors), (BLEND_VOTES, blended)]
+    best = sum(weight for weight, _ in rankings) / (RANK_CONSTANT + 1)
     scores: dict[Key, float] = {}
-    for weight, keys in rankings:
-        for rank, key in enumerate(keys, start=1):
-            scores[key] = scores.get(key, 0.0) + weight / (rank_constant + rank)
-    return sorted(((key, score / most) for key, score in scores.items()), key=lambda item: -item[1])
+    for weight, ranking in rankings:
+        for rank, (key, _) in enumerate(ranking, start=1):
+            scores[key] = scores.get(key, 0.0) + weight / (RANK_CONSTANT + rank)
+    return sorted(((key, score / best) for key, score in scores.items()), key=lambda item: -item[1])
+
+
+def _blend(text: dict[Key, float], vectors: dict[Key, float], vector_weight: float) -> Scored[Key]:
+    """Rank by the weighted mean of both scores.
+
+    BM25 as a share of its best; cosine as the way it has come from the last one found to 1, since what an embedder gives to
+    unrelated texts differs from model to model. What a ranking did not find has 0 there.
+    """
+    most = max(text.values(), default=0.0) or 1.0
+    least = min(vectors.values(), default=0.0)
+    room = max(1.0 - least, 1e-9)
+    vector_share = vector_weight * (1 - TEXT_SHARE)
+    scores = {
+        key: TEXT_SHARE * text.get(key, 0.0) / most + vector_share * (vectors.get(key, least) - least) / room
+        for key in text | vectors
+    }
+    return sorted(scores.items(), key=lambda item: -item[1])

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,19 @@ class Matches:
     freqs: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TermMatches:
+    """Where one word of a query occurs in several blocks.
+
+    Attributes:
+        boost: Factor of the word's score.
+        matches: One per block; None where the word is not.
+    """
+
+    boost: float
+    matches: list[Matches | None]
+
+
 @dataclass(frozen=True, eq=False)
 class PostingsBlock:
     """Chunks and the terms they hold. "Row" is the position of a chunk in the block.
@@ -40,7 +54,8 @@ class PostingsBlock:
     Attributes:
         chunk_ids: int64, shape (chunks,).
         lengths: float32, shape (chunks,), words.
-        languages: str, shape (chunks,).
+        languages: Those that occur.
+        language_of: int16, shape (chunks,): position in `languages`.
         file_of: int32, shape (chunks,), ascending: position in `file_ids`.
         file_ids: One per file.
         terms: int32, shape (terms,), ascending.
@@ -52,7 +67,8 @@ class PostingsBlock:
 
     chunk_ids: NDArray[np.int64]
     lengths: NDArray[np.float32]
-    languages: NDArray[np.str_]
+    languages: tuple[str, ...]
+    language_of: NDArray[np.int16]
     file_of: NDArray[np.int32]
     file_ids: tuple[str, ...]
     terms: NDArray[np.int32]
@@ -85,24 +101,14 @@ class PostingsBlock:
     @cached_property
     def language_counts(self) -> Counter[str]:
         """Live chunks per language."""
-        names, counts = np.unique(self.languages[self.live], return_counts=True)
-        return Counter(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+        return self.languages_at(np.flatnonzero(self.live))
 
     @cached_property
     def size_bytes(self) -> int:
         """Memory held, near enough for a budget."""
-        arrays = (
-            self.chunk_ids,
-            self.lengths,
-            self.languages,
-            self.file_of,
-            self.terms,
-            self.offsets,
-            self.rows,
-            self.freqs,
-            self.live,
-        )
-        return sum(array.nbytes for array in arrays) + _BYTES_PER_FILE * len(self.file_ids)
+        per_chunk = self.chunk_ids, self.lengths, self.language_of, self.file_of, self.live
+        per_posting = self.terms, self.offsets, self.rows, self.freqs
+        return sum(array.nbytes for array in (*per_chunk, *per_posting)) + _BYTES_PER_FILE * len(self.file_ids)
 
     def without(self, file_ids: Collection[str]) -> "PostingsBlock":
         """Return the block with the chunks of these files marked as removed; files it does not hold are ignored."""
@@ -123,6 +129,11 @@ class PostingsBlock:
             kept = self.live[matches.rows]
             matches = Matches(matches.rows[kept], matches.freqs[kept])
         return matches if len(matches.rows) else None
+
+    def languages_at(self, rows: NDArray[np.integer[Any]]) -> Counter[str]:
+        """Return how many of these chunks are in each language."""
+        counts = np.bincount(self.language_of[rows], minlength=len(self.languages))
+        return Counter(dict(zip(self.languages, counts.tolist(), strict=True)))
 
     def count(self, term: QueryTerm) -> int:
         """Return about how many chunks hold `term`, removed ones and repeated spellings included: a guess at no cost."""
@@ -148,11 +159,14 @@ def build_block(segments: Sequence[LexicalSegment]) -> PostingsBlock:
     freqs = np.frombuffer(b"".join(chain.from_iterable(s.term_freqs for s in segments)), dtype="<u2").astype(
         np.uint16, copy=False
     )
+    named = list(chain.from_iterable(segment.languages for segment in segments))
+    languages = tuple(sorted(set(named)))
     chunk_ids = np.fromiter(chain.from_iterable(segment.chunk_ids for segment in segments), dtype=np.int64, count=sum(sizes))
     return _assemble(
         chunk_ids=chunk_ids,
         lengths=np.fromiter(chain.from_iterable(s.term_totals for s in segments), dtype=np.float32, count=sum(sizes)),
-        languages=np.array(list(chain.from_iterable(segment.languages for segment in segments)), dtype="U3"),
+        languages=languages,
+        language_of=np.fromiter(map(languages.index, named), dtype=np.int16, count=sum(sizes)),
         file_of=np.repeat(np.arange(len(segments), dtype=np.int32), sizes),
         file_ids=tuple(segment.file_id for segment in segments),
         postings=(terms, rows, freqs),
@@ -164,6 +178,8 @@ def merge_blocks(blocks: Sequence[PostingsBlock]) -> PostingsBlock:
     postings: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint16]]] = []
     files_of: list[NDArray[np.int32]] = []
     file_ids: list[str] = []
+    languages = tuple(sorted({language for block in blocks for language in block.languages}))
+    languages_of: list[NDArray[np.int16]] = []
     first_row = 0
     for block in blocks:
         new_rows = (np.cumsum(block.live) - 1 + first_row).astype(np.int32)
@@ -173,11 +189,14 @@ def merge_blocks(blocks: Sequence[PostingsBlock]) -> PostingsBlock:
         files, file_of = np.unique(block.file_of[block.live], return_inverse=True)
         files_of.append((file_of + len(file_ids)).astype(np.int32))
         file_ids += [block.file_ids[file] for file in files.tolist()]
+        renumbered = np.array([languages.index(language) for language in block.languages], dtype=np.int16)
+        languages_of.append(renumbered[block.language_of[block.live]])
         first_row += block.live_chunks
     return _assemble(
         chunk_ids=np.concatenate([block.chunk_ids[block.live] for block in blocks]),
         lengths=np.concatenate([block.lengths[block.live] for block in blocks]),
-        languages=np.concatenate([block.languages[block.live] for block in blocks]),
+        languages=languages,
+        language_of=np.concatenate(languages_of),
         file_of=np.concatenate(files_of),
         file_ids=tuple(file_ids),
         postings=(
@@ -192,7 +211,8 @@ def _assemble(
     *,
     chunk_ids: NDArray[np.int64],
     lengths: NDArray[np.float32],
-    languages: NDArray[np.str_],
+    languages: tuple[str, ...],
+    language_of: NDArray[np.int16],
     file_of: NDArray[np.int32],
     file_ids: tuple[str, ...],
     postings: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint16]],
@@ -206,6 +226,7 @@ def _assemble(
         chunk_ids=chunk_ids,
         lengths=lengths,
         languages=languages,
+        language_of=language_of,
         file_of=file_of,
         file_ids=file_ids,
         terms=terms[starts],
