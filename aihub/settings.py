@@ -39,10 +39,6 @@ class Settings(BaseSettings):
         default=None, description="Name clients use for AIHUB_EMBEDDING_MODEL; its last path part when unset."
     )
 
-    loopback_only: bool = Field(
-        default=False, description="Refuse callers from other machines; `aihub serve` sets it from the config's host."
-    )
-
     max_json_bytes: PositiveInt = Field(default=4 * 2**20, description="Largest JSON body.")
     max_upload_bytes: PositiveInt = Field(default=64 * 2**20, description="Largest uploaded file.")
     body_timeout_s: PositiveFloat = Field(default=30.0, description="Longest wait for the next piece of a request body.")

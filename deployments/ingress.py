@@ -11,7 +11,6 @@ from aihub.api.app import create_app
 from aihub.profiles import Profile
 from aihub.schemas.chat import ChatCompletionRequest
 from aihub.schemas.validation import validate
-from aihub.security.loopback import LoopbackGuard
 from aihub.security.principal import Principal
 from aihub.settings import Settings
 from deployments.hub_parts import HubParts
@@ -27,14 +26,12 @@ class Ingress:
     """
 
     async def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._settings = settings
         self._model_id = model_id
         self._parts = HubParts(settings, profile, model_id, tokenizer_path)
         await self._parts.start()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        app = create_app(self._parts.services, sends_request_id=False)  # Ray Serve adds it
-        return LoopbackGuard(app) if self._settings.loopback_only else app
+        return create_app(self._parts.services, sends_request_id=False)  # Ray Serve adds it
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer an OpenAI chat body with OpenAI's `chat.completion` object."""

@@ -1,6 +1,5 @@
 """Checks before a start, and plain words for why one failed."""
 
-import os
 import re
 import shutil
 import socket
@@ -14,6 +13,13 @@ from aihub.errors import ConfigurationError
 from aihub.settings import Settings
 
 NEEDED_BYTES = 2 * 10**9
+SERVE_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Fewer threads and queues per request, gRPC between replicas (docs/adr/0002-one-proxy.md); logs still go to our file.
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "1",
+}
 _ERROR_LINE = re.compile(r"(?:ConfigurationError|DeployFailed): (?P<message>.+)")
 
 
@@ -60,26 +66,7 @@ def check(config: Path, port: int | None, settings: Settings) -> StartPlan:
     host, chosen_port = http_options.get("host", "127.0.0.1"), int(http_options.get("port", 8000))
     _check_port(host, chosen_port)
     shown_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  # compared, not bound
-    return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", _serve_environment(host))
-
-
-def _serve_environment(host: str) -> dict[str, str]:
-    environment = {"RAY_USAGE_STATS_ENABLED": "0"}
-    if os.environ.get("AIHUB_HAPROXY", "1") == "1":
-        # HAProxy instead of Ray Serve's Python proxy, and gRPC between replicas: level with a bare engine server.
-        environment |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-        # How long a replica that stops stays open for late requests; Ctrl-C waits for it. HAProxy retries refused ones.
-        environment["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "2"
-        environment |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(_free_port()) for name in ("METRICS", "STATS")}
-        # That mode opens the replicas' own HTTP ports on every interface, whatever the config's host.
-        environment["AIHUB_LOOPBACK_ONLY"] = str(host in {"127.0.0.1", "localhost", "::1"}).lower()
-    return environment
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", dict(SERVE_ENVIRONMENT))
 
 
 def explain_failure(log_path: Path) -> str:
