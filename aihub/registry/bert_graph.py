@@ -70,6 +70,7 @@ class _BertGraph:
         self._nodes: list[Any] = []
         self._constants: dict[str, NDArray[Any]] = {}
         self._exposed: dict[str, str] = {}
+        self._shared: dict[tuple[str, ...], str] = {}
 
     def build(self, *, expose_inputs: bool) -> Any:
         from onnx import TensorProto, helper, numpy_helper
@@ -165,20 +166,18 @@ class _BertGraph:
         form = quantize_input(self._ranges[name], [linear.weight for linear in linears])
         if not name.endswith(".context"):
             value = self._node("Mul", [value, self._constant(f"{name}.smoothing", 1.0 / form.smoothing)])
-        scale = self._constant(f"{name}.scale", np.float32(form.scale))
-        zero = self._constant(f"{name}.zero", np.uint8(form.zero_point))
-        quantized = self._node("QuantizeLinear", [value, scale, zero])
-        return [
-            self._multiply_int8(f"{name}.{i}", quantized, scale, zero, linear, form, with_bias=with_bias)
-            for i, linear in enumerate(linears)
-        ]
+        return [self._multiply_int8(f"{name}.{i}", value, linear, form, with_bias) for i, linear in enumerate(linears)]
 
-    def _multiply_int8(
-        self, name: str, quantized: str, scale: str, zero: str, linear: _Linear, form: QuantizedInput, *, with_bias: bool
-    ) -> str:
-        weight, weight_scale = quantize_columns(linear.weight * form.smoothing[:, None])
+    def _multiply_int8(self, name: str, value: str, linear: _Linear, form: QuantizedInput, with_bias: bool) -> str:
+        """Multiply a smoothed value; the few outlier rows in float32."""
+        rows = linear.weight * form.smoothing[:, None]
+        exact = rows[form.outliers]
+        rows[form.outliers] = 0.0
+        weight, weight_scale = quantize_columns(rows)
+        scale = self._constant(f"{value}.scale", np.float32(form.scale))
+        zero = self._constant(f"{value}.zero", np.uint8(form.zero_point))
         inputs = [
-            quantized,
+            self._once("QuantizeLinear", [value, scale, zero]),
             self._constant(f"{name}.weight", weight),
             scale,
             self._constant(f"{name}.weight_scale", weight_scale),
@@ -187,7 +186,11 @@ class _BertGraph:
         ]
         if with_bias:
             inputs.append(self._constant(f"{name}.bias", linear.bias))
-        return self._node("MatMulIntegerToFloat", inputs, domain="com.microsoft")
+        product = self._node("MatMulIntegerToFloat", inputs, domain="com.microsoft")
+        if not form.outliers.size:
+            return product
+        picked = self._once("Gather", [value, self._constant(f"{value}.outliers", form.outliers)], axis=-1)
+        return self._node("Add", [product, self._node("MatMul", [picked, self._constant(f"{name}.exact", exact)])])
 
     def _pool(self, hidden: str, mask: str) -> str:
         """Sum (which has the direction of the mean) or first token; the norm that follows removes the length."""
@@ -211,6 +214,13 @@ class _BertGraph:
         output = f"{operator}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, inputs, [output], name=output, domain=domain, **attributes))
         return output
+
+    def _once(self, operator: str, inputs: list[str], **attributes: Any) -> str:
+        """Return the output of an equal node made before, or of a new one."""
+        key = (operator, *inputs)
+        if key not in self._shared:
+            self._shared[key] = self._node(operator, inputs, **attributes)
+        return self._shared[key]
 
     def _constant(self, name: str, value: Any) -> str:
         self._constants[name] = np.asarray(value)

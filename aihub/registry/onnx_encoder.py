@@ -26,7 +26,7 @@ FACTS_NAME = "encoder.json"
 CALIBRATION_PATH = Path(__file__).resolve().parents[2] / "configs" / "embedding_calibration.txt"
 MIN_COSINE = 0.99
 COPIED_SUFFIXES = (".json", ".txt", ".model")
-RECIPE = 1
+RECIPE = 2
 
 
 def export_encoder(source: Path, target: Path, progress: Progress) -> None:
