@@ -64,6 +64,8 @@ def query_language(blocks: Sequence[PostingsBlock], query: Sequence[TermMatches]
         for block, matches in zip(blocks, term.matches, strict=True):
             if matches is not None:
                 holding.update(block.languages_at(matches.rows))
+        if not holding:
+            continue  # a word the store does not know would speak for its smallest language
         share = (sum(holding.values()) + 0.5) / (total + 1)
         for language in languages:
             expected = (holding[language] + _EVEN_CHUNKS * share) / (chunks[language] + _EVEN_CHUNKS)
