@@ -86,6 +86,10 @@ class ChatCompletionRequest(SamplingRequest):
             tools = [tool.model_dump(exclude_none=True) for tool in self.tools]
             body["tools"] = neutralise_values(tools, tokens)
             choice = self.tool_choice if self.tool_choice is not None else "auto"
+            if choice not in {"auto", "none"}:
+                # A forced call must be one: vLLM holds the model to the schema of strict functions only.
+                for tool in body["tools"]:
+                    tool["function"].setdefault("strict", True)
             body["tool_choice"] = choice if isinstance(choice, str) else choice.model_dump()
         else:
             body.pop("parallel_tool_calls", None)

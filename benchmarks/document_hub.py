@@ -1,0 +1,129 @@
+"""The document side of the hub in one process: real PostgreSQL, parser, embedder, ingest worker and retriever, no Ray."""
+
+import asyncio
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from aihub.api.services import FileService, VectorStoreService
+from aihub.documents.parse import DocumentParser
+from aihub.engines.embedder import SentenceEmbedder
+from aihub.profiles import load_profile
+from aihub.registry.default_models import prepare_embedding_model
+from aihub.registry.selection import select_embedding_model
+from aihub.retrieval.cache import LexicalIndexCache
+from aihub.schemas.vector_stores import VectorStoreCreate, VectorStoreFileCreate
+from aihub.security.principal import Principal
+from aihub.settings import Settings
+from aihub.storage.chunks import ChunkTable
+from aihub.storage.embedded import EmbeddedStores
+from aihub.storage.files import FileTable
+from aihub.storage.migrate import upgrade
+from aihub.storage.postgres import Database
+from aihub.storage.records import VectorStoreRecord
+from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
+from aihub.telemetry.metrics import Metrics
+from pipelines.documents import Files, VectorStores
+from pipelines.ingest import IngestWorker
+from pipelines.retrieve import Retriever
+
+
+@dataclass
+class DocumentHub:
+    """What a benchmark needs of the hub's document side."""
+
+    files: FileService
+    vector_stores: VectorStoreService
+    stores: VectorStoreTable
+    chunks: ChunkTable
+    database: Database
+    embedder: SentenceEmbedder
+    retriever: Retriever
+    principal: Principal
+
+    async def ingest(self, name: str, documents: Iterable[tuple[str, str]]) -> VectorStoreRecord:
+        """Upload and index (document id, text) pairs as the API does; return their store. The file name is the id."""
+        created = await self.vector_stores.create(self.principal, VectorStoreCreate(name=name))
+        for document_id, text in documents:
+            file = await self.files.upload(
+                self.principal, filename=f"{document_id}.txt", purpose="assistants", content=_once(text.encode())
+            )
+            await self.vector_stores.attach_file(self.principal, created.id, VectorStoreFileCreate(file_id=file.id))
+        with tqdm(desc=f"indexing {name}", unit="document") as bar:
+            while True:
+                store = await self.stores.get(self.principal.tenant_id, created.id)
+                bar.total = store.file_counts.total
+                bar.update(store.file_counts.completed - bar.n)
+                if store.file_counts.failed:
+                    raise SystemExit(f"{store.file_counts.failed} documents of {name} failed")
+                if store.file_counts.completed == store.file_counts.total:
+                    return store
+                await asyncio.sleep(0.5)
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+@asynccontextmanager
+async def document_hub() -> AsyncIterator[DocumentHub]:
+    """Run the parts in a state folder that is thrown away."""
+    settings = Settings()
+    profile = load_profile(settings.profile)
+    choice = select_embedding_model(settings, profile)
+    folder = prepare_embedding_model(choice.source, settings, backend=profile.embeddings.backend)
+    with tempfile.TemporaryDirectory(prefix="aihub-bench-") as home:
+        stores = EmbeddedStores(Path(home))
+        url = stores.start().database_url
+        upgrade(url)
+        database = Database(url)
+        embedder = SentenceEmbedder(folder, choice.model_id, device=profile.device, languages=profile.embeddings.languages)
+        parser = DocumentParser(str(folder / "tokenizer.json"), profile.hub.parser_processes)
+        await asyncio.gather(database.open(), embedder.start(), parser.start())
+        try:
+            async with _wired(settings, database, embedder, parser) as hub:
+                yield hub
+        finally:
+            await asyncio.gather(parser.close(), embedder.close(), database.close())
+            stores.stop()
+
+
+@asynccontextmanager
+async def _wired(
+    settings: Settings, database: Database, embedder: SentenceEmbedder, parser: DocumentParser
+) -> AsyncIterator[DocumentHub]:
+    files, tables, store_files = FileTable(database), VectorStoreTable(database), VectorStoreFileTable(database)
+    chunks = ChunkTable(database)
+    retriever = Retriever(chunks, LexicalIndexCache(chunks), embedder)
+    worker = IngestWorker(
+        files=files,
+        stores=tables,
+        store_files=store_files,
+        parser=parser,
+        embedder=embedder,
+        metrics=Metrics(),
+        worker_id=uuid.uuid4().hex,
+        concurrency=4,
+    )
+    task = asyncio.create_task(worker.run())
+    try:
+        yield DocumentHub(
+            files=Files(files, max_bytes=settings.max_upload_bytes),
+            vector_stores=VectorStores(
+                files=files, stores=tables, store_files=store_files, retriever=retriever, embedder=embedder, nudge=worker.nudge
+            ),
+            stores=tables,
+            chunks=chunks,
+            database=database,
+            embedder=embedder,
+            retriever=retriever,
+            principal=Principal(),
+        )
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
