@@ -119,6 +119,13 @@ class AppConnection:
             if not finished:
                 responses.cancel()
 
+    async def _judge_silence(self) -> None:
+        """A replica that gives no answer may be busy; where there is none, a request would only wait in the router."""
+        if await asyncio.to_thread(_running_replicas, self._app_name) == 0:
+            self._health = PartHealth("down", "it is starting or being replaced")
+        elif self._health.status != "down":
+            self._health = PartHealth("degraded", f"no answer to a probe within {PROBE_TIMEOUT_S:.0f} s; it may be busy")
+
     def _method(self, handle: DeploymentHandle, name: str, *, stream: bool) -> DeploymentHandle:
         # Each `.options()` makes a new handle with its own metrics pusher and long poll, so they are kept.
         key = (name, stream)
@@ -139,9 +146,7 @@ class AppConnection:
                 self._method(self._handle, "health", stream=False).remote(), PROBE_TIMEOUT_S
             )
         except TimeoutError:
-            # A part that was up may only be busy; one that was down has no replica yet.
-            if self._health.status != "down":
-                self._health = PartHealth("degraded", f"no answer to a probe within {PROBE_TIMEOUT_S:.0f} s; it may be busy")
+            await self._judge_silence()
         except BackPressureError:
             self._health = PartHealth("degraded", "its queue is full")
         except RayServeException:
@@ -152,6 +157,14 @@ class AppConnection:
             if self._health.status == "down":
                 logger.info("%s is available.", self.part)
             self._health = health
+
+
+def _running_replicas(app_name: str) -> int:
+    """Replicas that Serve's controller takes for running; blocking."""
+    application = serve.status().applications.get(app_name)
+    if application is None:
+        return 0
+    return sum(deployment.replica_states.get("RUNNING", 0) for deployment in application.deployments.values())
 
 
 class LLMHandle:

@@ -14,6 +14,7 @@ from aihub.errors import ContextLengthError, HubError, InvalidRequestError, Mode
 from deployments.vllm_adapter import (
     ChatCompletionRequest,
     CompletionRequest,
+    EngineDeadError,
     ErrorResponse,
     LLMServer,
     TokenizeChatRequest,
@@ -106,12 +107,15 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
             ) from error
 
     async def _first_object(self, items: AsyncGenerator[Any, None]) -> dict[str, Any]:
-        async for item in items:
-            if isinstance(item, ErrorResponse):
-                raise _to_hub_error(item)
-            self._last_progress_s = time.monotonic()
-            answer: dict[str, Any] = item.model_dump(mode="json", exclude_unset=False)
-            return answer
+        try:
+            async for item in items:
+                if isinstance(item, ErrorResponse):
+                    raise _to_hub_error(item)
+                self._last_progress_s = time.monotonic()
+                answer: dict[str, Any] = item.model_dump(mode="json", exclude_unset=False)
+                return answer
+        except EngineDeadError as error:
+            raise _engine_died() from error
         raise ModelUnavailableError("The engine closed without an answer. Try again.")
 
     async def _frames(self, batches: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
@@ -124,8 +128,14 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
                         raise _to_hub_error(item)
                     self._last_progress_s = time.monotonic()
                     yield item
+        except EngineDeadError as error:
+            raise _engine_died() from error
         finally:
             await batches.aclose()
+
+
+def _engine_died() -> ModelUnavailableError:
+    return ModelUnavailableError("The model's engine has died; a new one is started. Retry in a minute.", retry_after_s=30)
 
 
 def _parse(request_type: Any, body: dict[str, Any]) -> Any:

@@ -9,10 +9,12 @@ from typing import Any
 from ray.llm._internal.serve.core.configs.openai_api_models import ErrorResponse, TokenizeChatRequest, TokenizeResponse
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+from vllm.v1.engine.exceptions import EngineDeadError
 
 __all__ = [
     "ChatCompletionRequest",
     "CompletionRequest",
+    "EngineDeadError",
     "ErrorResponse",
     "LLMConfig",
     "LLMServer",
