@@ -1,5 +1,6 @@
 """`aihub serve`: check the machine, prepare the models, run the Serve config, wait until it answers, stop it cleanly."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,7 +62,9 @@ def serve(
                     raise ConfigurationError(f"The hub stopped by itself. The reason is at the end of {log_path}.")
                 time.sleep(0.2)
         finally:
-            typer.echo("Stopping ...")
+            with contextlib.suppress(BrokenPipeError):
+                # The terminal may be gone already; the hub must be stopped all the same.
+                typer.echo("Stopping ...")
             processes.stop_all(child, run_id, timeout_s=STOP_TIMEOUT_S)
             typer.echo("Stopped.")
 
@@ -73,6 +76,7 @@ class _StopRequest:
         self.requested = False
         signal.signal(signal.SIGINT, self._note)
         signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGHUP, self._note)
 
     def _note(self, _signal: int, _frame: FrameType | None) -> None:
         self.requested = True

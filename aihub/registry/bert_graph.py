@@ -90,7 +90,7 @@ class _BertGraph:
             "encoder",
             [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "tokens"]) for n in ("input_ids", "attention_mask")],
             outputs,
-            [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in self._constants.items()],
+            [numpy_helper.from_array(value, name) for name, value in self._constants.items()],
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=9)
@@ -194,9 +194,9 @@ class _BertGraph:
 
     def _pool(self, hidden: str, mask: str) -> str:
         """Sum (which has the direction of the mean) or first token; the norm that follows removes the length."""
-        axis = self._integers("token_axis", [1])
         if self._shape.pooling == "cls":
             return self._node("Gather", [hidden, self._constant("first_token", np.int64(0))], axis=1)
+        axis = self._integers("token_axis", [1])
         row = self._node("Unsqueeze", [mask, axis])
         return self._node("Squeeze", [self._node("MatMul", [row, hidden]), axis])
 
@@ -223,7 +223,7 @@ class _BertGraph:
         return self._shared[key]
 
     def _constant(self, name: str, value: Any) -> str:
-        self._constants[name] = np.asarray(value)
+        self._constants[name] = np.asarray(value, order="C")
         return name
 
     def _integers(self, name: str, values: list[int]) -> str:

@@ -172,7 +172,7 @@ def _size_of(folder: Path) -> int:
 
 def _prepare_folder_or_hub(source: str, settings: Settings, progress: Progress) -> Path:
     folder = Path(source).expanduser()
-    if folder.is_dir() or source.startswith(("/", ".", "~")):
+    if source and (folder.is_dir() or source.startswith(("/", ".", "~"))):
         check_model_folder(folder)
         return folder.resolve()
     return download_model(source, settings.models_path, progress)

@@ -62,7 +62,7 @@ def _fetch(hub_id: str, commit: str, names: list[str], folder: Path) -> None:
 
 
 def _reach(hub_id: str, call: Any) -> Any:
-    from httpx import HTTPError
+    from httpx2 import HTTPError  # huggingface_hub's own client; its transport errors come through as they are
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,

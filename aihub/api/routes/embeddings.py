@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from aihub.api.deps import ServicesDep
 from aihub.api.requests import StrictRoute
-from aihub.api.streaming import until_disconnect
+from aihub.api.streaming import until_disconnect, usage_observer
 from aihub.engines.base import Embeddings
 from aihub.errors import InvalidRequestError, NotFoundError
 from aihub.schemas.embeddings import EmbeddingList, EmbeddingRequest
@@ -34,6 +34,8 @@ async def create_embeddings(body: EmbeddingRequest, request: Request, services: 
             param="dimensions",
         )
     embeddings = await until_disconnect(request, services.embedder.embed(body.input), timeout_s=services.settings.chat_timeout_s)
+    tokens = sum(embeddings.token_counts)
+    usage_observer(services.metrics, request).answer({"usage": {"prompt_tokens": tokens}})
     # Thousands of vectors take long to write as text; not on the event loop.
     content = await asyncio.to_thread(_render, embeddings, card.model_id, as_base64=body.encoding_format == "base64")
     return Response(content, media_type="application/json")
