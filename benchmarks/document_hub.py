@@ -71,8 +71,8 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def document_hub() -> AsyncIterator[DocumentHub]:
-    """Run the parts in a state folder that is thrown away."""
+async def document_hub(*, works: bool = True) -> AsyncIterator[DocumentHub]:
+    """Run the parts in a state folder that is thrown away; without an ingest worker unless it `works`."""
     settings = Settings()
     profile = load_profile(settings.profile)
     choice = select_embedding_model(settings, profile)
@@ -86,7 +86,7 @@ async def document_hub() -> AsyncIterator[DocumentHub]:
         parser = DocumentParser(str(folder / "tokenizer.json"), profile.hub.parser_processes)
         await asyncio.gather(database.open(), embedder.start(), parser.start())
         try:
-            async with _wired(settings, database, embedder, parser) as hub:
+            async with _wired(settings, database, embedder, parser, works=works) as hub:
                 yield hub
         finally:
             await asyncio.gather(parser.close(), embedder.close(), database.close())
@@ -95,7 +95,7 @@ async def document_hub() -> AsyncIterator[DocumentHub]:
 
 @asynccontextmanager
 async def _wired(
-    settings: Settings, database: Database, embedder: SentenceEmbedder, parser: DocumentParser
+    settings: Settings, database: Database, embedder: SentenceEmbedder, parser: DocumentParser, *, works: bool
 ) -> AsyncIterator[DocumentHub]:
     files, tables, store_files = FileTable(database), VectorStoreTable(database), VectorStoreFileTable(database)
     chunks = ChunkTable(database)
@@ -110,7 +110,7 @@ async def _wired(
         worker_id=uuid.uuid4().hex,
         concurrency=4,
     )
-    task = asyncio.create_task(worker.run())
+    tasks = [asyncio.create_task(worker.run())] if works else []
     try:
         yield DocumentHub(
             files=Files(files, max_bytes=settings.max_upload_bytes),
@@ -125,5 +125,6 @@ async def _wired(
             principal=Principal(),
         )
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

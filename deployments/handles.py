@@ -6,8 +6,9 @@ it back.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any
 
 from ray import serve
@@ -22,7 +23,7 @@ logger = logging.getLogger("ray.serve")
 
 PROBE_TIMEOUT_S = 2.0
 PROBE_WHEN_DOWN_S = 0.5
-PROBE_WHEN_UP_S = 5.0
+PROBE_WHEN_UP_S = 1.0
 
 
 def translate_error(error: BaseException, part: str) -> HubError:
@@ -54,6 +55,7 @@ class AppConnection:
         self._methods: dict[tuple[str, bool], DeploymentHandle] = {}
         self._health = PartHealth("down", "starting")
         self._task: asyncio.Task[None] | None = None
+        self._waiting: set[asyncio.Future[Any]] = set()
 
     def start(self) -> None:
         """Begin probing; call inside the running loop."""
@@ -83,7 +85,7 @@ class AppConnection:
     def fail(self, error: BaseException) -> HubError:
         """Translate a failed call, and mark the part down when its replica is gone."""
         translated = translate_error(error, self.part)
-        if isinstance(translated, ModelUnavailableError) and not isinstance(error, HubError):
+        if isinstance(translated, ModelUnavailableError):
             self._health = PartHealth("down", "its replica died; Serve starts a new one")
         return translated
 
@@ -91,7 +93,7 @@ class AppConnection:
         """Call a plain method and translate its errors."""
         response = self.method(name).remote(*args)
         try:
-            return await response
+            return await self._first(_result_of(response))
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -105,8 +107,10 @@ class AppConnection:
         responses = self.method(name, stream=True).remote(*args)
         finished = False
         try:
-            async for item in responses:
-                yield item
+            with contextlib.suppress(StopAsyncIteration):
+                yield await self._first(anext(responses))
+                async for item in responses:
+                    yield item
             finished = True
         except RequestCancelledError as error:
             raise asyncio.CancelledError from error
@@ -119,10 +123,30 @@ class AppConnection:
             if not finished:
                 responses.cancel()
 
+    async def _first(self, coming: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for an answer's begin, which never comes when the request waits in the router for a replica that has died.
+
+        Raises:
+            ModelUnavailableError: The part was found to have no replica meanwhile.
+        """
+        future = asyncio.ensure_future(coming)
+        self._waiting.add(future)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not future.cancelled():
+                future.cancel()
+                raise
+            raise ModelUnavailableError(f"{self.part} is being replaced. Retry in a few seconds.") from None
+        finally:
+            self._waiting.discard(future)
+
     async def _judge_silence(self) -> None:
         """A replica that gives no answer may be busy; where there is none, a request would only wait in the router."""
         if await asyncio.to_thread(_running_replicas, self._app_name) == 0:
             self._health = PartHealth("down", "it is starting or being replaced")
+            for future in self._waiting:
+                future.cancel()
         elif self._health.status != "down":
             self._health = PartHealth("degraded", f"no answer to a probe within {PROBE_TIMEOUT_S:.0f} s; it may be busy")
 
@@ -157,6 +181,10 @@ class AppConnection:
             if self._health.status == "down":
                 logger.info("%s is available.", self.part)
             self._health = health
+
+
+async def _result_of(response: Any) -> Any:
+    return await response
 
 
 def _running_replicas(app_name: str) -> int:

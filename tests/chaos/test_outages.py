@@ -131,7 +131,7 @@ def test_embeddings_replica_killed_comes_back(hub: RunningHub) -> None:
     def embed() -> httpx.Response:
         started_s = time.monotonic()
         answer = httpx.post(f"{hub.url}/v1/embeddings", json=body, timeout=30)
-        assert time.monotonic() - started_s < 4
+        assert time.monotonic() - started_s < 12
         assert answer.status_code in {200, 503}, answer.text
         return answer
 
