@@ -28,8 +28,10 @@ def check_inputs(inputs: Sequence[str] | Sequence[Sequence[int]], vocabulary_siz
 def _check_text(text: str, index: int) -> None:
     if not text.strip():
         raise InvalidRequestError(f"Input {index} is empty. Leave it out.", param="input")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidRequestError(f"Input {index} holds half a surrogate pair, which is no text.", param="input")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(f"Input {index} holds half a surrogate pair, which is no text.", param="input") from error
 
 
 def _check_token_ids(ids: Sequence[int], index: int, vocabulary_size: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
@@ -16,13 +17,14 @@ WORDS = [
     "[UNK]",
     "[CLS]",
     "[SEP]",
-    *"a the is of what and in to hà nội việt nam đơn hàng giày shop capital japan".split(),
+    *"a the is of what and in to ha noi viet nam don hang giay shop capital japan".split(),
 ]
 WIDTH, HEADS, LAYERS, INNER, POSITIONS = 32, 4, 2, 64, 48
 
 
 def write_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     tokenizer.enable_truncation(8)
