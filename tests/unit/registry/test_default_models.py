@@ -89,4 +89,4 @@ def test_an_unsafe_folder_is_refused(settings: Settings, tmp_path: Path) -> None
     (folder / "pytorch_model.bin").write_bytes(b"")
     for backend in ("torch", "onnx"):
         with pytest.raises(ConfigurationError, match="pytorch_model.bin"):
-            prepare_embedding_model(str(folder), settings, backend=backend)  # type: ignore[arg-type]
+            prepare_embedding_model(str(folder), settings, backend=backend)

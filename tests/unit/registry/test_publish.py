@@ -51,7 +51,11 @@ def test_another_origin_replaces_it(tmp_path: Path, other: Origin) -> None:
 
 
 def test_any_version_will_do_where_none_is_asked_for(tmp_path: Path) -> None:
-    target = publish(tmp_path / "toy", Origin("hub:org/toy", None), lambda folder: fill(folder) or "abc123")
+    def fetch(folder: Path) -> str:
+        fill(folder)
+        return "abc123"
+
+    target = publish(tmp_path / "toy", Origin("hub:org/toy", None), fetch)
     assert publish(target, Origin("hub:org/toy", None), never) == target
     assert is_published(target, Origin("hub:org/toy", "abc123"))
 

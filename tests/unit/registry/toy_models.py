@@ -51,7 +51,7 @@ def bert_weights(seed: int = 0) -> dict[str, np.ndarray[Any, np.dtype[np.float32
         "embeddings.position_embeddings.weight": normal(POSITIONS, WIDTH),
         "embeddings.token_type_embeddings.weight": normal(2, WIDTH),
     }
-    linears = {"embeddings.LayerNorm": (WIDTH,)}
+    linears: dict[str, tuple[int, ...]] = {"embeddings.LayerNorm": (WIDTH,)}
     for layer in range(LAYERS):
         prefix = f"encoder.layer.{layer}"
         linears |= {f"{prefix}.attention.self.{part}": (WIDTH, WIDTH) for part in ("query", "key", "value")}
