@@ -20,7 +20,7 @@ install: $(STAMP) ## Make .venv and install the pinned lock (CUDA where there is
 $(STAMP): $(LOCKS) pyproject.toml
 	@scripts/check_machine.sh "$(PYTHON)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	@echo "Installing the $(DEVICE) packages into $(VENV) (about 3 GB, a few minutes) ..."
+	@echo "Installing the $(DEVICE) packages into $(VENV) (about 5 GB, a few minutes) ..."
 	@if [ $(DEVICE) = cpu ]; then scripts/install_torch_cpu.sh $(BIN)/python; fi
 	@$(PIP) --progress-bar on -r requirements/$(DEVICE).lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -8,6 +8,6 @@ version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$1" -c 'import venv, ensurepip' 2>/dev/null || fail "Python's venv module is missing. Install it (Debian: apt-get install python3.11-venv) and run again."
 command -v g++ >/dev/null || fail "A C++ compiler is missing. Install one (Debian: apt-get install g++ make) and run again."
 free_kb=$(df -Pk . | awk 'NR==2 {print $4}')
-if [ ! -d .venv ] && [ "$free_kb" -lt 6000000 ]; then
-  fail "Only $((free_kb / 1000000)) GB are free in $(pwd); the packages and models need 6 GB. Free some space and run again."
+if [ ! -d .venv ] && [ "$free_kb" -lt 8000000 ]; then
+  fail "Only $((free_kb / 1000000)) GB are free in $(pwd); the packages and models need 8 GB. Free some space and run again."
 fi

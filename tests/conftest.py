@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -14,6 +15,10 @@ from aihub.storage.postgres import Database
 from tests.external_servers import ExternalPostgres
 
 pytest_plugins = ["tests.cluster"]
+
+# On a busy machine a single example may take long; `pytest-timeout` bounds the whole test.
+hypothesis.settings.register_profile("hub", deadline=None)
+hypothesis.settings.load_profile("hub")
 
 
 @pytest.fixture(scope="session")

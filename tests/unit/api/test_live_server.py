@@ -170,4 +170,4 @@ def test_health_is_quick_while_large_bodies_are_parsed(server: LiveServer) -> No
             slowest_s = max(slowest_s, time.perf_counter() - started_s)
     sender.join()
     assert done.is_set()
-    assert slowest_s < 0.5
+    assert slowest_s < 2.0
