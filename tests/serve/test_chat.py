@@ -222,14 +222,16 @@ def test_bad_request_is_refused_in_openai_shape_and_the_next_one_works(
 
 
 def test_prompt_over_context_by_one_token_is_refused_and_just_fitting_is_not(hub: RunningHub, client: openai.OpenAI) -> None:
-    first = client.chat.completions.create(
-        model=hub.model, messages=[{"role": "user", "content": "a " * 100}], max_tokens=1, temperature=0
-    )
-    assert first.usage is not None
-    room = 4096 - first.usage.prompt_tokens
-    fitting = {"model": hub.model, "messages": [{"role": "user", "content": "a " * 100}], "temperature": 0}
+    def ask(words: int) -> int:
+        answer = client.chat.completions.create(
+            model=hub.model, messages=[{"role": "user", "content": "a " * words}], max_tokens=1, temperature=0
+        )
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    # Every further word is one more token; one token of the context is the answer's.
+    most_words = 100 + 4095 - ask(100)
     with pytest.raises(openai.BadRequestError) as raised:
-        client.chat.completions.create(**fitting, max_tokens=room + 1)  # type: ignore[call-overload]
+        ask(most_words + 1)
     assert raised.value.code == "context_length_exceeded"
-    with client.chat.completions.create(**fitting, max_tokens=room, stream=True) as stream:  # type: ignore[call-overload]
-        assert next(iter(stream)).choices
+    assert ask(most_words) == 4095
