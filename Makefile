@@ -54,7 +54,7 @@ typecheck: install ## Check the types
 	@$(BIN)/mypy
 
 bench: install ## Compare the running path with its bare peers, side by side in one run
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks $(ARGS)
 
 bench-retrieval: install ## Print nDCG@10 for text, vector and hybrid search
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.retrieval_quality
