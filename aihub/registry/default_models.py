@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 from aihub.errors import ConfigurationError
-from aihub.registry.gguf import convert_gguf
+from aihub.registry.child import run_in_child
 from aihub.registry.hub import download_model
 from aihub.registry.model_folder import check_model_folder
 from aihub.registry.onnx_encoder import RECIPE as ONNX_RECIPE
-from aihub.registry.onnx_encoder import export_encoder, folder_fingerprint
+from aihub.registry.onnx_encoder import folder_fingerprint
 from aihub.registry.progress import Progress, no_progress
 from aihub.registry.publish import Origin, publish_folder
 from aihub.registry.sentence_model import read_sentence_model, why_not_onnx
@@ -99,7 +99,9 @@ def prepare_chat_model(source: str, settings: Settings, progress: Progress = no_
     return publish_folder(
         settings.models_path / model.folder,
         Origin(source, version),
-        lambda folder: convert_gguf(gguf_file, folder, progress, template, model.sampling),
+        lambda folder: run_in_child(
+            "convert_gguf", gguf_file, folder, progress, chat_template=template, sampling=dict(model.sampling)
+        ),
         needed_bytes=needed_bytes,
         progress=progress,
     )
@@ -127,7 +129,7 @@ def prepare_embedding_model(
             return publish_folder(
                 settings.models_path / f"{name}-onnx",
                 replace(origin, recipe=ONNX_RECIPE),
-                lambda target: export_encoder(folder, target, progress),
+                lambda target: run_in_child("export_encoder", folder, target, progress),
                 needed_bytes=_size_of(folder),
                 progress=progress,
             )

@@ -93,7 +93,7 @@ def publish_folder(
             if not is_published(target, origin):
                 _build_and_swap(target, origin, build, needed_bytes, progress, keep_partial)
     except Exception as error:
-        if _is_disk_full(error):
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise ConfigurationError(f"The disk of {target.parent} is full. Free {_gib(needed_bytes)} and try again.") from error
         if isinstance(error, PermissionError):
             raise ConfigurationError(f"{target.parent} cannot be written. Set AIHUB_HOME to a folder of yours.") from error
@@ -213,13 +213,6 @@ def _size_of(path: Path) -> int:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _is_disk_full(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in {errno.ENOSPC, errno.EDQUOT}
-    # safetensors and tokenizers write in Rust and wrap the system's error in their own types.
-    return "os error 28" in str(error) or "os error 122" in str(error)
 
 
 def _gib(size_bytes: int) -> str:
