@@ -4,15 +4,13 @@ import asyncio
 import time
 import uuid
 
-from aihub.retrieval.cache import LexicalIndexCache
-from pipelines.retrieve import Retriever
-
 from aihub.api.services import Services
 from aihub.documents.options import ParseLimits
 from aihub.documents.parse import DocumentParser
 from aihub.engines.base import ChatModelCard, PartHealth
 from aihub.errors import InternalError
 from aihub.profiles import Profile
+from aihub.retrieval.cache import LexicalIndexCache
 from aihub.settings import Settings
 from aihub.storage.cache import Cache
 from aihub.storage.chunks import ChunkTable
@@ -27,6 +25,7 @@ from pipelines.documents import Files, VectorStores
 from pipelines.ingest import IngestWorker
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
+from pipelines.retrieve import Retriever
 
 LLM_APP = "llm-default"
 EMBEDDINGS_APP = "embeddings"

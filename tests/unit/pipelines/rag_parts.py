@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pipelines.retrieve import Retrieval, ScoredChunk
 
 from aihub.engines.base import ChatEngine, ChatModelCard, EmbedderCard, Embeddings, PartHealth
 from aihub.engines.fake_chat import FakeChatEngine
@@ -20,6 +19,7 @@ from aihub.storage.records import ChunkHit, FileCounts, VectorStoreRecord
 from pipelines.chat import ChatPipeline, model_not_found
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
+from pipelines.retrieve import Retrieval, ScoredChunk
 
 GOLDEN = Path(__file__).parent / "golden"
 CALLER = Principal()
