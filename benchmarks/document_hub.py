@@ -17,7 +17,7 @@ from aihub.profiles import load_profile
 from aihub.registry.default_models import prepare_embedding_model
 from aihub.registry.selection import select_embedding_model
 from aihub.retrieval.cache import LexicalIndexCache
-from aihub.schemas.vector_stores import VectorStoreCreate, VectorStoreFileCreate
+from aihub.schemas.vector_stores import StaticChunking, VectorStoreCreate, VectorStoreFileCreate
 from aihub.security.principal import Principal
 from aihub.settings import Settings
 from aihub.storage.chunks import ChunkTable
@@ -28,6 +28,7 @@ from aihub.storage.postgres import Database
 from aihub.storage.records import VectorStoreRecord
 from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
 from aihub.telemetry.metrics import Metrics
+from benchmarks.cached_embedder import CachedEmbedder
 from pipelines.documents import Files, VectorStores
 from pipelines.ingest import IngestWorker
 from pipelines.retrieve import Retriever
@@ -42,18 +43,22 @@ class DocumentHub:
     stores: VectorStoreTable
     chunks: ChunkTable
     database: Database
-    embedder: SentenceEmbedder
+    embedder: CachedEmbedder
     retriever: Retriever
     principal: Principal
 
-    async def ingest(self, name: str, documents: Iterable[tuple[str, str]]) -> VectorStoreRecord:
+    async def ingest(
+        self, name: str, documents: Iterable[tuple[str, str]], chunking: StaticChunking | None = None
+    ) -> VectorStoreRecord:
         """Upload and index (document id, text) pairs as the API does; return their store. The file name is the id."""
         created = await self.vector_stores.create(self.principal, VectorStoreCreate(name=name))
         for document_id, text in documents:
             file = await self.files.upload(
                 self.principal, filename=f"{document_id}.txt", purpose="assistants", content=_once(text.encode())
             )
-            await self.vector_stores.attach_file(self.principal, created.id, VectorStoreFileCreate(file_id=file.id))
+            await self.vector_stores.attach_file(
+                self.principal, created.id, VectorStoreFileCreate(file_id=file.id, chunking_strategy=chunking)
+            )
         with tqdm(desc=f"indexing {name}", unit="document") as bar:
             while True:
                 store = await self.stores.get(self.principal.tenant_id, created.id)
@@ -72,7 +77,10 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def document_hub(*, works: bool = True) -> AsyncIterator[DocumentHub]:
-    """Run the parts in a state folder that is thrown away; without an ingest worker unless it `works`."""
+    """Run the parts in a state folder that is thrown away; without an ingest worker unless it `works`.
+
+    Vectors are remembered in `bench` of the real state folder.
+    """
     settings = Settings()
     profile = load_profile(settings.profile)
     choice = select_embedding_model(settings, profile)
@@ -82,20 +90,21 @@ async def document_hub(*, works: bool = True) -> AsyncIterator[DocumentHub]:
         url = stores.start().database_url
         upgrade(url)
         database = Database(url)
-        embedder = SentenceEmbedder(folder, choice.model_id, device=profile.device, languages=profile.embeddings.languages)
+        model = SentenceEmbedder(folder, choice.model_id, device=profile.device, languages=profile.embeddings.languages)
+        embedder = CachedEmbedder(model, folder, settings.home_path / "bench")
         parser = DocumentParser(str(folder / "tokenizer.json"), profile.hub.parser_processes)
-        await asyncio.gather(database.open(), embedder.start(), parser.start())
+        await asyncio.gather(database.open(), model.start(), parser.start())
         try:
             async with _wired(settings, database, embedder, parser, works=works) as hub:
                 yield hub
         finally:
-            await asyncio.gather(parser.close(), embedder.close(), database.close())
+            await asyncio.gather(parser.close(), model.close(), database.close())
             stores.stop()
 
 
 @asynccontextmanager
 async def _wired(
-    settings: Settings, database: Database, embedder: SentenceEmbedder, parser: DocumentParser, *, works: bool
+    settings: Settings, database: Database, embedder: CachedEmbedder, parser: DocumentParser, *, works: bool
 ) -> AsyncIterator[DocumentHub]:
     files, tables, store_files = FileTable(database), VectorStoreTable(database), VectorStoreFileTable(database)
     chunks = ChunkTable(database)
