@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from aihub.errors import ConfigurationError
-from aihub.registry.progress import Progress
+from aihub.registry.progress import Progress, no_progress
 
 MANIFEST_NAME = "aihub-manifest.json"
 LOCK_TIMEOUT_S = 1800.0
@@ -42,11 +42,16 @@ class Origin:
 
 def is_published(target: Path, origin: Origin) -> bool:
     """Whether `target` is complete, by its manifest and the sizes of its files, and of this origin. Takes milliseconds."""
-    manifest = _read_manifest(target)
+    manifest = read_manifest(target)
     if manifest is None or manifest["source"] != origin.source or manifest["recipe"] != origin.recipe:
         return False
     if origin.version is not None and manifest["version"] != origin.version:
         return False
+    return has_all_files(target, manifest)
+
+
+def has_all_files(target: Path, manifest: dict[str, Any]) -> bool:
+    """Whether every file of the manifest is there with its size; contents are not read."""
     return all(_size_of(target / name) == entry["size_bytes"] for name, entry in manifest["files"].items())
 
 
@@ -56,7 +61,7 @@ def damaged_files(target: Path) -> list[str]:
     Raises:
         ConfigurationError: The folder has no manifest.
     """
-    manifest = _read_manifest(target)
+    manifest = read_manifest(target)
     if manifest is None:
         raise ConfigurationError(f"{target} was not made by the hub: it has no readable {MANIFEST_NAME}.")
     files = manifest["files"].items()
@@ -89,7 +94,7 @@ def publish_folder(
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target, progress):
+        with hold_lock(target, progress):
             if not is_published(target, origin):
                 _build_and_swap(target, origin, build, needed_bytes, progress, keep_partial)
     except Exception as error:
@@ -108,8 +113,12 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def _locked(target: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of one target; the kernel frees it when its holder dies."""
+def hold_lock(target: Path, progress: Progress = no_progress) -> Iterator[None]:
+    """Hold the lock of one target across processes; the kernel frees it when its holder dies.
+
+    Raises:
+        ConfigurationError: Another process holds it too long.
+    """
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
         lock.acquire(timeout=0)
@@ -145,8 +154,8 @@ def _build_and_swap(
     partial.mkdir(exist_ok=True)
     try:
         version = build(partial) or origin.version or ""
-        _write_manifest(partial, Origin(origin.source, version, origin.recipe), progress)
-        _swap(partial, target)
+        seal_folder(partial, Origin(origin.source, version, origin.recipe), progress)
+        move_into_place(partial, target)
     except BaseException:
         if not keep_partial:
             _remove(partial)
@@ -154,7 +163,7 @@ def _build_and_swap(
 
 
 def _check_room(target: Path, needed_bytes: int) -> None:
-    if target.exists() and _read_manifest(target) is None:
+    if target.exists() and read_manifest(target) is None:
         raise ConfigurationError(f"{target} is in the way: it was not made by the hub. Move it elsewhere and start again.")
     free_bytes = shutil.disk_usage(target.parent).free
     if free_bytes < needed_bytes + SPARE_BYTES:
@@ -164,32 +173,34 @@ def _check_room(target: Path, needed_bytes: int) -> None:
         )
 
 
-def _write_manifest(folder: Path, origin: Origin, progress: Progress) -> None:
+def seal_folder(folder: Path, origin: Origin, progress: Progress = no_progress) -> None:
+    """Write the manifest of a finished folder and bring everything to the disk; reads every byte once."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
     entries: dict[str, dict[str, Any]] = {}
     for done, path in enumerate(files):
         progress("Checking files", done / len(files))
         entries[path.relative_to(folder).as_posix()] = {"size_bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        _sync(path)
+        sync_path(path)
     manifest = {"source": origin.source, "version": origin.version, "recipe": origin.recipe, "files": entries}
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    _sync(folder / MANIFEST_NAME)
-    _sync(folder)
+    sync_path(folder / MANIFEST_NAME)
+    sync_path(folder)
     progress("Checking files", 1.0)
 
 
-def _swap(partial: Path, target: Path) -> None:
-    """Move `partial` to `target`; an old folder steps aside first, as rename cannot replace a folder with content."""
+def move_into_place(partial: Path, target: Path) -> None:
+    """Publish `partial` as `target` by one rename; an old folder steps aside, as rename cannot replace one with content."""
     old = target.parent / f".{target.name}.old"
     _remove(old)
     if target.exists():
         target.rename(old)
     partial.rename(target)
-    _sync(target.parent)
+    sync_path(target.parent)
     _remove(old)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return `source`, `version`, `recipe` and `files` of a published folder, or None when there is no whole manifest."""
     try:
         manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -198,7 +209,8 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if is_whole else None
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Bring a file's content or a folder's entries to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
