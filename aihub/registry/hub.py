@@ -42,26 +42,40 @@ def download_model(hub_id: str, models_path: Path, progress: Progress) -> Path:
     return publish_folder(target, origin, build, needed_bytes=size_bytes, progress=progress, keep_partial=True)
 
 
+def newest_commit(hub_id: str) -> str:
+    """Return the commit that the hub has now.
+
+    Raises:
+        ConfigurationError: The hub does not answer, does not know the model or wants a token.
+    """
+    from huggingface_hub import HfApi
+
+    info: Any = reach_hub(hub_id, lambda: HfApi().model_info(hub_id))
+    return str(info.sha)
+
+
 def _look_up(hub_id: str) -> tuple[str, dict[str, int]]:
     """Return the newest commit and the name and bytes of each file to fetch."""
     from huggingface_hub import HfApi
 
-    info: Any = _reach(hub_id, lambda: HfApi().model_info(hub_id, files_metadata=True))
+    info: Any = reach_hub(hub_id, lambda: HfApi().model_info(hub_id, files_metadata=True))
     files = {str(file.rfilename): int(file.size or 0) for file in info.siblings or []}
-    return str(info.sha), {name: size for name, size in files.items() if _is_wanted(name)}
+    return str(info.sha), {name: size for name, size in files.items() if is_wanted(name)}
 
 
-def _is_wanted(name: str) -> bool:
+def is_wanted(name: str) -> bool:
+    """Whether a file of a hub model is weights, a tokenizer or settings; others stay where they are."""
     return name.endswith(SAFE_SUFFIXES) and not name.startswith(OTHER_RUNTIMES)
 
 
 def _fetch(hub_id: str, commit: str, names: list[str], folder: Path) -> None:
     from huggingface_hub import snapshot_download
 
-    _reach(hub_id, lambda: snapshot_download(hub_id, revision=commit, local_dir=folder, allow_patterns=names))
+    reach_hub(hub_id, lambda: snapshot_download(hub_id, revision=commit, local_dir=folder, allow_patterns=names))
 
 
-def _reach(hub_id: str, call: Any) -> Any:
+def reach_hub(hub_id: str, call: Any) -> Any:
+    """Return what `call` returns; every failure of the hub is a `ConfigurationError` that says what to do."""
     from httpx2 import HTTPError  # huggingface_hub's own client; its transport errors come through as they are
     from huggingface_hub.errors import (
         GatedRepoError,

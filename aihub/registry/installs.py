@@ -7,25 +7,21 @@
 Every change of a key happens under the key's file lock, and the index is replaced by one rename.
 """
 
-import hashlib
-import json
-import re
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aihub.errors import ConflictError, NotFoundError
-from aihub.registry.documents import write_document
+from aihub.registry.install_index import InstallIndex, json_or_none, normalize_digest, read_index
 from aihub.registry.keys import ModelKey, parse_key
-from aihub.registry.publish import Origin, has_all_files, hold_lock, move_into_place, read_manifest, seal_folder
+from aihub.registry.publish import Origin, damaged_files, has_all_files, hold_lock, move_into_place, read_manifest, seal_folder
 
 INDEX_NAME = "index.json"
 STAGING_NAME = ".partial"
 REMOVED_PREFIX = ".removed-"
 SHORT_DIGEST_CHARS = 12
-_HEX_DIGEST = re.compile(r"[0-9a-f]{12,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +53,6 @@ class Install:
 Installs = list[Install]
 _Keys = list[ModelKey]
 _Folders = list[Path]
-
-
-@dataclass(slots=True)
-class _Index:
-    key: str
-    current: str | None = None
-    pinned: str | None = None
-    history: list[str] = field(default_factory=list)
-    installed_at: dict[str, float] = field(default_factory=dict)
 
 
 class InstallStore:
@@ -102,7 +89,8 @@ class InstallStore:
         digest = normalize_digest(digest)
         with self._locked(key):
             target = self._folder(key) / digest[:SHORT_DIGEST_CHARS]
-            if self._is_whole(target, digest):
+            # By hashes, not sizes: installing again is how people repair a damaged version.
+            if self._is_whole(target, digest) and not damaged_files(target):
                 shutil.rmtree(staging_folder)
             else:
                 seal_folder(staging_folder, Origin(source, digest))
@@ -110,7 +98,7 @@ class InstallStore:
             index = self._read_index(key)
             index.installed_at[target.name] = time.time()
             if index.pinned is None:
-                _make_current(index, target.name)
+                index.make_current(target.name)
             self._write_index(key, index)
             return self._install(key, target, index)
 
@@ -147,7 +135,7 @@ class InstallStore:
             install = self._find(key, digest)
             index = self._read_index(key)
             index.pinned = install.path.name
-            _make_current(index, install.path.name)
+            index.make_current(install.path.name)
             self._write_index(key, index)
             return self._install(key, install.path, index)
 
@@ -222,7 +210,7 @@ class InstallStore:
             raise NotFoundError(f"{key} has no single version of that digest. Installed are: {names}.", param="digest")
         return matching[0]
 
-    def _install(self, key: ModelKey, folder: Path, index: _Index) -> Install:
+    def _install(self, key: ModelKey, folder: Path, index: InstallIndex) -> Install:
         manifest = read_manifest(folder) or {"version": folder.name, "source": "", "files": {}}
         return Install(
             key=key,
@@ -251,10 +239,7 @@ class InstallStore:
         """Take the version out of the index, then out of sight by one rename, then off the disk."""
         name = install.path.name
         index = self._read_index(install.key)
-        index.history = [earlier for earlier in index.history if earlier != name]
-        index.installed_at.pop(name, None)
-        if index.current == name:
-            index.current = index.history[-1] if index.history else None
+        index.forget(name)
         self._write_index(install.key, index)
         hidden = install.path.with_name(REMOVED_PREFIX + name)
         install.path.rename(hidden)
@@ -266,22 +251,12 @@ class InstallStore:
         for leftover in [*folder.glob(f"{REMOVED_PREFIX}*"), *folder.glob(".*.old")]:
             shutil.rmtree(leftover)
 
-    def _read_index(self, key: ModelKey) -> _Index:
-        """Return the index as it fits the folders, which are the truth: a kill may have come between the two."""
-        stored = json_or_none(self._folder(key) / INDEX_NAME) or {}
-        known = {name: stored[name] for name in ("current", "pinned", "history", "installed_at") if name in stored}
-        index = _Index(key=str(key), **known)
+    def _read_index(self, key: ModelKey) -> InstallIndex:
         folders = {folder.name: folder.stat().st_mtime for folder in self._version_folders(key)}
-        index.history = [name for name in index.history if name in folders]
-        if index.pinned not in folders:
-            index.pinned = None
-        if index.current not in folders:
-            newest = max(folders, key=lambda name: index.installed_at.get(name, folders[name]), default=None)
-            index.current = index.history[-1] if index.history else newest
-        return index
+        return read_index(self._folder(key) / INDEX_NAME, str(key), folders)
 
-    def _write_index(self, key: ModelKey, index: _Index) -> None:
-        write_document(self._folder(key) / INDEX_NAME, asdict(index))
+    def _write_index(self, key: ModelKey, index: InstallIndex) -> None:
+        index.write(self._folder(key) / INDEX_NAME)
 
     def _folder(self, key: ModelKey) -> Path:
         return self._root / key.slug
@@ -289,23 +264,3 @@ class InstallStore:
     def _locked(self, key: ModelKey) -> Any:
         self._root.mkdir(parents=True, exist_ok=True)
         return hold_lock(self._folder(key))
-
-
-def normalize_digest(digest: str) -> str:
-    """Return a digest as lower hex without its algorithm; any other name of a version (a date, a tag) by its SHA-256."""
-    text = digest.removeprefix("sha256:").lower()
-    return text if _HEX_DIGEST.fullmatch(text) else hashlib.sha256(digest.encode()).hexdigest()
-
-
-def json_or_none(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, or None when it is missing or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _make_current(index: _Index, name: str) -> None:
-    index.current = name
-    index.history = [*(earlier for earlier in index.history if earlier != name), name]
