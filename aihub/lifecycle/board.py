@@ -1,0 +1,89 @@
+"""What all parts of the lifecycle share: the models, the clients, the policy, the clock."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aihub.lifecycle.clients import ClientReports, Directory, ReadyModel
+from aihub.lifecycle.ledger import MemoryLedger
+from aihub.lifecycle.policy import LifecyclePolicy
+from aihub.lifecycle.state import IN_MEMORY, ModelRecord, ModelState, Signal
+
+
+@dataclass(slots=True)
+class Lane:
+    """What orders the work on one device.
+
+    Attributes:
+        turn: Held by the one load that may take room now, while it waits for it too; first come, first served.
+        lock: Held while a model starts or stops; unloading can take it between two looks of the load whose turn it is.
+    """
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Board:
+    """The state of all models.
+
+    Args:
+        clock: Seconds that only grow; intervals are taken from it.
+        wall_clock: Unix seconds, for people.
+    """
+
+    def __init__(
+        self,
+        ledger: MemoryLedger,
+        policy: LifecyclePolicy,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.ledger = ledger
+        self.policy = policy
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.records: dict[str, ModelRecord] = {}
+        self.clients = ClientReports()
+        self.changed = Signal()
+        # Unix milliseconds: versions keep growing when the lifecycle itself is started anew.
+        self.version = int(wall_clock() * 1000)
+        self.drain_after_s = 0.0
+        self._lanes: dict[str, Lane] = {}
+
+    def lane(self, device: str) -> Lane:
+        return self._lanes.setdefault(device, Lane())
+
+    def set_state(self, record: ModelRecord, state: ModelState) -> None:
+        """Change a model's state, the directory's version with it, and wake whoever waits."""
+        if ModelState.READY in {record.state, state}:
+            self.version += 1
+        record.state = state
+        record.changed.notify()
+        self.changed.notify()
+
+    def touch(self, record: ModelRecord) -> None:
+        """Note a use."""
+        record.used_s = self.clock()
+        record.used_at = self.wall_clock()
+
+    def in_memory(self) -> list[ModelRecord]:
+        return [record for record in self.records.values() if record.state in IN_MEMORY]
+
+    def is_busy(self, record: ModelRecord) -> bool:
+        """Whether a request is in flight, or may be on its way."""
+        return self.clients.in_flight(record.model_id) > 0 or self.clock() - record.used_s < self.policy.settle_s
+
+    def residency_left_s(self, record: ModelRecord) -> float:
+        return max(record.ready_s + self.policy.min_residency_s - self.clock(), 0.0)
+
+    def directory(self) -> Directory:
+        ready = {
+            name: ReadyModel(name, record.spec.context_tokens, record.spec.created)
+            for name, record in self.records.items()
+            if record.state is ModelState.READY
+        }
+        loadable = frozenset(name for name in self.records if name not in ready)
+        # A client gives up its directory before it is forgotten here.
+        return Directory(self.version, ready, loadable, lease_s=self.policy.client_timeout_s * 0.8)

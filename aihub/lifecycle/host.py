@@ -1,0 +1,78 @@
+"""What the lifecycle needs of whatever really runs models, as a Protocol. Ray Serve implements it; tests use a fake device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from aihub.lifecycle.requirement import MemoryRequirement
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Live memory of one device as its driver (or the kernel) tells it.
+
+    Attributes:
+        device: `cpu`, `cuda:0`, ...
+        free_bytes: What a new process could take now.
+    """
+
+    device: str
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One installed model and how it is to be started.
+
+    Attributes:
+        model_id: Name clients send.
+        key: Registry key, `package:smollm2`.
+        path: Verified model folder.
+        device: Device it is started on.
+        requirement: What it takes there at most.
+        context_tokens: Prompt plus answer.
+        max_num_seqs: Sequences decoded together.
+        quantization: vLLM's name of the method; None takes what the model's own config says.
+        tool_call_parser: vLLM's name of the parser, if the model calls tools.
+        created: Unix seconds of the install, shown in `/v1/models`.
+        digest: Digest of the installed version; a reload after an update shows another.
+    """
+
+    model_id: str
+    key: str
+    path: Path
+    device: str
+    requirement: MemoryRequirement
+    context_tokens: int
+    max_num_seqs: int
+    quantization: str | None = None
+    tool_call_parser: str | None = None
+    created: int = 0
+    digest: str = ""
+
+
+class ModelHost(Protocol):
+    """Starts and stops engines. The lifecycle calls `start` and `stop` one at a time per device."""
+
+    async def start(self, spec: ModelSpec) -> None:
+        """Return when the model answers; raise (any error) when it never will. May be cancelled."""
+        ...
+
+    async def stop(self, model_id: str) -> None:
+        """Return when the model's processes are gone; a model that is not there is no error."""
+        ...
+
+    async def running(self) -> set[str]:
+        """Models that are started, ready or not."""
+        ...
+
+    async def active_requests(self, model_id: str) -> int:
+        """Requests inside the engine now, whoever sent them; 0 when it does not answer."""
+        ...
+
+    async def used_bytes(self, model_id: str) -> int | None:
+        """Device memory the model's processes hold now; None when that cannot be told."""
+        ...
+
+    async def device_memory(self) -> list[DeviceMemory]: ...

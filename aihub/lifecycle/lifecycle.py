@@ -1,0 +1,274 @@
+"""The lifecycle of local models: loaded on first request, unloaded when idle or when others need the room."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Set
+
+from aihub.errors import ConflictError, HubError, ModelUnavailableError, NotFoundError, OverloadedError
+from aihub.lifecycle.board import Board
+from aihub.lifecycle.clients import Directory, ReadyModel
+from aihub.lifecycle.desired import DesiredState
+from aihub.lifecycle.host import ModelHost, ModelSpec
+from aihub.lifecycle.ledger import MemoryLedger
+from aihub.lifecycle.loading import Loader
+from aihub.lifecycle.peaks import PeakStore
+from aihub.lifecycle.policy import LifecyclePolicy
+from aihub.lifecycle.room import refuse_impossible
+from aihub.lifecycle.state import ModelRecord, ModelState
+from aihub.lifecycle.status import LifecycleStatus, ModelStatus, device_status, model_status
+from aihub.lifecycle.transitions import Transitions
+from aihub.lifecycle.upkeep import Upkeep
+
+SpecSource = Callable[[], Awaitable[dict[str, ModelSpec]]]
+SPECS_MAX_AGE_S = 1.0
+
+
+class ModelLifecycle:
+    """One per cluster. Requests to ready models do not pass through it: clients go by the directory of their last report.
+
+    A client (an ingress replica) must report at least every second, count in `in_flight` the requests it has handed to a
+    model (not those that wait in `ensure`), and stop using a directory older than its `lease_s`.
+
+    Args:
+        host: Starts and stops models.
+        ledger: Budgets, with fixed holders entered.
+        specs: Installed models by id; asked again every few seconds.
+        policy: See `LifecyclePolicy`; `set_policy` replaces it at run time.
+        desired: Remembers what is loaded and pinned.
+        peaks: Measured memory; forgotten at the end when None.
+        clock: Seconds that only grow.
+        wall_clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        host: ModelHost,
+        ledger: MemoryLedger,
+        specs: SpecSource,
+        *,
+        policy: LifecyclePolicy,
+        desired: DesiredState,
+        peaks: PeakStore | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._host = host
+        self._specs = specs
+        self._peaks = peaks if peaks is not None else PeakStore()
+        self._board = Board(ledger, policy, clock=clock, wall_clock=wall_clock)
+        self._transitions = Transitions(self._board, host, self._peaks)
+        self._loader = Loader(self._board, self._transitions)
+        self._upkeep = Upkeep(self._board, self._transitions, host, desired, self._peaks, self.refresh)
+        self._waiting = 0
+        self._refreshed_s = float("-inf")
+
+    async def start(self) -> None:
+        """Take over models that run already, begin to load those that shall be in memory, start the upkeep."""
+        await asyncio.to_thread(self._peaks.load)
+        await self.refresh()
+        for record in await self._upkeep.restore():
+            self._loader.begin(record)
+        self._upkeep.begin()
+
+    async def close(self) -> None:
+        """Stop all work; models stay as they are."""
+        await self._upkeep.close()
+        loads = [record.load for record in self._board.records.values() if record.load is not None]
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+
+    def set_policy(self, policy: LifecyclePolicy) -> None:
+        """Use other numbers from now on."""
+        self._board.policy = policy
+        self._board.changed.notify()
+
+    async def report(
+        self,
+        client_id: str,
+        in_flight: Mapping[str, int],
+        used: Set[str],
+        *,
+        seen_version: int,
+        tokens_per_s: Mapping[str, float] | None = None,
+    ) -> Directory:
+        """Take a client's report and return what it may use until the next.
+
+        Args:
+            client_id: The same for every report of one ingress replica.
+            in_flight: Requests it has handed to each model and which have not ended.
+            used: Models it has sent requests to since the last report.
+            seen_version: `version` of the directory it acted by when it counted; 0 when it had none.
+            tokens_per_s: Speed of single streams by model, where it saw some.
+        """
+        board = self._board
+        board.clients.record(client_id, in_flight, seen_version, board.clock())
+        for model_id in used | {name for name, count in in_flight.items() if count > 0}:
+            if model_id in board.records:
+                board.touch(board.records[model_id])
+        for model_id, speed in (tokens_per_s or {}).items():
+            if model_id in board.records:
+                board.records[model_id].tokens_per_s = speed
+        board.changed.notify()
+        return board.directory()
+
+    async def ensure(self, model_id: str) -> ReadyModel:
+        """Return once the model can be asked, loading it first where needed.
+
+        Raises:
+            NotFoundError: It is not installed.
+            OverloadedError: Too many requests wait for models already.
+            ModelUnavailableError: It cannot fit, failed a moment ago, or was not ready in time. Both carry Retry-After.
+        """
+        record = await self._find(model_id)
+        policy = self._board.policy
+        if record.state is not ModelState.READY:
+            if record.state not in {ModelState.LOADING, ModelState.DRAINING}:
+                self._loader.refuse_hopeless(record)
+            if self._waiting >= policy.max_waiting_requests:
+                raise OverloadedError(
+                    f"{self._waiting} requests wait for models to be loaded. Try again in a few seconds.", retry_after_s=5
+                )
+            self._waiting += 1
+            try:
+                await self._become_ready(record, policy.wait_timeout_s)
+            finally:
+                self._waiting -= 1
+        self._board.touch(record)
+        return ReadyModel(model_id, record.spec.context_tokens, record.spec.created)
+
+    async def load(self, model_id: str, *, force_reload: bool = False) -> ModelStatus:
+        """Load a model now and return once it is ready; `force_reload` unloads it first, when its requests have ended.
+
+        Raises:
+            NotFoundError: It is not installed.
+            ModelUnavailableError: It cannot fit or did not start.
+            ConflictError: It is to be reloaded, and its requests did not end in time.
+        """
+        record = await self._find(model_id)
+        refuse_impossible(record, self._board)
+        if force_reload and record.state is not ModelState.UNLOADED:
+            await self._unload(record)
+            record = await self._find(model_id)
+        policy = self._board.policy
+        if record.state is not ModelState.READY:
+            await self._become_ready(record, policy.room_timeout_s + policy.start_timeout_s)
+        return model_status(record, self._board)
+
+    async def unload(self, model_id: str) -> ModelStatus:
+        """Unload a model and return once its memory is back; new requests wait while those in flight end.
+
+        Raises:
+            NotFoundError: It is not installed.
+            ConflictError: It is pinned, or its requests did not end in time.
+            ModelUnavailableError: It could not be stopped.
+        """
+        record = await self._find(model_id)
+        if record.is_pinned:
+            raise ConflictError(f"The model {model_id!r} is pinned. Unpin it first.", param="model_id")
+        await self._unload(record)
+        return model_status(record, self._board)
+
+    async def pin(self, model_id: str) -> ModelStatus:
+        """Keep a model: once loaded it is never evicted or unloaded when idle, and each start loads it.
+
+        Raises:
+            NotFoundError: It is not installed.
+        """
+        return await self._set_pinned(model_id, is_pinned=True)
+
+    async def unpin(self, model_id: str) -> ModelStatus:
+        """Let a model go when it is idle.
+
+        Raises:
+            NotFoundError: It is not installed.
+        """
+        return await self._set_pinned(model_id, is_pinned=False)
+
+    async def info(self, model_id: str) -> ModelStatus:
+        """One model's status.
+
+        Raises:
+            NotFoundError: It is not installed.
+        """
+        return model_status(await self._find(model_id), self._board)
+
+    async def status(self) -> LifecycleStatus:
+        """Every installed model and every device with a budget."""
+        live = await self._host.device_memory()
+        models = [model_status(record, self._board) for record in self._board.records.values()]
+        return LifecycleStatus(sorted(models, key=lambda model: model.model_id), device_status(self._board, live))
+
+    async def refresh(self) -> None:
+        """Ask which models are installed; records of removed ones go once they are out of memory."""
+        self._refreshed_s = self._board.clock()
+        specs = await self._specs()
+        records = self._board.records
+        for model_id, spec in specs.items():
+            need_bytes = self._peaks.need_bytes(spec)
+            record = records.setdefault(model_id, ModelRecord(spec, need_bytes, used_s=float("-inf")))
+            is_at_rest = record.state in {ModelState.UNLOADED, ModelState.FAILED}
+            if is_at_rest and (record.load is None or record.load.done()):
+                record.spec, record.need_bytes = spec, need_bytes
+        for model_id in records.keys() - specs.keys():
+            if records[model_id].shown_state in {ModelState.UNLOADED, ModelState.FAILED}:
+                del records[model_id]
+
+    async def _find(self, model_id: str) -> ModelRecord:
+        records = self._board.records
+        if model_id not in records and self._board.clock() - self._refreshed_s >= SPECS_MAX_AGE_S:
+            await self.refresh()
+        if model_id not in records:
+            raise NotFoundError(
+                f"There is no local model {model_id[:256]!r}. Installed: {', '.join(sorted(records)) or 'none'}.",
+                param="model_id",
+                code="model_not_found",
+            )
+        return records[model_id]
+
+    async def _become_ready(self, record: ModelRecord, timeout_s: float) -> None:
+        """Wait until the model is ready, loading it whenever nobody else does."""
+        board = self._board
+        deadline_s = board.clock() + timeout_s
+        record.waiting += 1
+        record.changed.notify()
+        try:
+            load: asyncio.Task[HubError | None] | None = None
+            while record.state is not ModelState.READY:
+                if load is not None and load.done():
+                    if load.cancelled():
+                        raise ModelUnavailableError("The hub is stopping. Try again in a minute.")
+                    if (error := load.result()) is not None:
+                        raise error
+                left_s = deadline_s - board.clock()
+                if left_s <= 0:
+                    raise ModelUnavailableError(
+                        f"The model {record.model_id!r} is not ready yet ({record.shown_state}). Try again shortly.", retry_after_s=10
+                    )
+                load = self._loader.begin(record)
+                await record.changed.wait(left_s)
+        finally:
+            record.waiting -= 1
+
+    async def _unload(self, record: ModelRecord) -> None:
+        record.give_up = True
+        self._board.changed.notify()
+        async with self._board.lane(record.spec.device).lock:
+            if record.state is ModelState.READY and not await self._transitions.drain(record, is_patient=True):
+                count = self._board.clients.in_flight(record.model_id)
+                raise ConflictError(
+                    f"The model {record.model_id!r} still answers {count or 'some'} requests. Try again when they have ended.",
+                    param="model_id",
+                )
+            holds_memory = self._board.ledger.held_bytes(record.model_id) > 0
+            if holds_memory and not await self._transitions.stop(record):
+                reason = record.failure.reason if record.failure else "unknown"
+                raise ModelUnavailableError(f"The model {record.model_id!r} could not be unloaded: {reason}")
+        await self._upkeep.save()
+
+    async def _set_pinned(self, model_id: str, *, is_pinned: bool) -> ModelStatus:
+        record = await self._find(model_id)
+        record.is_pinned = is_pinned
+        self._board.changed.notify()
+        await self._upkeep.save()
+        return model_status(record, self._board)

@@ -1,0 +1,171 @@
+"""What has to happen before a model can start: nothing, an eviction, or waiting. Decides only; nothing is awaited here."""
+
+import math
+from dataclasses import dataclass
+
+from aihub.errors import ModelUnavailableError
+from aihub.lifecycle.board import Board
+from aihub.lifecycle.host import DeviceMemory
+from aihub.lifecycle.ledger import gib
+from aihub.lifecycle.state import ModelRecord, ModelState
+
+NEVER_RETRY_S = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """There is room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Unload this model first.
+
+    Attributes:
+        is_patient: Hold new requests back until those in flight have ended, as nothing else makes room.
+    """
+
+    victim: ModelRecord
+    is_patient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Look again after a change, or after `seconds`."""
+
+    reason: str
+    seconds: float
+
+
+Step = Start | Evict | Wait
+
+
+def refuse_impossible(record: ModelRecord, board: Board) -> None:
+    """Refuse a model that cannot fit, whatever is unloaded.
+
+    Raises:
+        ModelUnavailableError: It is larger than the device's budget, or than what pinned models leave of it.
+    """
+    ledger, device, need = board.ledger, record.spec.device, record.need_bytes
+    capacity = ledger.capacity_bytes(device)
+    if need > capacity:
+        fixed = [f"{held.holder} {gib(held.size_bytes)}" for held in ledger.holders(device) if held.is_fixed]
+        others = f" after {', '.join(fixed)}" if fixed else ""
+        raise ModelUnavailableError(
+            f"The model {record.model_id!r} needs {gib(need)} on {device}, which has {gib(capacity)} for models{others}. "
+            "Choose a smaller or quantised model, or a shorter context.",
+            code="model_too_large",
+            retry_after_s=NEVER_RETRY_S,
+        )
+    pinned = [other for other in board.in_memory() if other.is_pinned and other is not record]
+    taken = sum(ledger.held_bytes(other.model_id) for other in pinned if other.spec.device == device)
+    names = ", ".join(other.model_id for other in pinned)
+    if need > capacity - taken:
+        raise ModelUnavailableError(
+            f"The model {record.model_id!r} needs {gib(need)} on {device}; pinned models ({names}) leave {gib(capacity - taken)}. "
+            "Unpin one of them."
+        )
+    limit = board.policy.max_concurrent_models
+    if limit and len(pinned) >= limit:
+        raise ModelUnavailableError(
+            f"The model {record.model_id!r} cannot be loaded: {limit} models may be in memory and as many are pinned ({names}). "
+            "Unpin one of them or raise MAX_CONCURRENT_MODELS."
+        )
+
+
+def next_step(record: ModelRecord, board: Board, live: DeviceMemory | None, *, waited_s: float, may_evict: bool = True) -> Step:
+    """Say what to do next for a model that waits for room.
+
+    Args:
+        record: The model.
+        board: Everyone else.
+        live: Memory of its device now; None when nobody can tell.
+        waited_s: How long it has waited already.
+        may_evict: False makes others' memory taboo (models brought back at a start).
+
+    Raises:
+        ModelUnavailableError: It can never fit as things are.
+    """
+    refuse_impossible(record, board)
+    shortage_bytes, reason = _shortage(record, board, live)
+    slots = _missing_slots(record, board)
+    if shortage_bytes <= 0 and slots <= 0:
+        return Start()
+    poll_s = board.policy.poll_s
+    # What is being unloaded comes back by itself.
+    leaving = [other for other in board.in_memory() if other.state is ModelState.UNLOADING]
+    shortage_bytes -= sum(board.ledger.held_bytes(other.model_id) for other in leaving if other.spec.device == record.spec.device)
+    slots -= len(leaving)
+    if shortage_bytes <= 0 and slots <= 0:
+        return Wait(reason, poll_s)
+    if not may_evict:
+        raise ModelUnavailableError(f"{reason} No other model is unloaded for it now.")
+    victims = _choose_victims(record, board, shortage_bytes, slots)
+    if not victims:
+        return Wait(reason, poll_s)
+    busy = [victim for victim in victims if board.is_busy(victim)]
+    if not busy:
+        return Evict(victims[0], is_patient=False)
+    if waited_s < board.policy.patience_s:
+        return Wait(reason, poll_s)
+    return Evict(busy[0], is_patient=True)
+
+
+def room_retry_s(record: ModelRecord, board: Board) -> int:
+    """When a refused model may find room: after the shortest residency of the others, at least some seconds."""
+    others = [board.residency_left_s(other) for other in board.in_memory() if other is not record and not other.is_pinned]
+    return max(math.ceil(min(others, default=0.0)), 5)
+
+
+def _shortage(record: ModelRecord, board: Board, live: DeviceMemory | None) -> tuple[int, str]:
+    """Return what is missing in bytes and a sentence that says so."""
+    ledger, device, need = board.ledger, record.spec.device, record.need_bytes
+    budget_bytes = ledger.budget_shortage_bytes(device, need)
+    live_bytes = ledger.live_shortage_bytes(device, need, live, board.policy.live_margin_bytes)
+    wants = f"The model {record.model_id!r} needs {gib(need)} on {device}"
+    if live is not None and live_bytes > budget_bytes:
+        return live_bytes, f"{wants}, where {gib(live.free_bytes)} of {gib(live.total_bytes)} are free."
+    if budget_bytes:
+        holders = ", ".join(f"{held.holder} {gib(held.size_bytes)}" for held in ledger.holders(device))
+        return budget_bytes, f"{wants}; {gib(max(ledger.free_bytes(device), 0))} of its budget are free, the rest is held by {holders}."
+    return 0, f"{board.policy.max_concurrent_models} models are in memory, which is the limit."
+
+
+def _missing_slots(record: ModelRecord, board: Board) -> int:
+    limit = board.policy.max_concurrent_models
+    others = sum(other is not record for other in board.in_memory())
+    return others + 1 - limit if limit else 0
+
+
+def _choose_victims(record: ModelRecord, board: Board, shortage_bytes: int, slots: int) -> list[ModelRecord]:
+    """Least recently used first, idle before busy, no more than needed; none at all when they would not be enough."""
+    if board.clock() < board.drain_after_s:
+        return []
+    device = record.spec.device
+    candidates = [
+        other
+        for other in board.records.values()
+        if other is not record
+        and other.state is ModelState.READY
+        and not other.is_pinned
+        and board.residency_left_s(other) <= 0
+        and (slots > 0 or other.spec.device == device)
+    ]
+    candidates.sort(key=lambda other: (board.is_busy(other), other.used_s))
+
+    def is_enough(chosen: list[ModelRecord]) -> bool:
+        freed = sum(board.ledger.held_bytes(other.model_id) for other in chosen if other.spec.device == device)
+        return freed >= shortage_bytes and len(chosen) >= slots
+
+    chosen: list[ModelRecord] = []
+    for candidate in candidates:
+        chosen.append(candidate)
+        if is_enough(chosen):
+            break
+    if not is_enough(chosen):
+        return []
+    for candidate in chosen[::-1]:  # busy and recently used ones are spared first
+        fewer = [other for other in chosen if other is not candidate]
+        if is_enough(fewer):
+            chosen = fewer
+    return chosen

@@ -1,0 +1,115 @@
+"""What the lifecycle tells people of models and devices."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aihub.lifecycle.board import Board
+from aihub.lifecycle.host import DeviceMemory
+from aihub.lifecycle.ledger import Reservation
+from aihub.lifecycle.state import ModelRecord, ModelState
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model now. Times are Unix seconds.
+
+    Attributes:
+        need_bytes: What it is admitted for; `is_measured` says whether that is a measured peak.
+        used_bytes: What it was last seen to hold.
+        in_flight: Requests handed to it by live clients.
+        waiting: Requests waiting for it.
+        load_time_s: How long the last load took.
+        tokens_per_s: Speed of one stream as clients saw it lately.
+        failure: Why the last start or stop failed.
+        retry_in_s: When requests are let through to a failed model again.
+    """
+
+    model_id: str
+    key: str
+    digest: str
+    state: ModelState
+    device: str
+    is_pinned: bool
+    need_bytes: int
+    is_measured: bool
+    used_bytes: int | None
+    context_tokens: int
+    quantization: str | None
+    in_flight: int
+    waiting: int
+    loaded_at: float | None
+    last_used_at: float | None
+    load_time_s: float | None
+    tokens_per_s: float | None
+    failure: str | None
+    retry_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """One device now.
+
+    Attributes:
+        budget_bytes: What the hub may take.
+        reserved_bytes: What its holders may take.
+        total_bytes: Of the device; None when nobody can tell.
+        free_bytes: Live free memory.
+    """
+
+    device: str
+    budget_bytes: int
+    reserved_bytes: int
+    total_bytes: int | None
+    free_bytes: int | None
+    holders: list[Reservation]
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleStatus:
+    models: list[ModelStatus]
+    devices: list[DeviceStatus]
+
+
+def model_status(record: ModelRecord, board: Board) -> ModelStatus:
+    failure, spec = record.failure, record.spec
+    return ModelStatus(
+        model_id=record.model_id,
+        key=spec.key,
+        digest=spec.digest,
+        state=record.shown_state,
+        device=spec.device,
+        is_pinned=record.is_pinned,
+        need_bytes=record.need_bytes,
+        is_measured=record.need_bytes != spec.requirement.total_bytes,
+        used_bytes=record.used_bytes,
+        context_tokens=spec.context_tokens,
+        quantization=spec.quantization,
+        in_flight=board.clients.in_flight(record.model_id),
+        waiting=record.waiting,
+        loaded_at=record.loaded_at,
+        last_used_at=record.used_at,
+        load_time_s=record.load_time_s,
+        tokens_per_s=record.tokens_per_s,
+        failure=failure.reason if failure else None,
+        retry_in_s=max(failure.retry_at_s - board.clock(), 0.0) if failure else None,
+    )
+
+
+def device_status(board: Board, live: Iterable[DeviceMemory]) -> list[DeviceStatus]:
+    """Devices with a budget, in its order."""
+    by_name = {memory.device: memory for memory in live}
+    devices = []
+    for device, budget_bytes in board.ledger.budgets.items():
+        holders = board.ledger.holders(device)
+        memory = by_name.get(device)
+        devices.append(
+            DeviceStatus(
+                device=device,
+                budget_bytes=budget_bytes,
+                reserved_bytes=sum(held.size_bytes for held in holders),
+                total_bytes=memory.total_bytes if memory else None,
+                free_bytes=memory.free_bytes if memory else None,
+                holders=holders,
+            )
+        )
+    return devices

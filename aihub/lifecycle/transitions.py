@@ -1,0 +1,183 @@
+"""The changes of one model: start, drain, stop. Callers hold the lock of its device."""
+
+import asyncio
+import logging
+
+from aihub.errors import HubError, ModelUnavailableError
+from aihub.lifecycle.board import Board
+from aihub.lifecycle.host import DeviceMemory, ModelHost
+from aihub.lifecycle.ledger import gib
+from aihub.lifecycle.peaks import PeakStore
+from aihub.lifecycle.state import Failure, ModelRecord, ModelState
+
+logger = logging.getLogger(__name__)
+
+GIVEN_BACK = 0.9
+"""Share of a stopped model's memory that must show as free again; drivers keep a little."""
+
+
+class Transitions:
+    """Moves models between states on a host."""
+
+    def __init__(self, board: Board, host: ModelHost, peaks: PeakStore) -> None:
+        self._board = board
+        self._host = host
+        self._peaks = peaks
+
+    async def live_memory(self, device: str) -> DeviceMemory | None:
+        """Memory of a device now; None when the host cannot tell."""
+        return next((memory for memory in await self._host.device_memory() if memory.device == device), None)
+
+    async def start(self, record: ModelRecord) -> None:
+        """Start a model for which there is room.
+
+        Raises:
+            ModelUnavailableError: It did not start; its state is `failed`, and what it left behind is cleared away.
+        """
+        board, spec = self._board, record.spec
+        board.ledger.reserve(record.model_id, spec.device, record.need_bytes)
+        board.set_state(record, ModelState.LOADING)
+        logger.info("Loading %s: %s on %s.", record.model_id, gib(record.need_bytes), spec.device)
+        began_s = board.clock()
+        try:
+            async with asyncio.timeout(board.policy.start_timeout_s):
+                await self._host.start(spec)
+        except Exception as error:  # a host may fail in any way; every one ends as a failed model
+            reason = _reason(error, f"it did not start within {board.policy.start_timeout_s:.0f} s")
+            logger.warning("Loading %s failed: %s", record.model_id, reason)
+            await self.stop(record)
+            self.fail(record, reason)
+            raise ModelUnavailableError(
+                f"The model {record.model_id!r} could not be loaded: {reason}", retry_after_s=self.retry_after_s(record)
+            ) from error
+        record.failure = None
+        record.load_time_s = board.clock() - began_s
+        self.enter_ready(record)
+
+    def enter_ready(self, record: ModelRecord) -> None:
+        """Make a started model usable."""
+        board = self._board
+        record.ready_s = board.clock()
+        record.loaded_at = board.wall_clock()
+        record.is_restored = False
+        board.touch(record)
+        board.set_state(record, ModelState.READY)
+
+    def fail(self, record: ModelRecord, reason: str) -> None:
+        """Note a failure and when the next try makes sense."""
+        policy = self._board.policy
+        count = record.failure.count + 1 if record.failure else 1
+        wait_s = min(policy.first_backoff_s * 2 ** min(count - 1, 16), policy.max_backoff_s)
+        record.failure = Failure(reason, count, self._board.clock() + wait_s)
+        record.is_restored = False
+        self._board.set_state(record, ModelState.FAILED)
+
+    def retry_after_s(self, record: ModelRecord) -> int:
+        left_s = record.failure.retry_at_s - self._board.clock() if record.failure else 0.0
+        return max(round(left_s + 0.5), 1)
+
+    async def drain(self, record: ModelRecord, *, is_patient: bool, yields_to_requests: bool = False) -> bool:
+        """Take a ready model out of the directory until nothing is in flight; False when it had to stay.
+
+        Every live client must first have seen a directory without it, for until then it may send a request. A patient
+        drain waits for requests in flight to end; otherwise the first one seen ends it.
+        """
+        board = self._board
+        board.set_state(record, ModelState.DRAINING)
+        limit_s = board.policy.drain_timeout_s if is_patient else 2 * board.policy.client_timeout_s
+        deadline_s = board.clock() + limit_s
+        version = board.version
+        try:
+            while board.clock() < deadline_s:
+                board.clients.forget_silent(board.policy.client_timeout_s, board.clock())
+                if yields_to_requests and record.waiting:
+                    break
+                if board.clients.all_have_seen(version):
+                    is_idle = not await self._requests_inside(record)
+                    if is_idle and not board.clients.in_flight(record.model_id):
+                        return True
+                    if not is_patient:
+                        break
+                elif not is_patient and board.clients.in_flight(record.model_id):
+                    break
+                await board.changed.wait(board.policy.poll_s)
+        except BaseException:
+            board.set_state(record, ModelState.READY)
+            raise
+        board.touch(record)
+        board.set_state(record, ModelState.READY)
+        return False
+
+    async def stop(self, record: ModelRecord) -> bool:
+        """Stop a model and wait until its memory is back; False (state `failed`, memory still charged) when it stays."""
+        board = self._board
+        board.set_state(record, ModelState.UNLOADING)
+        before = await self._quietly_live(record.spec.device)
+        used_bytes = await self._quietly_used(record)
+        try:
+            async with asyncio.timeout(board.policy.stop_timeout_s):
+                await self._host.stop(record.model_id)
+        except Exception as error:  # a host may fail in any way; the model's memory stays charged to it
+            reason = _reason(error, f"it did not stop within {board.policy.stop_timeout_s:.0f} s")
+            logger.warning("Unloading %s failed: %s", record.model_id, reason)
+            self.fail(record, f"It could not be unloaded: {reason}")
+            return False
+        await self._wait_for_memory(record, before, used_bytes)
+        board.ledger.release(record.model_id)
+        record.used_bytes = None
+        record.loaded_at = None
+        board.set_state(record, ModelState.UNLOADED)
+        logger.info("Unloaded %s.", record.model_id)
+        return True
+
+    async def measure(self, record: ModelRecord) -> None:
+        """Look at what a ready model uses: its peak is kept, and growth is charged to it."""
+        used_bytes = await self._quietly_used(record)
+        if used_bytes is None or record.state is not ModelState.READY:
+            return
+        record.used_bytes = used_bytes
+        self._peaks.record(record.spec, used_bytes)
+        self._board.ledger.observe(record.model_id, used_bytes)
+
+    async def _requests_inside(self, record: ModelRecord) -> int:
+        try:
+            return await self._host.active_requests(record.model_id)
+        except HubError as error:
+            logger.warning("%s does not say how many requests it holds: %s", record.model_id, error.message)
+            return 0
+
+    async def _wait_for_memory(self, record: ModelRecord, before: DeviceMemory | None, used_bytes: int | None) -> None:
+        if before is None or not used_bytes:
+            return
+        board = self._board
+        target_bytes = min(before.free_bytes + int(used_bytes * GIVEN_BACK), before.total_bytes)
+        deadline_s = board.clock() + board.policy.release_timeout_s
+        while board.clock() < deadline_s:
+            now = await self._quietly_live(record.spec.device)
+            if now is None or now.free_bytes >= target_bytes:
+                return
+            await asyncio.sleep(board.policy.poll_s)
+        # Others may have taken it meanwhile; admission looks at live memory, so nothing is given out twice.
+        logger.warning("%s: %s did not come back on %s.", record.model_id, gib(used_bytes), record.spec.device)
+
+    async def _quietly_live(self, device: str) -> DeviceMemory | None:
+        try:
+            return await self.live_memory(device)
+        except HubError as error:
+            logger.warning("The memory of %s cannot be read: %s", device, error.message)
+            return None
+
+    async def _quietly_used(self, record: ModelRecord) -> int | None:
+        try:
+            return await self._host.used_bytes(record.model_id)
+        except HubError as error:
+            logger.warning("The memory of %s cannot be read: %s", record.model_id, error.message)
+            return None
+
+
+def _reason(error: Exception, if_late: str) -> str:
+    if isinstance(error, HubError):
+        return error.message
+    if isinstance(error, TimeoutError):
+        return f"{if_late}."
+    return f"{type(error).__name__}: {error}"

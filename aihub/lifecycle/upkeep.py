@@ -1,0 +1,169 @@
+"""The regular work of the lifecycle: idle models, silent clients, lost models, measurements, the desired state."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aihub.errors import HubError
+from aihub.lifecycle.board import Board
+from aihub.lifecycle.desired import Desired, DesiredState
+from aihub.lifecycle.host import ModelHost
+from aihub.lifecycle.peaks import PeakStore
+from aihub.lifecycle.state import IN_MEMORY, ModelRecord, ModelState
+from aihub.lifecycle.transitions import Transitions
+
+logger = logging.getLogger(__name__)
+
+SLOW_TICKS = 5
+"""Installed models, running models and used memory are looked at every so many ticks."""
+
+
+class Upkeep:
+    """One task that looks after everything once a tick."""
+
+    def __init__(
+        self,
+        board: Board,
+        transitions: Transitions,
+        host: ModelHost,
+        desired: DesiredState,
+        peaks: PeakStore,
+        refresh: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._board = board
+        self._transitions = transitions
+        self._host = host
+        self._desired = desired
+        self._peaks = peaks
+        self._refresh = refresh
+        self._saved: Desired | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._unloads: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="model upkeep")
+
+    async def close(self) -> None:
+        """Stop, leaving models and the desired state as they are."""
+        tasks = [*self._unloads, *([self._task] if self._task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def restore(self) -> list[ModelRecord]:
+        """Adopt what runs already and return the other models that shall be in memory, pinned ones first."""
+        board = self._board
+        desired = self._saved = await self._desired.read()
+        for model_id in desired.pinned:
+            if model_id in board.records:
+                board.records[model_id].is_pinned = True
+        for model_id in sorted(await self._host.running()):
+            await self._adopt(model_id)
+        wanted = [name for name in dict.fromkeys(desired.pinned + desired.loaded) if name not in board.records]
+        if wanted:
+            logger.warning("No longer installed, so not loaded: %s.", ", ".join(wanted))
+        records = [board.records[name] for name in dict.fromkeys(desired.pinned + desired.loaded) if name in board.records]
+        restored = [record for record in records if record.state is ModelState.UNLOADED]
+        for record in restored:
+            record.is_restored = True
+        return restored
+
+    async def save(self) -> None:
+        """Write the desired state if it changed."""
+        board = self._board
+        held = [record for record in board.records.values() if record.state in IN_MEMORY or record.is_restored]
+        held.sort(key=lambda record: record.ready_s)
+        known = set(board.records)
+        gone = [name for name in (self._saved.pinned if self._saved else ()) if name not in known]
+        pinned = [record.model_id for record in board.records.values() if record.is_pinned]
+        desired = Desired(tuple(record.model_id for record in held), tuple(sorted({*pinned, *gone})))
+        if desired == self._saved:
+            return
+        try:
+            await self._desired.write(desired)
+            self._saved = desired
+        except OSError as error:
+            logger.warning("The list of loaded models could not be saved: %s", error)
+
+    async def tick(self, number: int) -> None:
+        """Do one round."""
+        board = self._board
+        board.clients.forget_silent(board.policy.client_timeout_s, board.clock())
+        if number % SLOW_TICKS == 0:
+            await self._refresh()
+            await self._find_lost()
+            for record in list(board.records.values()):
+                if record.state is ModelState.READY:
+                    await self._transitions.measure(record)
+            await asyncio.to_thread(self._save_peaks)
+        self._unload_idle()
+        await self.save()
+
+    async def _run(self) -> None:
+        number = 0
+        while True:
+            try:
+                await self.tick(number)
+            except HubError as error:
+                logger.warning("Looking after the models failed: %s", error.message)
+            except Exception:  # a host may fail in any way; the next round tries again
+                logger.exception("Looking after the models failed.")
+            number += 1
+            await asyncio.sleep(self._board.policy.tick_s)
+
+    async def _adopt(self, model_id: str) -> None:
+        board = self._board
+        record = board.records.get(model_id)
+        if record is None:
+            logger.warning("The model %s runs, but is not installed; it is stopped.", model_id)
+            await self._host.stop(model_id)
+            return
+        board.ledger.adopt(model_id, record.spec.device, record.need_bytes)
+        self._transitions.enter_ready(record)
+        # Its users have yet to report.
+        board.drain_after_s = board.clock() + board.policy.client_timeout_s
+
+    async def _find_lost(self) -> None:
+        """Notice models that went away by themselves, and failed stops that ended after all."""
+        board = self._board
+        held = [record for record in board.records.values() if board.ledger.held_bytes(record.model_id)]
+        running = await self._host.running()
+        for record in held:
+            if record.model_id in running or board.lane(record.spec.device).lock.locked():
+                continue
+            if record.state is ModelState.READY:
+                board.ledger.release(record.model_id)
+                self._transitions.fail(record, "It stopped by itself; the log of the model has the reason.")
+            elif record.state is ModelState.FAILED:
+                board.ledger.release(record.model_id)
+                board.set_state(record, ModelState.UNLOADED)
+
+    def _unload_idle(self) -> None:
+        board = self._board
+        timeout_s = board.policy.unload_timeout_s
+        if timeout_s <= 0 or board.clock() < board.drain_after_s:
+            return
+        for record in list(board.records.values()):
+            is_idle = record.state is ModelState.READY and not record.is_pinned and not board.is_busy(record)
+            if is_idle and board.clock() - record.used_s >= timeout_s and not board.lane(record.spec.device).lock.locked():
+                task = asyncio.create_task(self._unload(record), name=f"unload {record.model_id}")
+                self._unloads.add(task)
+                task.add_done_callback(self._unloads.discard)
+
+    async def _unload(self, record: ModelRecord) -> None:
+        board = self._board
+        async with board.lane(record.spec.device).lock:
+            still_idle = board.clock() - record.used_s >= board.policy.unload_timeout_s > 0
+            if record.state is not ModelState.READY or record.is_pinned or not still_idle:
+                return
+            if await self._transitions.drain(record, is_patient=False, yields_to_requests=True):
+                if record.is_pinned:
+                    board.set_state(record, ModelState.READY)
+                else:
+                    await self._transitions.stop(record)
+
+    def _save_peaks(self) -> None:
+        try:
+            self._peaks.save()
+        except OSError as error:
+            logger.warning("Measured memory could not be saved: %s", error)
