@@ -1,1 +1,1 @@
-"""Remote chat providers behind the `ChatEngine` Protocol."""
+"""Chat models that other services serve, as `ChatEngine`s: OpenAI and servers like it, GitHub Models, Ollama. Imports no Ray."""

@@ -1,0 +1,163 @@
+"""Chat models by name, wherever they are: in this cluster, at a provider, or chosen by `auto`."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from aihub.engines.base import ChatEngine, ChatModelCard
+from aihub.errors import ModelUnavailableError, NotFoundError
+from aihub.providers.pool import ProviderPool, split_model_id
+from aihub.providers.settings import KnownProviders, ProviderName
+from aihub.telemetry.answer_notes import note
+from pipelines.chat import EngineDirectory, model_not_found
+from pipelines.fallback import Candidate, FallbackEngine
+from pipelines.history import EngineHistory, ObservedEngine
+from pipelines.routing import AUTO, Decision, ModelCandidate, Router
+
+MODEL_HEADER = "x-aihub-model"
+REASONS_HEADER = "x-aihub-route-reasons"
+
+
+class ProviderDirectory:
+    """Implements `pipelines.chat.EngineDirectory` over the local models and the providers.
+
+    A name is looked up in this order: `auto`; a local model of exactly this name; a provider's prefix
+    (`openai/gpt-4o-mini`, `ollama/gemma2:9b`, `github/openai/gpt-4o-mini`, `local/...`); the default provider.
+
+    Args:
+        local: The models of this cluster.
+        local_candidates: What routing knows of the local models, installed ones that are not loaded included.
+    """
+
+    def __init__(
+        self,
+        *,
+        local: EngineDirectory,
+        local_candidates: Callable[[], Awaitable[Sequence[ModelCandidate]]],
+        pool: ProviderPool,
+        known: KnownProviders,
+        router: Router,
+        history: EngineHistory,
+    ) -> None:
+        self._local = local
+        self._local_candidates = local_candidates
+        self._pool = pool
+        self._known = known
+        self._router = router
+        self._history = history
+
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
+        """Return the engine of a model, with the configured fallbacks behind it.
+
+        Args:
+            body: The engine's body, by which `auto` decides; without it `auto` takes the request for plain chat.
+
+        Raises:
+            NotFoundError: No such model (`model_not_found`).
+            ModelUnavailableError: It is known, but cannot be asked now; or `auto` finds none that can.
+            InvalidRequestError: A provider's model name that cannot be one.
+        """
+        if model_id == AUTO:
+            decision = await self.decide(body or {"messages": []})
+            note(MODEL_HEADER, decision.model_id)
+            note(REASONS_HEADER, "; ".join(decision.reasons))
+            model_id = decision.model_id
+        order = self._pool.settings.fallback_order
+        if not order:
+            return (await self._find(model_id))[1]
+        return await self._with_fallbacks(model_id, order)
+
+    async def list(self) -> list[ChatModelCard]:
+        """Return the models that can be used now, local ones first."""
+        return [*await self._local.list(), *await self._pool.models()]
+
+    async def decide(self, body: Mapping[str, Any], *, preferred: str | None = None) -> Decision:
+        """Choose a model for a body.
+
+        Args:
+            preferred: The caller's wish; the configured one when None.
+
+        Raises:
+            ModelUnavailableError: No model can take the request.
+        """
+        candidates = [*await self._local_candidates(), *await self._remote_candidates()]
+        wish = preferred or self._pool.settings.preferred_model
+        return self._router.decide(self._router.read(body), candidates, preferred=wish)
+
+    async def _with_fallbacks(self, model_id: str, order: Sequence[ProviderName]) -> ChatEngine:
+        try:
+            provider, engine = await self._find(model_id)
+        except ModelUnavailableError as error:
+            provider = split_model_id(model_id)[0] or "local"
+            candidates = [Candidate(provider, model_id, partial(_refused, error))]
+        else:
+            candidates = [Candidate(provider, model_id, partial(_ready, engine))]
+        for name in order:
+            if name != provider:
+                candidates += await self._fallback(name, split_model_id(model_id)[1])
+        return FallbackEngine(candidates)
+
+    async def _fallback(self, provider: ProviderName, asked: str) -> list[Candidate]:
+        """Return the candidate of a provider to fall back to; none where it has no model."""
+        if provider == "local":
+            cards = await self._local.list()
+            if cards:
+                first = cards[0].model_id
+                return [Candidate("local", first, partial(self._local_engine, first))]
+        if provider not in self._pool.configured:
+            return []
+        model = self._pool.default_model(provider, asked)
+        engine = self._remote_engine(provider, model)
+        return [Candidate(provider, f"{provider}/{model}", partial(_ready, engine))]
+
+    async def _find(self, model_id: str) -> tuple[ProviderName, ChatEngine]:
+        """Return the engine of a name and who has it; raises as `resolve`."""
+        try:
+            return "local", await self._local_engine(model_id)
+        except NotFoundError as error:
+            unknown = error
+        provider, name = split_model_id(model_id)
+        if provider is None:
+            return await self._find_at_default(model_id, unknown)
+        if provider == "local":
+            try:
+                return "local", await self._local_engine(name)
+            except NotFoundError:
+                if "local" not in self._pool.configured:
+                    raise
+        return provider, self._remote_engine(provider, name)
+
+    async def _find_at_default(self, model_id: str, unknown: NotFoundError) -> tuple[ProviderName, ChatEngine]:
+        provider = self._pool.settings.default_provider
+        if provider == "local" and "local" not in self._pool.configured:
+            cards = await self.list()
+            raise model_not_found(model_id, [card.model_id for card in cards]) from unknown
+        return provider, self._remote_engine(provider, model_id)
+
+    async def _local_engine(self, model_id: str) -> ChatEngine:
+        return ObservedEngine(await self._local.resolve(model_id), model_id, self._history)
+
+    def _remote_engine(self, provider: ProviderName, model: str) -> ChatEngine:
+        return ObservedEngine(self._pool.engine(provider, model), f"{provider}/{model}", self._history)
+
+    async def _remote_candidates(self) -> Sequence[ModelCandidate]:
+        health = self._pool.health()
+        found = []
+        for card in await self._pool.models():
+            provider, name = split_model_id(card.model_id)
+            if provider is None or health[provider].status == "down":
+                continue
+            known = self._known.of(provider).find(name)
+            types, languages = (known.types, known.languages) if known is not None else (("chat",), ("en",))
+            found.append(
+                ModelCandidate(card.model_id, frozenset(types), frozenset(languages), "remote", card.context_tokens)
+            )
+        return found
+
+
+async def _ready(engine: ChatEngine) -> ChatEngine:
+    return engine
+
+
+async def _refused(error: ModelUnavailableError) -> ChatEngine:
+    raise error

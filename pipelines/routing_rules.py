@@ -1,0 +1,99 @@
+"""`configs/routing.yaml` as typed rules."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+
+from aihub.errors import ConfigurationError
+from aihub.profiles import StrictModel
+
+ROUTING_FILE = Path(__file__).resolve().parent.parent / "configs" / "routing.yaml"
+
+Task = Literal["vision", "code", "chat"]
+
+
+class Points(StrictModel):
+    """What a model gets for each thing that speaks for it; see the file's comments."""
+
+    preferred: float
+    task: float
+    language: float
+    loaded: float
+    loadable: float
+    remote: float
+    speed: float
+    size: float
+    errors: float = Field(le=0.0)
+
+
+class TaskRule(StrictModel):
+    """When a request is of a task.
+
+    Attributes:
+        min_matches: How many different patterns must match.
+    """
+
+    name: Task
+    needs_image: bool = False
+    patterns: tuple[str, ...] = ()
+    min_matches: PositiveInt = 1
+
+    @field_validator("patterns")
+    @classmethod
+    def _patterns_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return patterns
+
+    @cached_property
+    def _compiled(self) -> tuple[re.Pattern[str], ...]:
+        return tuple(re.compile(pattern, re.IGNORECASE) for pattern in self.patterns)
+
+    def holds(self, text: str, *, has_image: bool) -> bool:
+        """Whether the request is of this task; a rule without conditions always holds."""
+        if self.needs_image and not has_image:
+            return False
+        return not self.patterns or sum(pattern.search(text) is not None for pattern in self._compiled) >= self.min_matches
+
+
+class RoutingRules(StrictModel):
+    """Everything `auto` decides by."""
+
+    points: Points
+    fast_tokens_per_s: PositiveFloat
+    large_gb: PositiveFloat
+    tasks: tuple[TaskRule, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _last_task_takes_the_rest(self) -> Self:
+        last = self.tasks[-1]
+        if last.needs_image or last.patterns:
+            raise ValueError("the last task must have no conditions, so that every request has a task")
+        return self
+
+    def task_of(self, text: str, *, has_image: bool) -> Task:
+        """Return the first task whose rule holds."""
+        return next(rule.name for rule in self.tasks if rule.holds(text, has_image=has_image))
+
+
+def load_routing_rules(path: Path = ROUTING_FILE) -> RoutingRules:
+    """Load the rules.
+
+    Raises:
+        ConfigurationError: The file is no YAML, or a key or value is wrong; the message names each.
+    """
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return RoutingRules.model_validate(data)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path.name} is not YAML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"{path.name} is wrong: {problems}.") from error

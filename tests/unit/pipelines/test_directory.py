@@ -1,0 +1,145 @@
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from aihub.engines.base import ChatEngine, ChatModelCard
+from aihub.engines.fake_chat import FakeChatEngine
+from aihub.errors import ModelUnavailableError, NotFoundError
+from aihub.providers.failures import ProviderNotConfiguredError, ProviderUnavailableError
+from aihub.providers.metrics import ProviderMetrics
+from aihub.providers.pool import ProviderPool
+from aihub.providers.settings import ProviderSettings, load_known_providers
+from aihub.telemetry.answer_notes import answer_notes
+from pipelines.chat import model_not_found
+from pipelines.directory import ProviderDirectory
+from pipelines.history import EngineHistory
+from pipelines.routing import ModelCandidate, Router
+from pipelines.routing_rules import load_routing_rules
+
+KNOWN = load_known_providers()
+BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Xin chào"}]}
+DEAD = "http://127.0.0.1:9"
+
+
+class Local:
+    """Local models by name; `unavailable` are known but not loaded."""
+
+    def __init__(self, *names: str) -> None:
+        self.engines = {name: FakeChatEngine(name) for name in names}
+        self.unavailable: set[str] = set()
+
+    async def resolve(self, model_id: str) -> ChatEngine:
+        if model_id in self.unavailable:
+            raise ModelUnavailableError(f"{model_id} is not loaded")
+        if model_id not in self.engines:
+            raise model_not_found(model_id, self.engines)
+        return self.engines[model_id]
+
+    async def list(self) -> list[ChatModelCard]:
+        return [await engine.card() for engine in self.engines.values()]
+
+    async def candidates(self) -> Sequence[ModelCandidate]:
+        return [ModelCandidate(name, frozenset({"chat"}), frozenset({"en", "vi"}), "loaded", 4096) for name in self.engines]
+
+
+@pytest.fixture
+def local() -> Local:
+    return Local("smollm2", "openai/gpt-oss-20b")
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[ProviderPool]:
+    pool = ProviderPool(ProviderSettings(), KNOWN, ProviderMetrics())
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+def directory(local: Local, pool: ProviderPool) -> ProviderDirectory:
+    history = EngineHistory()
+    router = Router(load_routing_rules(), history)
+    return ProviderDirectory(
+        local=local, local_candidates=local.candidates, pool=pool, known=KNOWN, router=router, history=history
+    )
+
+
+async def resolved(directory: ProviderDirectory, model_id: str) -> str:
+    return (await (await directory.resolve(model_id)).card()).model_id
+
+
+@pytest.mark.parametrize(
+    ("model_id", "answering"),
+    [
+        ("smollm2", "smollm2"),
+        ("local/smollm2", "smollm2"),
+        ("openai/gpt-oss-20b", "openai/gpt-oss-20b"),
+        ("openai/gpt-4o-mini", "openai/gpt-4o-mini"),
+        ("openai/ft:gpt-4o-mini:shop", "openai/ft:gpt-4o-mini:shop"),
+        ("ollama/gemma2:9b", "ollama/gemma2:9b"),
+        ("auto", "smollm2"),
+    ],
+)
+async def test_name_leads_to_its_engine(directory: ProviderDirectory, pool: ProviderPool, model_id: str, answering: str) -> None:
+    pool.configure(ProviderSettings(openai_api_key=SecretStr("k"), ollama_url=DEAD, preferred_model="smollm2"))
+    assert await resolved(directory, model_id) == answering
+
+
+async def test_bare_name_nobody_has_here_goes_to_the_default_provider(directory: ProviderDirectory, pool: ProviderPool) -> None:
+    with pytest.raises(NotFoundError, match="smollm2"):
+        await directory.resolve("gpt-4o-mini")
+    pool.configure(ProviderSettings(openai_api_key=SecretStr("k"), default_provider="openai"))
+    assert await resolved(directory, "gpt-4o-mini") == "openai/gpt-4o-mini"
+    assert await resolved(directory, "smollm2") == "smollm2"
+
+
+async def test_server_beside_the_hub_has_what_the_hub_has_not(directory: ProviderDirectory, pool: ProviderPool) -> None:
+    pool.configure(ProviderSettings(local_api_url=f"{DEAD}/v1"))
+    assert await resolved(directory, "llama-7b") == "local/llama-7b"
+    assert await resolved(directory, "local/llama-7b") == "local/llama-7b"
+
+
+async def test_prefix_of_a_provider_that_is_not_configured_says_so(directory: ProviderDirectory) -> None:
+    with pytest.raises(ProviderNotConfiguredError, match="OPENAI_API_KEY"):
+        await directory.resolve("openai/gpt-4o-mini")
+
+
+async def test_model_that_is_not_loaded_is_answered_for_by_the_next_in_order(
+    directory: ProviderDirectory, pool: ProviderPool, local: Local
+) -> None:
+    """Remote first, then local; both by the same setting."""
+    pool.configure(ProviderSettings(ollama_url=DEAD, fallback_order=("ollama", "local")))
+    engine = await directory.resolve("ollama/gemma2:9b")
+    answer = await engine.chat(BODY)
+    assert answer["model"] == "smollm2"
+    assert [failed["model"] for failed in answer["aihub"]["fallback_from"]] == ["ollama/gemma2:9b"]
+
+
+async def test_all_in_the_order_are_tried_before_giving_up(directory: ProviderDirectory, pool: ProviderPool, local: Local) -> None:
+    pool.configure(ProviderSettings(ollama_url=DEAD, fallback_order=("local", "openai", "ollama")))
+    local.unavailable.add("smollm2")
+    with pytest.raises(ProviderUnavailableError, match="ollama"):
+        await (await directory.resolve("smollm2")).chat(BODY)
+
+
+async def test_unknown_model_is_not_found_also_with_fallbacks(directory: ProviderDirectory, pool: ProviderPool) -> None:
+    pool.configure(ProviderSettings(ollama_url=DEAD, fallback_order=("ollama",)))
+    with pytest.raises(NotFoundError):
+        await directory.resolve("không-có")
+
+
+async def test_list_holds_local_and_remote_models(directory: ProviderDirectory, pool: ProviderPool) -> None:
+    pool.configure(ProviderSettings(openai_api_key=SecretStr("k"), ollama_url=DEAD))
+    names = [card.model_id for card in await directory.list()]
+    assert names[:2] == ["smollm2", "openai/gpt-oss-20b"]
+    assert "openai/gpt-4o-mini" in names
+
+
+async def test_automatic_choice_comes_back_in_headers(directory: ProviderDirectory) -> None:
+    notes: dict[str, str] = {}
+    token = answer_notes.set(notes)
+    await directory.resolve("auto", BODY)
+    answer_notes.reset(token)
+    assert notes["x-aihub-model"] in {"smollm2", "openai/gpt-oss-20b"}
+    assert notes["x-aihub-route-reasons"].startswith("task chat; language vi")

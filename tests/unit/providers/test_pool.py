@@ -1,0 +1,59 @@
+import pytest
+from pydantic import SecretStr
+
+from aihub.errors import ConfigurationError
+from aihub.providers.failures import ProviderNotConfiguredError
+from aihub.providers.metrics import ProviderMetrics
+from aihub.providers.pool import ProviderPool
+from aihub.providers.settings import PROVIDER_NAMES, ProviderName, ProviderSettings, load_known_providers
+from aihub.providers.token_estimate import estimate_tokens
+
+KNOWN = load_known_providers()
+KEY = SecretStr("sk-test")
+
+
+@pytest.mark.parametrize("provider", PROVIDER_NAMES)
+async def test_provider_without_key_or_url_says_what_to_set(provider: ProviderName) -> None:
+    pool = ProviderPool(ProviderSettings(), KNOWN, ProviderMetrics())
+    with pytest.raises(ProviderNotConfiguredError, match="set [A-Z_]+"):
+        pool.engine(provider, "x")
+    await pool.close()
+
+
+async def test_ollama_that_is_down_offers_no_models() -> None:
+    pool = ProviderPool(ProviderSettings(ollama_url="http://127.0.0.1:9"), KNOWN, ProviderMetrics())
+    assert await pool.models() == []
+    await pool.close()
+
+
+async def test_configured_provider_lists_its_known_models() -> None:
+    pool = ProviderPool(ProviderSettings(openai_api_key=KEY), KNOWN, ProviderMetrics())
+    cards = await pool.models()
+    assert ("openai/gpt-4o-mini", 128000, "openai") in [(card.model_id, card.context_tokens, card.owned_by) for card in cards]
+    await pool.close()
+
+
+async def test_wrong_settings_leave_the_old_ones_in_force() -> None:
+    pool = ProviderPool(ProviderSettings(openai_api_key=KEY), KNOWN, ProviderMetrics())
+    with pytest.raises(ConfigurationError):
+        pool.configure(ProviderSettings(openai_api_key=KEY, openai_base_url="ftp://x"))
+    assert pool.configured == ("openai",)
+    pool.configure(ProviderSettings(ollama_url="http://127.0.0.1:9"))
+    assert pool.configured == ("ollama",)
+    await pool.close()
+
+
+async def test_settings_can_be_exchanged_many_times_on_one_registry() -> None:
+    metrics = ProviderMetrics()
+    pool = ProviderPool(ProviderSettings(openai_api_key=KEY), KNOWN, metrics)
+    for timeout_s in (1.0, 2.0, 3.0):
+        pool.configure(ProviderSettings(openai_api_key=KEY, timeout_s=timeout_s))
+    assert metrics.registry.get_sample_value("aihub_provider_breaker_open", {"provider": "openai"}) == 0
+    await pool.close()
+
+
+def test_estimate_counts_tools_and_tool_calls() -> None:
+    plain = {"messages": [{"role": "user", "content": "Giá phở bò bao nhiêu?"}]}
+    call = {"id": "c", "type": "function", "function": {"name": "tra_gia", "arguments": '{"món": "phở"}'}}
+    with_tools = {"messages": [*plain["messages"], {"role": "assistant", "content": "", "tool_calls": [call]}], "tools": [call]}
+    assert estimate_tokens(with_tools) > estimate_tokens(plain) + 40
