@@ -147,12 +147,13 @@ class ModelLifecycle:
         """
         record = await self._find(model_id)
         refuse_impossible(record, self._board)
-        if force_reload and record.state is not ModelState.UNLOADED:
+        if force_reload and self._board.ledger.held_bytes(model_id):
             await self._unload(record)
             record = await self._find(model_id)
         policy = self._board.policy
         if record.state is not ModelState.READY:
             await self._become_ready(record, policy.room_timeout_s + policy.start_timeout_s)
+        await self._upkeep.save()
         return model_status(record, self._board)
 
     async def unload(self, model_id: str) -> ModelStatus:

@@ -1,12 +1,17 @@
 """Bringing one model into memory: its turn, room, start."""
 
 import asyncio
+import logging
 
-from aihub.errors import ConflictError, HubError, ModelUnavailableError
+from aihub.errors import HubError, ModelUnavailableError
 from aihub.lifecycle.board import Board
 from aihub.lifecycle.room import Evict, Start, Wait, next_step, refuse_impossible, room_retry_s
 from aihub.lifecycle.state import ModelRecord, ModelState
 from aihub.lifecycle.transitions import Transitions
+
+logger = logging.getLogger(__name__)
+
+AT_REST = frozenset({ModelState.UNLOADED, ModelState.FAILED})
 
 
 class Loader:
@@ -31,9 +36,18 @@ class Loader:
             async with board.lane(record.spec.device).turn:
                 await self._make_ready(record)
         except HubError as error:
-            record.is_restored = False
-            return error
+            return self._give_up(record, error)
+        except Exception:  # a host may fail in any way; requests get a stable message
+            logger.exception("Loading %s failed.", record.model_id)
+            message = f"The model {record.model_id!r} could not be loaded because of an error inside the hub. The log has the details."
+            return self._give_up(record, ModelUnavailableError(message))
         return None
+
+    def _give_up(self, record: ModelRecord, error: HubError) -> HubError:
+        if not record.waiting:
+            logger.warning("%s was not loaded: %s", record.model_id, error.message)
+        record.is_restored = False
+        return error
 
     async def _make_ready(self, record: ModelRecord) -> None:
         board = self._board
@@ -42,9 +56,12 @@ class Loader:
         while record.state is not ModelState.READY:
             waited_s = board.clock() - began_s
             if record.give_up:
-                raise ConflictError(f"The load of {record.model_id!r} was taken back by an unload.")
-            if record.state not in {ModelState.UNLOADED, ModelState.FAILED}:
+                raise ModelUnavailableError(f"The model {record.model_id!r} was unloaded on request. Try again.", retry_after_s=1)
+            if record.state not in AT_REST:
                 await board.changed.wait(board.policy.poll_s)  # it is being drained or stopped by somebody else
+                continue
+            if board.ledger.held_bytes(record.model_id):
+                await self._clear_away(record)
                 continue
             live = await self._transitions.live_memory(record.spec.device)
             may_evict = not record.is_restored or record.waiting > 0
@@ -64,14 +81,20 @@ class Loader:
     async def _start_if_room(self, record: ModelRecord, waited_s: float) -> None:
         """Start when there is still room now that the device is ours."""
         board = self._board
-        if record.state is ModelState.FAILED and board.ledger.held_bytes(record.model_id):
-            # An earlier stop failed; whatever is left of it goes first.
-            if not await self._transitions.stop(record):
-                raise ModelUnavailableError(f"The model {record.model_id!r} could not be stopped, so it cannot be loaded anew.")
         live = await self._transitions.live_memory(record.spec.device)
-        is_free = record.state in {ModelState.UNLOADED, ModelState.FAILED} and not record.give_up
+        is_free = record.state in AT_REST and not record.give_up
         if is_free and isinstance(next_step(record, board, live, waited_s=waited_s), Start):
             await self._transitions.start(record)
+
+    async def _clear_away(self, record: ModelRecord) -> None:
+        """Stop what an earlier failed stop has left in memory."""
+        async with self._board.lane(record.spec.device).lock:
+            is_left = record.state in AT_REST and self._board.ledger.held_bytes(record.model_id)
+            if is_left and not await self._transitions.stop(record):
+                raise ModelUnavailableError(
+                    f"The model {record.model_id!r} could not be stopped, so it cannot be loaded anew. See its log.",
+                    retry_after_s=self._transitions.retry_after_s(record),
+                )
 
     async def _evict(self, step: Evict) -> None:
         victim = step.victim

@@ -126,7 +126,8 @@ class Upkeep:
     async def _find_lost(self) -> None:
         """Notice models that went away by themselves, and failed stops that ended after all."""
         board = self._board
-        held = [record for record in board.records.values() if board.ledger.held_bytes(record.model_id)]
+        # Chosen before asking: what becomes ready meanwhile may be missing in the answer.
+        held = [record for record in board.records.values() if record.state in {ModelState.READY, ModelState.FAILED}]
         running = await self._host.running()
         for record in held:
             if record.model_id in running or board.lane(record.spec.device).lock.locked():
@@ -134,7 +135,7 @@ class Upkeep:
             if record.state is ModelState.READY:
                 board.ledger.release(record.model_id)
                 self._transitions.fail(record, "It stopped by itself; the log of the model has the reason.")
-            elif record.state is ModelState.FAILED:
+            elif record.state is ModelState.FAILED and board.ledger.held_bytes(record.model_id):
                 board.ledger.release(record.model_id)
                 board.set_state(record, ModelState.UNLOADED)
 

@@ -1,0 +1,114 @@
+"""A host without models: a device that only counts bytes. Used by tests and by anyone who wants to see the lifecycle move."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
+from aihub.errors import InternalError, ModelUnavailableError
+from aihub.lifecycle.host import DeviceMemory, ModelSpec
+
+
+class FakeHost:
+    """Satisfies `ModelHost`; breaks loudly where the lifecycle breaks its promises.
+
+    Args:
+        total_bytes: Memory of each device.
+        start_s: Time a start takes.
+        stop_s: Time a stop takes.
+        give_back_s: Time after a stop until the memory shows as free.
+
+    Attributes:
+        active: Requests inside each model.
+        failures: Errors the next starts of a model raise.
+        stop_failures: Errors the next stops of a model raise.
+        foreign_bytes: Taken on each device by somebody else.
+        most_used_bytes: The most memory ever used on each device.
+        starts: Models in the order they were started.
+        lost: Models that died and were not started since.
+    """
+
+    def __init__(
+        self, total_bytes: Mapping[str, int], *, start_s: float = 10.0, stop_s: float = 1.0, give_back_s: float = 1.0
+    ) -> None:
+        self.total_bytes = dict(total_bytes)
+        self.start_s, self.stop_s, self.give_back_s = start_s, stop_s, give_back_s
+        self.active: Counter[str] = Counter()
+        self.failures: dict[str, list[Exception]] = {}
+        self.stop_failures: dict[str, list[Exception]] = {}
+        self.foreign_bytes: Counter[str] = Counter()
+        self.most_used_bytes: Counter[str] = Counter()
+        self.starts: list[str] = []
+        self.specs: dict[str, ModelSpec] = {}
+        self.lost: set[str] = set()
+        self._starting: Counter[str] = Counter()
+        self._used: dict[str, tuple[str, int]] = {}
+
+    async def start(self, spec: ModelSpec) -> None:
+        if self._starting[spec.device] or spec.model_id in self._used:
+            raise InternalError(f"{spec.model_id} was started beside another start on {spec.device}, or twice.")
+        self._starting[spec.device] += 1
+        self.starts.append(spec.model_id)
+        try:
+            self._take(spec.model_id, spec.device, spec.requirement.total_bytes)
+            await asyncio.sleep(self.start_s)
+            if self.failures.get(spec.model_id):
+                raise self.failures[spec.model_id].pop(0)
+            self.specs[spec.model_id] = spec
+            self.lost.discard(spec.model_id)
+        finally:
+            self._starting[spec.device] -= 1
+
+    async def stop(self, model_id: str) -> None:
+        if self.active[model_id]:
+            raise InternalError(f"{model_id} was stopped with {self.active[model_id]} requests in flight.")
+        if self.stop_failures.get(model_id):
+            raise self.stop_failures[model_id].pop(0)
+        self.specs.pop(model_id, None)
+        await asyncio.sleep(self.stop_s)
+        if self.active[model_id]:
+            raise InternalError(f"{model_id} got a request while it was stopped.")
+        asyncio.get_running_loop().call_later(self.give_back_s, self._give_back, model_id, self._used.get(model_id))
+
+    async def running(self) -> set[str]:
+        return set(self.specs)
+
+    async def active_requests(self, model_id: str) -> int:
+        return self.active[model_id]
+
+    async def used_bytes(self, model_id: str) -> int | None:
+        return self._used[model_id][1] if model_id in self._used else None
+
+    async def device_memory(self) -> list[DeviceMemory]:
+        return [DeviceMemory(device, total, total - self._used_on(device)) for device, total in self.total_bytes.items()]
+
+    def begin_request(self, model_id: str) -> None:
+        """Count a request in; a model that is not running refuses it."""
+        if model_id in self.lost:
+            raise ModelUnavailableError(f"{model_id} has died.")
+        if model_id not in self.specs:
+            raise InternalError(f"A request reached {model_id}, which does not run.")
+        self.active[model_id] += 1
+
+    def end_request(self, model_id: str) -> None:
+        self.active[model_id] -= 1
+
+    def lose(self, model_id: str) -> None:
+        """End a model as a crash would."""
+        self.specs.pop(model_id, None)
+        self._used.pop(model_id, None)
+        self.active[model_id] = 0
+        self.lost.add(model_id)
+
+    def _give_back(self, model_id: str, memory: tuple[str, int] | None) -> None:
+        if self._used.get(model_id) is memory:
+            self._used.pop(model_id, None)
+
+    def _used_on(self, device: str) -> int:
+        return self.foreign_bytes[device] + sum(size for owner, size in self._used.values() if owner == device)
+
+    def _take(self, model_id: str, device: str, size_bytes: int) -> None:
+        self._used[model_id] = (device, size_bytes)
+        used = self._used_on(device)
+        self.most_used_bytes[device] = max(self.most_used_bytes[device], used)
+        if used > self.total_bytes[device]:
+            raise InternalError(f"{device} is out of memory: {used} of {self.total_bytes[device]} bytes.")

@@ -1,0 +1,169 @@
+"""Wire types of `/api/v1/models`: local models in memory. Sizes in bytes, times as Unix seconds unless they end in `_s`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from aihub.lifecycle.state import ModelState
+from aihub.lifecycle.status import DeviceStatus, LifecycleStatus, ModelStatus
+from aihub.schemas.common import ClosedModel, ModelName, ResponseModel
+from aihub.schemas.sampling import AnswerTokens, Penalty
+
+
+class ModelRequest(ClosedModel):
+    """One installed local model."""
+
+    model_id: ModelName
+
+
+class LoadRequest(ModelRequest):
+    """Load a model; `force_reload` unloads it first, once its requests have ended."""
+
+    force_reload: bool = False
+
+
+class GenerationDefaults(ClosedModel):
+    """What requests to a model get where they say nothing; null leaves it to the model's own defaults."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**20)] | None = None
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    max_tokens: AnswerTokens | None = None
+
+
+class GenerationConfigRequest(ModelRequest):
+    """New generation defaults of a loaded model; fields left out stay as they are."""
+
+    generation_config: GenerationDefaults
+
+
+class GenerationConfigReport(ResponseModel):
+    """The generation defaults in force."""
+
+    model_id: str
+    generation_config: GenerationDefaults
+
+
+class ModelReport(ResponseModel):
+    """One local model now."""
+
+    model_id: str
+    key: str
+    digest: str
+    state: ModelState
+    device: str
+    pinned: bool
+    need_bytes: int = Field(description="What it is admitted for.")
+    need_is_measured: bool = Field(description="Whether that is a measured peak, not an estimate.")
+    used_bytes: int | None = Field(description="What it was last seen to hold.")
+    context_tokens: int
+    quantization: str | None
+    in_flight: int = Field(description="Requests being answered.")
+    waiting: int = Field(description="Requests that wait for it to be loaded.")
+    loaded_at: float | None
+    last_used_at: float | None
+    load_time_s: float | None = Field(description="How long the last load took.")
+    tokens_per_s: float | None = Field(description="Speed of one stream, as seen lately.")
+    failure: str | None
+    retry_in_s: float | None = Field(description="When a failed model may be asked for again.")
+
+
+class HolderReport(ResponseModel):
+    """Who holds memory of a device."""
+
+    holder: str
+    size_bytes: int
+    used_bytes: int | None
+    fixed: bool = Field(description="Held for good by another part of the hub.")
+
+
+class DeviceReport(ResponseModel):
+    """One device now."""
+
+    device: str
+    total_bytes: int | None
+    free_bytes: int | None
+    budget_bytes: int = Field(description="What the hub may take.")
+    reserved_bytes: int = Field(description="What its holders may take.")
+    holders: list[HolderReport]
+
+
+class LifecycleReport(ResponseModel):
+    """Every installed local model and every device."""
+
+    models: list[ModelReport]
+    devices: list[DeviceReport]
+
+
+class ModelReports(ResponseModel):
+    """Every installed local model."""
+
+    models: list[ModelReport]
+
+
+class ModelInfo(ResponseModel):
+    """A loaded model: where it runs and with which settings."""
+
+    model_id: str
+    device: str
+    memory_bytes: int = Field(description="Measured where known, else reserved.")
+    quantization: str | None
+    context_tokens: int
+    dtype: str | None = None
+    generation_config: GenerationDefaults | None = None
+
+
+class CacheReport(ResponseModel):
+    """Answer to a cleared cache."""
+
+    model_id: str
+    cleared: bool
+
+
+def model_report(model: ModelStatus) -> ModelReport:
+    """Turn a status into its wire form."""
+    return ModelReport(
+        model_id=model.model_id,
+        key=model.key,
+        digest=model.digest,
+        state=model.state,
+        device=model.device,
+        pinned=model.is_pinned,
+        need_bytes=model.need_bytes,
+        need_is_measured=model.is_measured,
+        used_bytes=model.used_bytes,
+        context_tokens=model.context_tokens,
+        quantization=model.quantization,
+        in_flight=model.in_flight,
+        waiting=model.waiting,
+        loaded_at=model.loaded_at,
+        last_used_at=model.last_used_at,
+        load_time_s=model.load_time_s,
+        tokens_per_s=model.tokens_per_s,
+        failure=model.failure,
+        retry_in_s=model.retry_in_s,
+    )
+
+
+def device_report(device: DeviceStatus) -> DeviceReport:
+    """Turn a status into its wire form."""
+    return DeviceReport(
+        device=device.device,
+        total_bytes=device.total_bytes,
+        free_bytes=device.free_bytes,
+        budget_bytes=device.budget_bytes,
+        reserved_bytes=device.reserved_bytes,
+        holders=[
+            HolderReport(holder=held.holder, size_bytes=held.size_bytes, used_bytes=held.used_bytes, fixed=held.is_fixed)
+            for held in device.holders
+        ],
+    )
+
+
+def lifecycle_report(status: LifecycleStatus) -> LifecycleReport:
+    """Turn a status into its wire form."""
+    return LifecycleReport(models=[*map(model_report, status.models)], devices=[*map(device_report, status.devices)])
