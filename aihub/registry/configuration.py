@@ -49,7 +49,7 @@ ADDRESSES: Final = frozenset({"download_proxy", "local_llm_api_url", "openai_bas
 class HubConfiguration(BaseModel):
     """Run-time settings; times in seconds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     max_concurrent_downloads: PositiveInt = Field(default=2, le=16, description="Downloads at a time; others wait.")
     model_download_timeout_s: PositiveFloat = Field(default=3600.0, description="Longest download of one model.")

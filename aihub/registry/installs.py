@@ -173,6 +173,13 @@ class InstallStore:
             self._write_index(key, index)
             return self._install(key, self._folder(key) / earlier[-1], index)
 
+    def discard_damaged(self, key: ModelKey) -> None:
+        """Remove the version in use if the content of a file is not what was installed, so that it is fetched again."""
+        with self._locked(key):
+            current = self.current(key)
+            if current is not None and damaged_files(current.path):
+                self._remove(current)
+
     def cleanup(self, keep: int, *, in_use: set[str], required: set[ModelKey]) -> Installs:
         """Remove versions beyond the newest `keep` of each key and return them.
 

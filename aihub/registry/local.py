@@ -6,13 +6,17 @@ from pathlib import Path
 
 from aihub.registry.catalogue import load_catalogue
 from aihub.registry.configuration import CONFIGURATION_NAME, ConfigurationStore
+from aihub.registry.downloads.jobs import DownloadJobs
 from aihub.registry.installs import InstallStore
 from aihub.registry.keys import Provider
-from aihub.registry.service import Downloads, ModelRegistry, RegistryPlaces, find_model_folders, nothing_in_use
+from aihub.registry.made_folders import find_model_folders
+from aihub.registry.service import ModelRegistry, RegistryPlaces, nothing_in_use
 from aihub.registry.validation import HISTORY_NAME, Prober, Validator
 from aihub.settings import Settings
+from aihub.telemetry.registry_metrics import RegistryMetrics
 
 INSTALLS_FOLDER = "installs"
+DOWNLOADS_FOLDER = "downloads"
 KEY_VARIABLES: dict[Provider, tuple[str, ...]] = {
     "openai": ("OPENAI_API_KEY",),
     "github": ("GITHUB_TOKEN", "GITHUB_MODELS_TOKEN"),
@@ -23,17 +27,17 @@ def open_registry(
     settings: Settings,
     environ: Mapping[str, str],
     *,
+    metrics: RegistryMetrics,
     prober: Prober | None = None,
-    make_downloads: Callable[[ModelRegistry], Downloads] | None = None,
     digests_in_use: Callable[[], Awaitable[set[str]]] = nothing_in_use,
 ) -> ModelRegistry:
-    """Return the registry of `settings.home_path`; nothing is written until something is asked of it.
+    """Return the registry of `settings.home_path`; nothing is written until something is asked of it. Close it at the end.
 
     Args:
         settings: Says where the state folder is.
         environ: The environment variables.
+        metrics: Counts models, downloads and checks.
         prober: Loads and measures models; without one only files are checked.
-        make_downloads: Makes what gets models, given the registry's catalogue, installs and configuration.
         digests_in_use: Digests of the installs that are loaded.
 
     Raises:
@@ -42,18 +46,21 @@ def open_registry(
     catalogue = load_catalogue()
     installs = InstallStore(settings.home_path / INSTALLS_FOLDER)
     find_folders = partial(find_model_folders, installs=installs, models_path=settings.models_path, catalogue=catalogue)
-    registry = ModelRegistry(
+    configuration = ConfigurationStore(settings.home_path / CONFIGURATION_NAME, environ)
+    downloads = DownloadJobs(
+        installs, catalogue, configuration.read, folder=settings.home_path / DOWNLOADS_FOLDER, metrics=metrics
+    )
+    return ModelRegistry(
         RegistryPlaces(settings.home_path, settings.models_path, _hf_cache(environ)),
         catalogue,
         installs=installs,
-        configuration=ConfigurationStore(settings.home_path / CONFIGURATION_NAME, environ),
+        configuration=configuration,
         validator=Validator(settings.home_path / HISTORY_NAME, find_folders, prober),
+        downloads=downloads,
         digests_in_use=digests_in_use,
         providers_with_key=providers_with_key(environ),
+        metrics=metrics,
     )
-    if make_downloads is not None:
-        registry.use_downloads(make_downloads(registry))
-    return registry
 
 
 def providers_with_key(environ: Mapping[str, str]) -> frozenset[Provider]:

