@@ -163,10 +163,15 @@ def test_wrong_use_is_exit_code_2_with_a_reason(home: Path, arguments: list[str]
 
 @pytest.mark.parametrize("key", BAD_KEYS)
 def test_bad_key_is_exit_code_2_and_touches_nothing(home: Path, key: str) -> None:
-    for verb in (["validate", "--models"], ["pin"], ["rollback"], ["update"], ["download", "--models"]):
+    for verb in (["pin"], ["download", "--models"]):
         result = call(*verb, key)
         assert result.exit_code == (0 if key == "--help" and verb[-1] != "--models" else 2), (verb, result.output)
     assert not (home / "installs").exists()
+
+
+@pytest.mark.parametrize("verb", [["validate", "--models"], ["validate"], ["unpin"], ["rollback"], ["update"], ["download"]])
+def test_every_verb_refuses_a_bad_key(home: Path, verb: list[str]) -> None:
+    assert call(*verb, "hf:../../etc/passwd").exit_code == 2
 
 
 @pytest.mark.parametrize("verb", [["load", "qwen"], ["unload", "qwen"], ["ps"], ["bench"]])
