@@ -6,6 +6,7 @@ stores a fresh machine lacks, and bind undecorated classes with the profile's nu
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +17,7 @@ from aihub.engines.base import ChatModelCard
 from aihub.hardware import has_bfloat16_units
 from aihub.profiles import DeploymentProfile, LLMProfile, Profile, load_profile
 from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
+from aihub.registry.model_folder import read_special_tokens
 from aihub.registry.selection import select_chat_model, select_embedding_model
 from aihub.settings import Settings
 
@@ -98,7 +100,12 @@ def build_llm_application(model_id: str, model_path: str, profile: Profile) -> A
     )
     # Ray Serve LLM derives the resources of its placement group itself.
     del options["ray_actor_options"]
-    card = ChatModelCard(model_id=model_id, context_tokens=llm.max_model_len, created=int(time.time()))
+    card = ChatModelCard(
+        model_id=model_id,
+        context_tokens=llm.max_model_len,
+        created=int(time.time()),
+        special_tokens=read_special_tokens(Path(model_path)),
+    )
     return build_llm_deployment(
         config,
         name_prefix="LLM:",

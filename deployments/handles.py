@@ -200,10 +200,12 @@ class LLMHandle:
 
     def __init__(self, connection: AppConnection) -> None:
         self._connection = connection
+        self._card: ChatModelCard | None = None
 
     async def card(self) -> ChatModelCard:
-        card: ChatModelCard = await self._connection.call("card")
-        return card
+        if self._card is None:
+            self._card = await self._connection.call("card")
+        return self._card
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = await self._connection.call("chat_once", body)

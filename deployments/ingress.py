@@ -13,6 +13,7 @@ from aihub.schemas.chat import ChatCompletionRequest
 from aihub.schemas.validation import validate
 from aihub.security.principal import Principal
 from aihub.settings import Settings
+from aihub.telemetry.logging import configure_logging
 from deployments.hub_parts import HubParts
 from pipelines.answer import GeneratedAnswer, generate_answer
 
@@ -26,6 +27,7 @@ class Ingress:
     """
 
     async def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        configure_logging()
         self._model_id = model_id
         self._parts = HubParts(settings, profile, model_id, tokenizer_path)
         await self._parts.start()

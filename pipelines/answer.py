@@ -55,7 +55,7 @@ async def generate_answer(
         "max_completion_tokens": max_tokens,
         "temperature": temperature,
     }
-    answer = await engine.chat(validate(ChatCompletionRequest, values).to_engine_body())
+    answer = await engine.chat(validate(ChatCompletionRequest, values).to_engine_body(card.special_tokens))
     choice, usage = answer["choices"][0], answer["usage"]
     return GeneratedAnswer(
         answer=(choice["message"].get("content") or "").strip(),

@@ -62,7 +62,7 @@ class ChatPipeline:
         async with self._time_limit():
             engine = await self._engines.resolve(request.model)
             if request.retrieval is None:
-                return await engine.chat(request.to_engine_body())
+                return await engine.chat(request.to_engine_body((await engine.card()).special_tokens))
             return await self._rag.answer(principal, engine, request)
 
     async def open_chat_stream(self, principal: Principal, request: ChatCompletionRequest) -> AsyncGenerator[str, None]:
@@ -70,9 +70,11 @@ class ChatPipeline:
 
         Later errors end the stream with an error frame. Closing the stream closes the engine's.
         """
-        engine = await self._resolve(request.model)
+        async with self._time_limit():
+            engine = await self._engines.resolve(request.model)
+            card = await engine.card()
         if request.retrieval is None:
-            return await self._open(engine.stream_chat(request.to_engine_body()))
+            return await self._open(engine.stream_chat(request.to_engine_body(card.special_tokens)))
         return await self._open(self._rag.stream(principal, engine, request))
 
     async def complete(self, principal: Principal, request: CompletionRequest) -> dict[str, Any]:
@@ -83,17 +85,14 @@ class ChatPipeline:
 
     async def open_complete_stream(self, principal: Principal, request: CompletionRequest) -> AsyncGenerator[str, None]:
         """Open a completion stream; promises and errors as `open_chat_stream`."""
-        engine = await self._resolve(request.model)
+        async with self._time_limit():
+            engine = await self._engines.resolve(request.model)
         return await self._open(engine.stream_complete(request.to_engine_body()))
 
     async def models(self, principal: Principal) -> list[dict[str, Any]]:
         """Return the chat models as OpenAI model objects."""
         cards = await self._engines.list()
         return [{"id": card.model_id, "object": "model", "created": card.created, "owned_by": card.owned_by} for card in cards]
-
-    async def _resolve(self, model_id: str) -> ChatEngine:
-        async with self._time_limit():
-            return await self._engines.resolve(model_id)
 
     @asynccontextmanager
     async def _time_limit(self) -> AsyncIterator[None]:

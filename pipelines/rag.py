@@ -13,6 +13,7 @@ from aihub.schemas.chat import ChatCompletionRequest
 from aihub.schemas.filters import filter_tree
 from aihub.schemas.messages import UserMessage
 from aihub.schemas.retrieval import RetrievalOptions
+from aihub.security.markers import neutralise_markers
 from aihub.security.principal import Principal
 from aihub.storage.records import VectorStoreRecord
 from pipelines.citations import CitableSource, find_citations
@@ -125,6 +126,7 @@ class RagPipeline:
         options = request.retrieval
         if options is None:
             raise ValueError("the request asks for no retrieval")
+        special_tokens = (await engine.card()).special_tokens
         question = _question(request)
         stores = await self._open_stores(principal, options)
         query = await self._query(question, options)
@@ -132,10 +134,13 @@ class RagPipeline:
             principal.tenant_id, stores, query.text, top_k=options.top_k, mode=options.mode, filters=filter_tree(options.filters)
         )
         found_s = time.perf_counter()
-        sources = [SourceText(rank, chunk.hit.filename, chunk.hit.text) for rank, chunk in enumerate(found.hits, start=1)]
+        sources = [
+            SourceText(rank, chunk.hit.filename, neutralise_markers(chunk.hit.text, special_tokens))
+            for rank, chunk in enumerate(found.hits, start=1)
+        ]
         prompt = await fit_sources(
             engine,
-            request.to_engine_body(),
+            request.to_engine_body(special_tokens),
             template=self.prompts.for_text(question),
             sources=sources,
             reserve=request.answer_tokens,

@@ -30,12 +30,14 @@ class ChatModelCard:
         model_id: The name clients send in `model`.
         context_tokens: Prompt plus answer, in the model's tokens.
         created: Unix seconds.
+        special_tokens: Tokens of its vocabulary that steer the model; neutralised in text from outside.
     """
 
     model_id: str
     context_tokens: int
     created: int
     owned_by: str = "aihub"
+    special_tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class FakeChatEngine:
         answer: Makes the text of an answer from the last user message (or the prompt).
         first_token_s: Delay before the first token.
         token_s: Delay before each further token.
+        special_tokens: What the card names as the model's own.
 
     Attributes:
         active: Requests being answered now; back to 0 when every client has got its answer or left.
@@ -45,8 +46,11 @@ class FakeChatEngine:
         answer: Callable[[str], str] = echo,
         first_token_s: float = 0.0,
         token_s: float = 0.0,
+        special_tokens: tuple[str, ...] = (),
     ) -> None:
-        self._card = ChatModelCard(model_id=model_id, context_tokens=context_tokens, created=_CREATED)
+        self._card = ChatModelCard(
+            model_id=model_id, context_tokens=context_tokens, created=_CREATED, special_tokens=special_tokens
+        )
         self._answer = answer
         self._first_token_s = first_token_s
         self._token_s = token_s

@@ -53,6 +53,23 @@ def read_json(path: Path) -> Any:
         raise ConfigurationError(f"{path} is not readable JSON: {error}. Fetch the model again.") from error
 
 
+def read_special_tokens(folder: Path) -> tuple[str, ...]:
+    """Return the special tokens of a model's `tokenizer.json`, sorted; none where the model has no such file.
+
+    Raises:
+        ConfigurationError: The file is not readable JSON.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return ()
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not readable JSON: {error}. Fetch the model again.") from error
+    added = document.get("added_tokens", ()) if isinstance(document, dict) else ()
+    return tuple(sorted({str(token["content"]) for token in added if token.get("special")}))
+
+
 def _check_no_auto_map(path: Path, value: Any) -> None:
     if isinstance(value, dict):
         if "auto_map" in value:

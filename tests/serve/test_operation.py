@@ -4,34 +4,15 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
-import ray
 
 from deployments.handles import AppConnection
 from tests.cluster import ROOT, RunningHub
-
-
-@pytest.fixture(scope="module")
-def ray_cluster(hub: RunningHub) -> Iterator[None]:
-    """Join the hub's Ray cluster as a driver, with the token Ray made when the hub started."""
-    command = next(process.cmdline() for process in hub.processes("gcs_server"))
-    options = dict(part.lstrip("-").split("=", 1) for part in command if part.startswith("--") and "=" in part)
-    ray.init(address=f"{options['node-ip-address']}:{_gcs_port(options)}", namespace="serve", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-def _gcs_port(options: dict[str, str]) -> str:
-    if options.get("gcs_server_port", "0") != "0":
-        return options["gcs_server_port"]
-    return (Path(options["session-dir"]) / next(iter(Path(options["session-dir"]).glob("gcs_server_port_*"))).name).read_text(
-        encoding="utf-8"
-    )
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from aihub.errors import ConfigurationError
-from aihub.registry.model_folder import check_model_folder
+from aihub.registry.model_folder import check_model_folder, read_special_tokens
 
 from .toy_models import write_sentence_model
 
@@ -67,3 +67,17 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("")
     with pytest.raises(ConfigurationError, match="not a folder"):
         check_model_folder(tmp_path / "model")
+
+
+def test_special_tokens_are_those_the_tokenizer_marks_so(folder: Path) -> None:
+    added = [{"content": "<đặc biệt>", "special": True}, {"content": "<plain>", "special": False}]
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}), encoding="utf-8")
+    assert read_special_tokens(folder) == ("<đặc biệt>",)
+    (folder / "tokenizer.json").unlink()
+    assert read_special_tokens(folder) == ()
+
+
+def test_special_tokens_of_a_broken_tokenizer_are_an_error(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="tokenizer.json"):
+        read_special_tokens(folder)

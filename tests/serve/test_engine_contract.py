@@ -1,0 +1,29 @@
+"""The real vLLM engine, reached over its Serve handle, keeps every promise of a `ChatEngine`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from deployments.handles import AppConnection, LLMHandle
+from tests.contract.test_chat_engine import ChatEngineContract
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestVLLMEngine(ChatEngineContract):
+    @pytest.fixture
+    async def connection(self) -> AsyncIterator[AppConnection]:
+        connection = AppConnection("llm-default", "The model")
+        connection.start()
+        while connection.health.status != "ok":  # noqa: ASYNC110  # there is no event to wait for in another process
+            await asyncio.sleep(0.05)
+        yield connection
+        await connection.close()
+
+    @pytest.fixture
+    def engine(self, connection: AppConnection) -> LLMHandle:
+        return LLMHandle(connection)
+
+    async def active(self, engine: LLMHandle) -> int:
+        active: int = await engine._connection.call("active_requests")
+        return active
