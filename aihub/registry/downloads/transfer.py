@@ -3,9 +3,9 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -37,13 +37,15 @@ class RemoteFile:
         url: https; plain http only on this machine's loopback.
         sha256: Lower hex, where it is published.
         size_bytes: Exact size, where it is known.
-        hosts: Hosts a redirect may lead to, beside that of `url`.
+        hosts: Hosts a redirect may lead to, beside that of `url`; `.example.org` means every host below example.org.
+        headers: Sent to the origin of `url` only, never to where it redirects (tokens).
     """
 
     url: str
     sha256: str | None = None
     size_bytes: int | None = None
     hosts: frozenset[str] = frozenset()
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 async def download_file(
@@ -151,7 +153,8 @@ class _Transfer:
         url = _parse(self._remote.url)
         for _ in range(MAX_REDIRECTS + 1):
             _check(url, self._hosts)
-            response = await client.send(client.build_request("GET", url, headers=headers), stream=True)
+            own = self._remote.headers if _origin(url) == _origin(_parse(self._remote.url)) else {}
+            response = await client.send(client.build_request("GET", url, headers={**own, **headers}), stream=True)
             try:
                 if not response.has_redirect_location:
                     yield response
@@ -230,9 +233,14 @@ def _parse(url: str) -> httpx.URL:
         raise SourceRefusedError("The catalogue's source_url of this model is no address. Correct it.") from error
 
 
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
 def _check(url: httpx.URL, hosts: frozenset[str]) -> None:
     is_secure = url.scheme == "https" or (url.scheme == "http" and url.host in LOOPBACK)
-    if not is_secure or url.host not in hosts or url.userinfo:
+    is_allowed = url.host in hosts or any(host.startswith(".") and url.host.endswith(host) for host in hosts)
+    if not url.host or not is_secure or not is_allowed or url.userinfo:
         shown = f"{url.scheme}://{url.host}"[:100]
         raise SourceRefusedError(
             f"The download leads to {shown}, where the hub does not go. Allowed are https and {', '.join(sorted(hosts))}."
