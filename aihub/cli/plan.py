@@ -14,14 +14,16 @@ from aihub.lifecycle.planner import Plan, PlannedModel, load_shapes, make_plan
 from aihub.lifecycle.requirement import GIB
 from aihub.profiles import Profile, load_profile
 from aihub.registry.catalogue import load_catalogue
-from aihub.registry.configuration import ConfigurationStore
+from aihub.registry.configuration import CONFIGURATION_NAME, ConfigurationStore
 from aihub.settings import Settings
 
 _WORDS = {"fits": "fits", "alone": "only alone", "too_large": "too large", "elsewhere": "not here"}
 
 
 def plan(
-    profile: Annotated[str | None, typer.Option(help="Hardware profile in configs/profiles; this machine's when left out.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Hardware profile in configs/profiles; this machine's when left out.")
+    ] = None,
     memory_gb: Annotated[float | None, typer.Option(help="Memory of the device in GiB; the profile's or this machine's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -41,7 +43,7 @@ def _plan(profile: Profile, home: Path, memory_gb: float | None) -> Plan:
     memory_bytes = int(memory_gb * GIB) if memory_gb is not None else None
     ram_bytes = memory_bytes if memory_bytes is not None else int(psutil.virtual_memory().total)
     budget = device_budget(profile, memory_bytes, ram_bytes=ram_bytes)
-    limit = ConfigurationStore(home / "config.json", os.environ).read().max_concurrent_models
+    limit = ConfigurationStore(home / CONFIGURATION_NAME, os.environ).read().max_concurrent_models
     return make_plan(profile, budget, load_catalogue(), load_shapes(), max_models=limit)
 
 
@@ -66,7 +68,7 @@ def _print(made: Plan) -> None:
     budget = made.budget
     parts = ", ".join(f"{name} {gib(size)}" for name, size in budget.fixed.items()) or "nothing"
     console.print(
-        f"Profile {made.profile}: {gib(budget.total_bytes)} on {budget.device}, of which the hub takes {gib(budget.budget_bytes)}. "
+        f"Profile {made.profile}: {gib(budget.total_bytes)} on {budget.device}; the hub takes {gib(budget.budget_bytes)} of it. "
         f"Always in memory: {parts}. Left for chat models: {gib(budget.models_bytes)}.",
         highlight=False,
     )

@@ -21,6 +21,7 @@ class FakeHost:
         active: Requests inside each model.
         failures: Errors the next starts of a model raise.
         stop_failures: Errors the next stops of a model raise.
+        actual_bytes: What a model really takes, where that is not its requirement.
         foreign_bytes: Taken on each device by somebody else.
         most_used_bytes: The most memory ever used on each device.
         starts: Models in the order they were started.
@@ -35,6 +36,7 @@ class FakeHost:
         self.active: Counter[str] = Counter()
         self.failures: dict[str, list[Exception]] = {}
         self.stop_failures: dict[str, list[Exception]] = {}
+        self.actual_bytes: dict[str, int] = {}
         self.foreign_bytes: Counter[str] = Counter()
         self.most_used_bytes: Counter[str] = Counter()
         self.starts: list[str] = []
@@ -49,7 +51,8 @@ class FakeHost:
         self._starting[spec.device] += 1
         self.starts.append(spec.model_id)
         try:
-            self._take(spec.model_id, spec.device, spec.requirement.total_bytes)
+            size_bytes = self.actual_bytes.get(spec.model_id, spec.requirement.total_bytes)
+            self._take(spec.model_id, spec.device, size_bytes)
             await asyncio.sleep(self.start_s)
             if self.failures.get(spec.model_id):
                 raise self.failures[spec.model_id].pop(0)

@@ -149,6 +149,7 @@ class ModelLifecycle:
         refuse_impossible(record, self._board)
         if force_reload and self._board.ledger.held_bytes(model_id):
             await self._unload(record)
+            await self.refresh()
             record = await self._find(model_id)
         policy = self._board.policy
         if record.state is not ModelState.READY:
@@ -206,11 +207,11 @@ class ModelLifecycle:
         specs = await self._specs()
         records = self._board.records
         for model_id, spec in specs.items():
-            need_bytes = self._peaks.need_bytes(spec)
+            need_bytes, is_measured = self._peaks.need_bytes(spec), self._peaks.is_measured(spec)
             record = records.setdefault(model_id, ModelRecord(spec, need_bytes, used_s=float("-inf")))
             is_at_rest = record.state in {ModelState.UNLOADED, ModelState.FAILED}
             if is_at_rest and (record.load is None or record.load.done()):
-                record.spec, record.need_bytes = spec, need_bytes
+                record.spec, record.need_bytes, record.is_measured = spec, need_bytes, is_measured
         for model_id in records.keys() - specs.keys():
             if records[model_id].shown_state in {ModelState.UNLOADED, ModelState.FAILED}:
                 del records[model_id]
@@ -244,7 +245,8 @@ class ModelLifecycle:
                 left_s = deadline_s - board.clock()
                 if left_s <= 0:
                     raise ModelUnavailableError(
-                        f"The model {record.model_id!r} is not ready yet ({record.shown_state}). Try again shortly.", retry_after_s=10
+                        f"The model {record.model_id!r} is not ready yet ({record.shown_state}). Try again shortly.",
+                        retry_after_s=10,
                     )
                 load = self._loader.begin(record)
                 await record.changed.wait(left_s)

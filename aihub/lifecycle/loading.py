@@ -39,7 +39,9 @@ class Loader:
             return self._give_up(record, error)
         except Exception:  # a host may fail in any way; requests get a stable message
             logger.exception("Loading %s failed.", record.model_id)
-            message = f"The model {record.model_id!r} could not be loaded because of an error inside the hub. The log has the details."
+            message = (
+                f"The model {record.model_id!r} could not be loaded because of an error inside the hub. The log has the details."
+            )
             return self._give_up(record, ModelUnavailableError(message))
         return None
 
@@ -66,11 +68,11 @@ class Loader:
             live = await self._transitions.live_memory(record.spec.device)
             may_evict = not record.is_restored or record.waiting > 0
             step = next_step(record, board, live, waited_s=waited_s, may_evict=may_evict)
+            if not isinstance(step, Start) and waited_s >= board.policy.room_timeout_s:
+                raise ModelUnavailableError(
+                    f"{step.reason} Nothing became free in {waited_s:.0f} s.", retry_after_s=room_retry_s(record, board)
+                )
             if isinstance(step, Wait):
-                if waited_s >= board.policy.room_timeout_s:
-                    raise ModelUnavailableError(
-                        f"{step.reason} Nothing became free in {waited_s:.0f} s.", retry_after_s=room_retry_s(record, board)
-                    )
                 await board.changed.wait(step.seconds)
             elif isinstance(step, Evict):
                 await self._evict(step)
@@ -99,15 +101,8 @@ class Loader:
     async def _evict(self, step: Evict) -> None:
         victim = step.victim
         async with self._board.lane(victim.spec.device).lock:
-            if victim.state is not ModelState.READY or victim.is_pinned:
-                return
-            if not step.is_patient and self._board.is_busy(victim):
-                return
-            if await self._transitions.drain(victim, is_patient=step.is_patient):
-                if victim.is_pinned:
-                    self._board.set_state(victim, ModelState.READY)
-                else:
-                    await self._transitions.stop(victim)
+            if step.is_patient or not self._board.is_busy(victim):
+                await self._transitions.make_room(victim, is_patient=step.is_patient)
 
     def refuse_hopeless(self, record: ModelRecord) -> None:
         """Refuse at once what cannot be loaded now.

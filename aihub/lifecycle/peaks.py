@@ -61,6 +61,10 @@ class PeakStore:
         partial.write_text(json.dumps(self._peaks, indent=1), encoding="utf-8")
         partial.replace(self._path)
 
+    def is_measured(self, spec: ModelSpec) -> bool:
+        """Whether a peak is known."""
+        return _key(spec) in self._peaks
+
     def need_bytes(self, spec: ModelSpec) -> int:
         """What the model must be given: its measured peak, else the estimate.
 

@@ -27,6 +27,7 @@ class Evict:
 
     victim: ModelRecord
     is_patient: bool
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ def refuse_impossible(record: ModelRecord, board: Board) -> None:
     names = ", ".join(other.model_id for other in pinned)
     if need > capacity - taken:
         raise ModelUnavailableError(
-            f"The model {record.model_id!r} needs {gib(need)} on {device}; pinned models ({names}) leave {gib(capacity - taken)}. "
-            "Unpin one of them."
+            f"The model {record.model_id!r} needs {gib(need)} on {device}; pinned models ({names}) leave "
+            f"{gib(capacity - taken)}. Unpin one of them."
         )
     limit = board.policy.max_concurrent_models
     if limit and len(pinned) >= limit:
@@ -105,10 +106,10 @@ def next_step(record: ModelRecord, board: Board, live: DeviceMemory | None, *, w
         return Wait(reason, poll_s)
     busy = [victim for victim in victims if board.is_busy(victim)]
     if not busy:
-        return Evict(victims[0], is_patient=False)
+        return Evict(victims[0], is_patient=False, reason=reason)
     if waited_s < board.policy.patience_s:
         return Wait(reason, poll_s)
-    return Evict(busy[0], is_patient=True)
+    return Evict(busy[0], is_patient=True, reason=reason)
 
 
 def room_retry_s(record: ModelRecord, board: Board) -> int:
@@ -127,7 +128,10 @@ def _shortage(record: ModelRecord, board: Board, live: DeviceMemory | None) -> t
         return live_bytes, f"{wants}, where {gib(live.free_bytes)} of {gib(live.total_bytes)} are free."
     if budget_bytes:
         holders = ", ".join(f"{held.holder} {gib(held.size_bytes)}" for held in ledger.holders(device))
-        return budget_bytes, f"{wants}; {gib(max(ledger.free_bytes(device), 0))} of its budget are free, the rest is held by {holders}."
+        return (
+            budget_bytes,
+            f"{wants}; {gib(max(ledger.free_bytes(device), 0))} of its budget are free, the rest is held by {holders}.",
+        )
     return 0, f"{board.policy.max_concurrent_models} models are in memory, which is the limit."
 
 

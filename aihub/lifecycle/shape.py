@@ -39,7 +39,9 @@ class ModelShape:
     def kv_cache_bytes(self, context_tokens: int, cached_tokens: int, sequences: int) -> int:
         """Cache for `cached_tokens` in all, and a window per sequence in the layers that have one."""
         window_tokens = min(self.window_tokens, context_tokens) * sequences
-        return self.layer_token_bytes * (self.full_layers * cached_tokens + self.window_layers * min(window_tokens, cached_tokens))
+        return self.layer_token_bytes * (
+            self.full_layers * cached_tokens + self.window_layers * min(window_tokens, cached_tokens)
+        )
 
 
 def read_shape(folder: Path, *, dtype: str = "auto") -> ModelShape:
@@ -104,7 +106,7 @@ def _window_layers(text: Mapping[str, Any], layers: int) -> int:
 
 
 def _dimension(config: Mapping[str, Any], name: str) -> int:
-    value = config[name]
-    if type(value) is not int or not 0 < value <= _MAX_DIMENSION:
+    value: object = config[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_DIMENSION:
         raise ValueError(f"{name} is {value!r}")
-    return value
+    return int(value)

@@ -60,7 +60,7 @@ class ModelRecord:
     """One model; only `ModelLifecycle` and its parts change it.
 
     Attributes:
-        need_bytes: What it is admitted for: the measured peak where known, else the estimate.
+        need_bytes: What it is admitted for: the measured peak where known, else the estimate; `is_measured` says which.
         ready_s: Since when it is ready.
         used_s: Last request, by the clients' reports.
         load: The task that loads it, queued or running; its result is the error, if any.
@@ -70,6 +70,7 @@ class ModelRecord:
 
     spec: ModelSpec
     need_bytes: int
+    is_measured: bool = False
     state: ModelState = ModelState.UNLOADED
     is_pinned: bool = False
     is_restored: bool = False

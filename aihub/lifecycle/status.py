@@ -80,7 +80,7 @@ def model_status(record: ModelRecord, board: Board) -> ModelStatus:
         device=spec.device,
         is_pinned=record.is_pinned,
         need_bytes=record.need_bytes,
-        is_measured=record.need_bytes != spec.requirement.total_bytes,
+        is_measured=record.is_measured,
         used_bytes=record.used_bytes,
         context_tokens=spec.context_tokens,
         quantization=spec.quantization,

@@ -76,6 +76,16 @@ class Transitions:
         left_s = record.failure.retry_at_s - self._board.clock() if record.failure else 0.0
         return max(round(left_s + 0.5), 1)
 
+    async def make_room(self, record: ModelRecord, *, is_patient: bool, yields_to_requests: bool = False) -> None:
+        """Unload a ready model that is not pinned, unless requests keep it; arguments as for `drain`."""
+        if record.state is not ModelState.READY or _is_pinned(record):
+            return
+        if await self.drain(record, is_patient=is_patient, yields_to_requests=yields_to_requests):
+            if _is_pinned(record):  # meanwhile
+                self._board.set_state(record, ModelState.READY)
+            else:
+                await self.stop(record)
+
     async def drain(self, record: ModelRecord, *, is_patient: bool, yields_to_requests: bool = False) -> bool:
         """Take a ready model out of the directory until nothing is in flight; False when it had to stay.
 
@@ -117,7 +127,7 @@ class Transitions:
         try:
             async with asyncio.timeout(board.policy.stop_timeout_s):
                 await self._host.stop(record.model_id)
-        except Exception as error:  # a host may fail in any way; the model's memory stays charged to it
+        except Exception as error:  # noqa: BLE001  # a host may fail in any way; the model's memory stays charged to it
             reason = _reason(error, f"it did not stop within {board.policy.stop_timeout_s:.0f} s")
             logger.warning("Unloading %s failed: %s", record.model_id, reason)
             self.fail(record, f"It could not be unloaded: {reason}")
@@ -173,6 +183,10 @@ class Transitions:
         except HubError as error:
             logger.warning("The memory of %s cannot be read: %s", record.model_id, error.message)
             return None
+
+
+def _is_pinned(record: ModelRecord) -> bool:
+    return record.is_pinned
 
 
 def _reason(error: Exception, if_late: str) -> str:

@@ -154,14 +154,8 @@ class Upkeep:
     async def _unload(self, record: ModelRecord) -> None:
         board = self._board
         async with board.lane(record.spec.device).lock:
-            still_idle = board.clock() - record.used_s >= board.policy.unload_timeout_s > 0
-            if record.state is not ModelState.READY or record.is_pinned or not still_idle:
-                return
-            if await self._transitions.drain(record, is_patient=False, yields_to_requests=True):
-                if record.is_pinned:
-                    board.set_state(record, ModelState.READY)
-                else:
-                    await self._transitions.stop(record)
+            if board.clock() - record.used_s >= board.policy.unload_timeout_s > 0:
+                await self._transitions.make_room(record, is_patient=False, yields_to_requests=True)
 
     def _save_peaks(self) -> None:
         try:

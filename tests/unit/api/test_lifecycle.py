@@ -162,7 +162,15 @@ async def test_unknown_model_is_404(http: httpx.AsyncClient, action: str, name: 
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"model_id": ""}, {"model_id": 7}, {"model_id": "a" * 257}, {"model_id": "a", "force_reload": "true"}, {"model_id": "a", "x": 1}]
+    "body",
+    [
+        {},
+        {"model_id": ""},
+        {"model_id": 7},
+        {"model_id": "a" * 257},
+        {"model_id": "a", "force_reload": "true"},
+        {"model_id": "a", "x": 1},
+    ],
 )
 async def test_wrong_body_is_400(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
     assert_refused(await http.post(f"{PATH}/load", json=body), 400)
@@ -187,7 +195,9 @@ async def test_generation_config_keeps_what_was_not_named(http: httpx.AsyncClien
     assert data["generation_config"]["top_p"] == 0.9
 
 
-@pytest.mark.parametrize("config", [{"temperature": -1}, {"temperature": 3}, {"top_p": 0}, {"max_tokens": 0}, {"colour": 1}, None])
+@pytest.mark.parametrize(
+    "config", [{"temperature": -1}, {"temperature": 3}, {"top_p": 0}, {"max_tokens": 0}, {"colour": 1}, None]
+)
 async def test_generation_config_out_of_bounds_is_400(http: httpx.AsyncClient, config: Any) -> None:
     await post(http, "load", model_id="a")
     assert_refused(await http.post(f"{PATH}/generation_config", json={"model_id": "a", "generation_config": config}), 400)

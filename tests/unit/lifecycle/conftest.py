@@ -1,16 +1,14 @@
-import asyncio
 from collections.abc import Iterator
 
 import pytest
 from blockbuster import blockbuster_ctx
 
-from .virtual_time import VirtualTimePolicy
+from .virtual_time import VirtualTimeLoop
 
 
-@pytest.fixture
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, type[VirtualTimeLoop]]:
     """Tests here run in virtual time."""
-    return VirtualTimePolicy()
+    return {"virtual_time": VirtualTimeLoop}
 
 
 @pytest.fixture(autouse=True)

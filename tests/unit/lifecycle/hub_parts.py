@@ -59,6 +59,13 @@ class Hub:
     async def state(self, model_id: str) -> str:
         return (await self.model(model_id)).state.value
 
+    async def until(self, model_id: str, state: str) -> None:
+        """Return at the moment the model gets into the state."""
+        record = self.lifecycle._board.records[model_id]
+        async with asyncio.timeout(1000.0):
+            while record.state != state:
+                await record.changed.wait(1000.0)
+
     async def model(self, model_id: str) -> ModelStatus:
         return await self.lifecycle.info(model_id)
 

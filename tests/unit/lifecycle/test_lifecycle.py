@@ -51,6 +51,7 @@ async def test_two_models_alternate_under_a_budget_that_holds_one() -> None:
 
 async def test_alternating_requests_do_not_thrash() -> None:
     async with running_hub(A, B, policy=replace(POLICY, min_residency_s=60.0)) as hub:
+
         async def keep_asking(model_id: str) -> None:
             while True:
                 await hub.clients[0].ask(model_id, 0.5)
@@ -131,8 +132,7 @@ async def test_request_begun_on_an_old_directory_during_the_drain_keeps_the_mode
         await settle(40)
         await late.report()
         waiting = asyncio.create_task(hub.clients[0].ask("b"))
-        while await hub.state("a") != "draining":
-            await asyncio.sleep(0.05)
+        await hub.until("a", "draining")
         request = asyncio.create_task(late.ask("a", 8.0))  # its directory still lists the model
         await asyncio.sleep(0.1)
         await late.report()
@@ -158,7 +158,9 @@ async def test_client_that_died_does_not_hold_a_model_for_ever() -> None:
 async def test_model_that_can_never_fit_is_refused_at_once_with_numbers() -> None:
     async with running_hub(spec("huge", 9), fixed={"embeddings": 2.0}) as hub:
         began_s = now_s()
-        with pytest.raises(ModelUnavailableError, match=r"needs 9\.0 GiB on cpu, which has 8\.0 GiB for models after embeddings 2\.0 GiB") as e:
+        with pytest.raises(
+            ModelUnavailableError, match=r"needs 9\.0 GiB on cpu, which has 8\.0 GiB for models after embeddings 2\.0 GiB"
+        ) as e:
             await hub.clients[0].ask("huge")
         assert now_s() == began_s
         assert e.value.code == "model_too_large"
@@ -220,8 +222,7 @@ async def test_idle_model_is_unloaded_and_a_used_one_is_not() -> None:
 async def test_request_during_an_idle_unload_keeps_the_model() -> None:
     async with running_hub(A, policy=replace(POLICY, unload_timeout_s=30.0)) as hub:
         await hub.clients[0].ask("a")
-        while await hub.state("a") != "draining":
-            await asyncio.sleep(0.05)
+        await hub.until("a", "draining")
         await hub.lifecycle.ensure("a")
         assert hub.host.starts == ["a"]
         assert await hub.state("a") == "ready"
@@ -396,6 +397,7 @@ async def test_lost_model_is_noticed_and_loaded_again_on_request() -> None:
 
 async def test_steady_traffic_on_one_model_does_not_starve_another() -> None:
     async with running_hub(A, B) as hub:
+
         async def keep_asking() -> None:
             while True:
                 await hub.clients[0].ask("a", 3.0)

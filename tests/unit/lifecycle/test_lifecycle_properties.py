@@ -61,7 +61,15 @@ async def act(hub: Hub, action: str, model_id: str, client: int, duration_s: flo
 
 async def run_sequence(actions: list[tuple[str, str, int, float, float]], limit: int, unload_s: float) -> None:
     policy = replace(
-        POLICY, min_residency_s=8.0, max_waiting_requests=4, max_concurrent_models=limit, unload_timeout_s=unload_s, poll_s=0.5
+        POLICY,
+        first_backoff_s=2.0,
+        max_backoff_s=8.0,
+        room_timeout_s=60.0,
+        min_residency_s=8.0,
+        max_waiting_requests=4,
+        max_concurrent_models=limit,
+        unload_timeout_s=unload_s,
+        poll_s=0.5,
     )
     host = FakeHost({"cpu": BUDGET_GIB * GIB, "cuda:0": BUDGET_GIB * GIB}, start_s=6.0)
     async with running_hub(*SPECS, budget_gib=BUDGET_GIB, host=host, policy=policy, clients=2) as hub:
@@ -77,15 +85,13 @@ async def run_sequence(actions: list[tuple[str, str, int, float, float]], limit:
         for one in SPECS:
             await hub.lifecycle.unpin(one.model_id)
             hub.host.failures.clear()
-        await asyncio.sleep(400)  # all pauses after failures are over
+        await asyncio.sleep(10)  # all pauses after failures are over
         await hub.clients[0].ask("c")  # and it still works
         assert max(host.most_used_bytes.values()) <= BUDGET_GIB * GIB
 
 
 @settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    actions=st.lists(ACTIONS, min_size=1, max_size=14), limit=st.sampled_from([0, 1, 2]), unload_s=st.sampled_from([0.0, 5.0])
-)
+@given(actions=st.lists(ACTIONS, min_size=1, max_size=10), limit=st.sampled_from([0, 1, 2]), unload_s=st.sampled_from([0.0, 5.0]))
 def test_random_sequences_keep_every_promise(
     actions: list[tuple[str, str, int, float, float]], limit: int, unload_s: float
 ) -> None:

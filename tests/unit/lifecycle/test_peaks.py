@@ -66,8 +66,8 @@ def test_number_of_entries_is_bounded_and_the_newest_stay() -> None:
 async def test_loaded_model_is_measured_and_admitted_by_that_the_next_time(tmp_path: Path) -> None:
     peaks = PeakStore(tmp_path / "peaks.json")
     async with running_hub(MODEL, peaks=peaks) as hub:
+        hub.host.actual_bytes["a"] = 7 * GIB
         await hub.lifecycle.load("a")
-        hub.host._used["a"] = ("cpu", 7 * GIB)
         for _ in range(10):
             await hub.clients[0].ask("a", 1.0)
         await hub.lifecycle.unload("a")

@@ -2,15 +2,19 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from aihub.cli.main import app
+from aihub.cli.plan import plan
 from aihub.errors import ConfigurationError
 from aihub.lifecycle.budgets import DeviceBudget, device_budget, open_ledger
 from aihub.lifecycle.planner import Plan, PlannedModel, load_shapes, make_plan
 from aihub.lifecycle.requirement import GIB
 from aihub.profiles import load_profile
 from aihub.registry.catalogue import load_catalogue
+
+app = typer.Typer()
+app.command()(plan)
 
 
 def plan_for(profile_name: str, *, ram_gib: int = 16, max_models: int = 3) -> Plan:
@@ -100,7 +104,7 @@ def test_ledger_opens_with_the_planned_budget_and_fixed_parts() -> None:
 def test_command_prints_what_fits_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AIHUB_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
-    result = CliRunner().invoke(app, ["plan", "--profile", "rtx4060ti"])
+    result = CliRunner().invoke(app, ["--profile", "rtx4060ti"])
     assert result.exit_code == 0, result.output
     assert "gpt-oss-20b" in result.output
     assert "Together" in result.output
@@ -108,7 +112,7 @@ def test_command_prints_what_fits_together(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_command_prints_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AIHUB_HOME", str(tmp_path))
-    result = CliRunner().invoke(app, ["plan", "--profile", "rtx4060ti", "--json"])
+    result = CliRunner().invoke(app, ["--profile", "rtx4060ti", "--json"])
     document = json.loads(result.stdout)
     assert document["device"]["models_bytes"] > 0
     assert {one["verdict"] for one in document["models"]} >= {"fits", "elsewhere"}
@@ -116,6 +120,6 @@ def test_command_prints_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 def test_more_memory_fits_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AIHUB_HOME", str(tmp_path))
-    result = CliRunner().invoke(app, ["plan", "--profile", "rtx4060ti", "--memory-gb", "24", "--json"])
+    result = CliRunner().invoke(app, ["--profile", "rtx4060ti", "--memory-gb", "24", "--json"])
     models = {one["model_id"]: one for one in json.loads(result.stdout)["models"]}
     assert models["gpt-oss-20b"]["verdict"] == "fits"

@@ -28,7 +28,8 @@ def test_small_floats_need_amx_on_a_cpu(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "capability", "needed"), [("mxfp4", (7, 5), "8.0"), ("fp8", (7, 0), "7.5"), ("awq", (6, 1), "7.5"), ("gptq", (5, 2), "6.0")]
+    ("method", "capability", "needed"),
+    [("mxfp4", (7, 5), "8.0"), ("fp8", (7, 0), "7.5"), ("awq", (6, 1), "7.5"), ("gptq", (5, 2), "6.0")],
 )
 def test_old_card_is_refused_with_both_numbers(method: str, capability: tuple[int, int], needed: str) -> None:
     have = ".".join(map(str, capability))

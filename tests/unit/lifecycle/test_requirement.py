@@ -112,9 +112,7 @@ def test_float32_doubles_two_byte_weights(tmp_path: Path) -> None:
 
 def test_small_cpu_model_is_near_what_was_measured() -> None:
     smollm2 = ModelShape(full_layers=30, kv_heads=3, head_dim=64, hidden_size=576, vocab_size=49152)
-    need = requirement_of(
-        269_000_000, smollm2, context_tokens=4096, max_num_seqs=16, device="cpu", kv_cache_bytes=GIB
-    )
+    need = requirement_of(269_000_000, smollm2, context_tokens=4096, max_num_seqs=16, device="cpu", kv_cache_bytes=GIB)
     assert 3 * GIB < need.total_bytes < 4 * GIB  # an engine holds 3-4 GB
 
 

@@ -104,7 +104,9 @@ async def test_missing_state_file_is_empty(tmp_path: Path) -> None:
     assert await DesiredState(tmp_path / "none.json").read() == Desired()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"loaded": 1, "pinned": []}', '{"loaded": [1], "pinned": []}', "\x00", "null"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"loaded": 1, "pinned": []}', '{"loaded": [1], "pinned": []}', "\x00", "null"]
+)
 async def test_damaged_state_file_is_kept_aside_and_counts_as_empty(tmp_path: Path, content: str) -> None:
     path = tmp_path / "models.json"
     path.write_text(content, encoding="utf-8")

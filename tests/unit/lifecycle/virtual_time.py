@@ -35,13 +35,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(lambda _: self._end_thread())
         return future
 
+    async def shutdown_default_executor(self) -> None:
+        self._jumping.threads += 1  # it waits in a thread of its own
+        await super().shutdown_default_executor()
+
     def _end_thread(self) -> None:
         self._jumping.threads -= 1
-
-
-class VirtualTimePolicy(asyncio.DefaultEventLoopPolicy):
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return VirtualTimeLoop()
 
 
 def now_s() -> float:
