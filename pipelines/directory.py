@@ -97,7 +97,7 @@ class ProviderDirectory:
                 candidates += await self._fallback(name, split_model_id(model_id)[1])
         return FallbackEngine(candidates)
 
-    async def _fallback(self, provider: ProviderName, asked: str) -> list[Candidate]:
+    async def _fallback(self, provider: ProviderName, asked: str) -> Sequence[Candidate]:
         """Return the candidate of a provider to fall back to; none where it has no model."""
         if provider == "local":
             cards = await self._local.list()
@@ -149,9 +149,7 @@ class ProviderDirectory:
                 continue
             known = self._known.of(provider).find(name)
             types, languages = (known.types, known.languages) if known is not None else (("chat",), ("en",))
-            found.append(
-                ModelCandidate(card.model_id, frozenset(types), frozenset(languages), "remote", card.context_tokens)
-            )
+            found.append(ModelCandidate(card.model_id, frozenset(types), frozenset(languages), "remote", card.context_tokens))
         return found
 
 

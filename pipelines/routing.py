@@ -8,7 +8,6 @@ from typing import Any, Literal
 from aihub.errors import ModelUnavailableError
 from aihub.providers.token_estimate import estimate_tokens
 from pipelines.history import EngineHistory, ModelRecord
-from pipelines.prompts import has_vietnamese_letters
 from pipelines.routing_rules import RoutingRules, Task
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ class Router:
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or 0
         return RequestFacts(
             task=self._rules.task_of(text, has_image=has_image),
-            is_vietnamese=has_vietnamese_letters(text),
+            is_vietnamese=self._rules.is_vietnamese(text),
             tokens=_prompt_tokens(body) + int(limit),
         )
 
@@ -111,7 +110,9 @@ class Router:
             parts.append((f"made for {facts.task}", points.task))
         if ("vi" if facts.is_vietnamese else "en") in candidate.languages:
             parts.append(("speaks the language", points.language))
-        parts.append((candidate.state, {"loaded": points.loaded, "loadable": points.loadable}.get(candidate.state, points.remote)))
+        parts.append(
+            (candidate.state, {"loaded": points.loaded, "loadable": points.loadable}.get(candidate.state, points.remote))
+        )
         parts.append(self._speed(record))
         if candidate.size_bytes:
             size_gb = candidate.size_bytes / 2**30

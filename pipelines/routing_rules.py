@@ -1,6 +1,7 @@
 """`configs/routing.yaml` as typed rules."""
 
 import re
+import unicodedata
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,8 +11,12 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 
 from aihub.errors import ConfigurationError
 from aihub.profiles import StrictModel
+from pipelines.prompts import has_vietnamese_letters
 
 ROUTING_FILE = Path(__file__).resolve().parent.parent / "configs" / "routing.yaml"
+
+_WORD = re.compile(r"\w+")
+_MIN_VIETNAMESE_WORDS = 2
 
 Task = Literal["vision", "code", "chat"]
 
@@ -64,11 +69,16 @@ class TaskRule(StrictModel):
 
 
 class RoutingRules(StrictModel):
-    """Everything `auto` decides by."""
+    """Everything `auto` decides by.
+
+    Attributes:
+        vietnamese_words: Lower case, separated by spaces.
+    """
 
     points: Points
     fast_tokens_per_s: PositiveFloat
     large_gb: PositiveFloat
+    vietnamese_words: str
     tasks: tuple[TaskRule, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -81,6 +91,13 @@ class RoutingRules(StrictModel):
     def task_of(self, text: str, *, has_image: bool) -> Task:
         """Return the first task whose rule holds."""
         return next(rule.name for rule in self.tasks if rule.holds(text, has_image=has_image))
+
+    def is_vietnamese(self, text: str) -> bool:
+        """Whether a question is Vietnamese, also one typed without marks."""
+        if has_vietnamese_letters(text):
+            return True
+        known = set(self.vietnamese_words.split())
+        return len(known & set(_WORD.findall(unicodedata.normalize("NFC", text).lower()))) >= _MIN_VIETNAMESE_WORDS
 
 
 def load_routing_rules(path: Path = ROUTING_FILE) -> RoutingRules:

@@ -60,7 +60,7 @@ class ProviderServer:
     paths: dict[str, str] = {}
 
     def __init__(self) -> None:
-        self.engine = FakeChatEngine("upstream-model", token_s=0.0005)
+        self.engine = FakeChatEngine("upstream-model", token_s=0.003)
         self.faults: deque[Fault] = deque()
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -224,7 +224,9 @@ class OllamaServer(ProviderServer):
             return head | {"response": said}
         return head | {"message": {"role": "assistant", "content": said}}
 
-    def _native(self, body: dict[str, Any], choice: dict[str, Any], usage: dict[str, int], said: str | None = None) -> dict[str, Any]:
+    def _native(
+        self, body: dict[str, Any], choice: dict[str, Any], usage: dict[str, int], said: str | None = None
+    ) -> dict[str, Any]:
         text = said if said is not None else choice.get("text") or choice.get("message", {}).get("content") or ""
         native = self._piece(body, text)
         if self.tool_call is not None and "message" in native:

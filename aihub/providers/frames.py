@@ -70,14 +70,14 @@ def raise_told_error(provider: str, chunk: dict[str, Any]) -> None:
     if not told:
         return
     error = told if isinstance(told, dict) else {"message": told}
-    status = error.get("code") if isinstance(error.get("code"), int) else 500
     code = error.get("code") or error.get("type")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
     if code in {"rate_limit_exceeded", "insufficient_quota"}:
         status = 429
     elif code == "context_length_exceeded" or error.get("type") == "invalid_request_error":
         status = 400
     message = str(error.get("message") or "")[:500]
-    raise explain_refusal(Refusal(provider, status if 400 <= status < 600 else 500, message, str(code) if code else None))
+    raise explain_refusal(Refusal(provider, status, message, str(code) if code else None))
 
 
 def broken_off(provider: str) -> ProviderUnavailableError:

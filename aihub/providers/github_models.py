@@ -7,6 +7,7 @@ from aihub.errors import HubError
 from aihub.providers.failures import ProviderRetiredError, Refusal, explain_refusal
 from aihub.providers.openai_compatible import Dialect
 
+GONE = frozenset({404, 410})
 
 GITHUB = Dialect(
     left_out=frozenset({"ignore_eos", "min_p", "min_tokens", "repetition_penalty", "top_k"}),

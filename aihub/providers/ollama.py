@@ -65,13 +65,17 @@ class OllamaEngine:
     async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         request = chat_request(body, self._model, self._card.context_tokens)
         requests = [request] * int(body.get("n") or 1)
-        async with aclosing(self._frames("/api/chat", requests, Answer("chat.completion.chunk", self._card.model_id), body)) as all_:
+        async with aclosing(
+            self._frames("/api/chat", requests, Answer("chat.completion.chunk", self._card.model_id), body)
+        ) as all_:
             async for frame in all_:
                 yield frame
 
     async def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         requests = generate_requests(body, self._model, self._card.context_tokens)
-        async with aclosing(self._frames("/api/generate", requests, Answer("text_completion", self._card.model_id), body)) as all_:
+        async with aclosing(
+            self._frames("/api/generate", requests, Answer("text_completion", self._card.model_id), body)
+        ) as all_:
             async for frame in all_:
                 yield frame
 

@@ -91,7 +91,10 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             native["tool_calls"] = [
                 {
                     "id": call["id"],
-                    "function": {"name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"] or "{}")},
+                    "function": {
+                        "name": call["function"]["name"],
+                        "arguments": json.loads(call["function"]["arguments"] or "{}"),
+                    },
                 }
                 for call in calls
             ]

@@ -33,9 +33,7 @@ class Dialect:
     completes_by_chat: bool = False
 
 
-OPENAI = Dialect(
-    left_out=frozenset({"ignore_eos", "min_p", "min_tokens", "repetition_penalty", "top_k"}), completes_by_chat=True
-)
+OPENAI = Dialect(left_out=frozenset({"ignore_eos", "min_p", "min_tokens", "repetition_penalty", "top_k"}), completes_by_chat=True)
 COMPATIBLE = Dialect(limit_field="max_tokens")
 
 

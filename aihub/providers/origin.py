@@ -7,10 +7,12 @@ request holds reaches the address. Every answer is bounded in the length of its 
 import asyncio
 import json
 import math
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -67,6 +69,7 @@ class Origin:
             follow_redirects=False,
             trust_env=False,
             proxy=proxy,
+            verify=_tls(),
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS // 8),
         )
@@ -206,6 +209,12 @@ def read_retry_after_s(header: str | None) -> int | None:
         except (ValueError, OverflowError):
             return None
     return min(max(math.ceil(seconds), 0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """One for all origins: reading the certificates takes longer than everything else about a client."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _refuse_constant(name: str) -> Any:

@@ -105,7 +105,9 @@ class ProviderPool:
             )
         if not _MODEL_NAME.fullmatch(model) or ".." in model:
             raise InvalidRequestError(
-                "A provider's model name is letters, digits and . _ : @ / - after the prefix.", param="model", code="invalid_model"
+                "A provider's model name is letters, digits and . _ : @ / - after the prefix.",
+                param="model",
+                code="invalid_model",
             )
         card = self._card(provider, model)
         if provider == "ollama":

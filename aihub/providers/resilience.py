@@ -39,8 +39,10 @@ class RetryPolicy:
         # A request that timed out may still be worked on: sending it again doubles the load and the bill.
         if failed >= self.attempts or not error.retryable or isinstance(error, EngineTimeoutError):
             return None
-        own = min(self.base_delay_s * 2 ** (failed - 1), self.max_delay_s) * (0.5 + spread)
-        asked = error.__dict__.get("retry_after_s")  # Only what the provider said; the class has a default of its own.
+        own: float = min(self.base_delay_s * 2 ** (failed - 1), self.max_delay_s) * (0.5 + spread)
+        asked: int | None = error.__dict__.get(
+            "retry_after_s"
+        )  # Only what the provider said; the class has a default of its own.
         if asked is None:
             return own
         return None if asked > self.max_retry_after_s else max(own, float(asked))

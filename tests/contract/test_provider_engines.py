@@ -36,8 +36,9 @@ class ProviderContract(ChatEngineContract):
     server_class: type[ProviderServer]
 
     @pytest.fixture(scope="class")
-    def running(self) -> Iterator[ProviderServer]:
-        server = self.server_class()
+    @classmethod
+    def running(cls) -> Iterator[ProviderServer]:
+        server = cls.server_class()
         server.start()
         yield server
         server.stop()

@@ -10,6 +10,7 @@ from aihub.errors import ModelUnavailableError, NotFoundError
 from aihub.providers.failures import ProviderNotConfiguredError, ProviderUnavailableError
 from aihub.providers.metrics import ProviderMetrics
 from aihub.providers.pool import ProviderPool
+from aihub.providers.resilience import RetryPolicy
 from aihub.providers.settings import ProviderSettings, load_known_providers
 from aihub.telemetry.answer_notes import answer_notes
 from pipelines.chat import model_not_found
@@ -51,7 +52,7 @@ def local() -> Local:
 
 @pytest.fixture
 async def pool() -> AsyncIterator[ProviderPool]:
-    pool = ProviderPool(ProviderSettings(), KNOWN, ProviderMetrics())
+    pool = ProviderPool(ProviderSettings(), KNOWN, ProviderMetrics(), policy=RetryPolicy(base_delay_s=0.01))
     yield pool
     await pool.close()
 
@@ -116,7 +117,9 @@ async def test_model_that_is_not_loaded_is_answered_for_by_the_next_in_order(
     assert [failed["model"] for failed in answer["aihub"]["fallback_from"]] == ["ollama/gemma2:9b"]
 
 
-async def test_all_in_the_order_are_tried_before_giving_up(directory: ProviderDirectory, pool: ProviderPool, local: Local) -> None:
+async def test_all_in_the_order_are_tried_before_giving_up(
+    directory: ProviderDirectory, pool: ProviderPool, local: Local
+) -> None:
     pool.configure(ProviderSettings(ollama_url=DEAD, fallback_order=("local", "openai", "ollama")))
     local.unavailable.add("smollm2")
     with pytest.raises(ProviderUnavailableError, match="ollama"):

@@ -118,15 +118,18 @@ async def test_closing_the_stream_stops_the_engine_behind_it(engine: FallbackEng
     assert local.active == 0
 
 
-async def test_model_counted_by_is_the_one_that_answers(
-    engine: FallbackEngine, local: FakeChatEngine, remote: FakeChatEngine
-) -> None:
-    """A prompt fitted to one model's context is not sent to another one that was out already."""
-    local.error = OverloadedError("full")
+class Recovering(FakeChatEngine):
+    """Fails once, at the first question."""
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        raise OverloadedError("full")
+
+
+async def test_candidate_that_failed_is_out_for_the_rest_of_the_request(remote: FakeChatEngine) -> None:
+    """A prompt that was counted by one model is answered by that model."""
+    engine = FallbackEngine([candidate(Recovering("local/m"), "local"), candidate(remote, "openai")])
     await engine.count_tokens(BODY)
-    local.error = None
-    await engine.count_tokens(BODY)
-    assert (await engine.chat(BODY))["model"] == "local/m" or remote.bodies
+    assert (await engine.chat(BODY))["model"] == "openai/m"
 
 
 async def test_headers_name_provider_and_failures(engine: FallbackEngine, local: FakeChatEngine) -> None:

@@ -12,7 +12,13 @@ GB = 2**30
 
 
 def model(
-    model_id: str, state: ModelState = "loaded", *, types: str = "chat", languages: str = "en", context: int = 8192, gb: float = 1.0
+    model_id: str,
+    state: ModelState = "loaded",
+    *,
+    types: str = "chat",
+    languages: str = "en",
+    context: int = 8192,
+    gb: float = 1.0,
 ) -> ModelCandidate:
     return ModelCandidate(
         model_id, frozenset(types.split()), frozenset(languages.split()), state, context, size_bytes=int(gb * GB)
@@ -60,6 +66,22 @@ def router(history: EngineHistory) -> Router:
 )
 def test_task_is_read_from_the_newest_question(router: Router, text: str, task: str) -> None:
     assert router.read(asking(text)).task == task
+
+
+@pytest.mark.parametrize(
+    ("text", "is_vietnamese"),
+    [
+        ("Giá phở bò bao nhiêu?", True),
+        ("Xin chào", True),
+        ("pho bo gia bao nhieu", True),
+        ("Hello, how are you?", False),
+        ("Bonjour, ça va à la maison ? Où est le café ?", False),
+        ("Hay un café en la plaza, ¿cómo está?", False),
+        ("", False),
+    ],
+)
+def test_vietnamese_is_known_with_and_without_marks(router: Router, text: str, is_vietnamese: bool) -> None:
+    assert router.read(asking(text)).is_vietnamese is is_vietnamese
 
 
 def test_earlier_messages_do_not_decide_the_task(router: Router) -> None:
@@ -155,7 +177,12 @@ def test_judging_a_huge_hostile_message_takes_no_time(router: Router) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("size: 10", "weight: 10"), ("fast_tokens_per_s: 60", "fast_tokens_per_s: 0"), ("- name: vision", "- name: poetry"), ("'```'", "'('")],
+    [
+        ("size: 10", "weight: 10"),
+        ("fast_tokens_per_s: 60", "fast_tokens_per_s: 0"),
+        ("- name: vision", "- name: poetry"),
+        ("'```'", "'('"),
+    ],
 )
 def test_wrong_rules_are_refused_with_the_place(tmp_path: Path, old: str, new: str) -> None:
     text = ROUTING_FILE.read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 import json
 import socket
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -13,7 +14,6 @@ from pydantic import SecretStr
 from aihub.errors import ConfigurationError, InvalidRequestError
 from aihub.providers.failures import ProviderError
 from aihub.providers.metrics import ProviderMetrics
-from aihub.providers.openai_compatible import OpenAICompatibleEngine
 from aihub.providers.origin import Origin, parse_object, read_retry_after_s
 from aihub.providers.pool import ProviderPool, split_model_id
 from aihub.providers.settings import ProviderSettings, load_known_providers
@@ -69,36 +69,49 @@ TRICKS = st.sampled_from(
 )
 
 
-@given(extra=st.dictionaries(TRICKS, JSON_VALUES | st.just("http://evil.example")), name=st.text(max_size=40))
-async def test_no_request_changes_where_the_key_goes(extra: dict[str, Any], name: str) -> None:
+class Wire:
+    """A pool whose requests are kept instead of sent."""
+
+    def __init__(self) -> None:
+        self.asked: list[httpx.Request] = []
+        self.pool = ProviderPool(ProviderSettings(openai_api_key=KEY), load_known_providers(), ProviderMetrics())
+        self.pool._connections["openai"].origin._client._transport = httpx.MockTransport(self._answer)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+
+        async def content() -> AsyncIterator[bytes]:
+            yield b'{"choices": [{"index": 0, "message": {"content": ""}, "finish_reason": "stop"}]}'
+
+        return httpx.Response(200, content=content())
+
+
+@pytest.fixture(scope="module")
+def wire() -> Wire:
+    return Wire()
+
+
+@given(extra=st.dictionaries(TRICKS, JSON_VALUES | st.just("http://evil.example")), name=st.text(max_size=40) | st.just("gpt-4o"))
+async def test_no_request_changes_where_the_key_goes(wire: Wire, extra: dict[str, Any], name: str) -> None:
     """Whatever a body holds and whatever model is named, every request goes to the configured origin."""
-    asked: list[httpx.Request] = []
-
-    async def handle(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
-        return httpx.Response(200, json={"choices": [{"index": 0, "message": {"content": "ừ"}, "finish_reason": "stop"}]})
-
-    pool = ProviderPool(ProviderSettings(openai_api_key=KEY), load_known_providers(), ProviderMetrics())
-    pool._connections["openai"].origin._client._transport = httpx.MockTransport(handle)
+    wire.asked.clear()
     try:
-        engine = pool.engine("openai", name)
-        assert isinstance(engine, OpenAICompatibleEngine)
+        engine = wire.pool.engine("openai", name)
         values = {"model": name or "x", "messages": [{"role": "user", "content": "chào"}]}
         request = validate(ChatCompletionRequest, extra | values)
         await engine.chat(request.to_engine_body())
     except InvalidRequestError:
-        assert asked == []
+        assert wire.asked == []
         return
-    finally:
-        await pool.close()
-    [sent] = asked
+    [sent] = wire.asked
     assert (sent.url.scheme, sent.url.host, sent.url.path) == ("https", "api.openai.com", "/v1/chat/completions")
     assert sent.headers["authorization"] == "Bearer sk-test"
     assert json.loads(sent.content).keys() <= {"model", "messages", "stream"}
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../models", "a/../b", "a b", "a\nb", "-x", "/etc/passwd", "x" * 300, "gpt\u0430", "%2e%2e", "a\\b", "a?x=1"]
+    "name",
+    ["", ".", "..", "../models", "a/../b", "a b", "a\nb", "-x", "/etc/passwd", "x" * 300, "gpt\u0430", "%2e%2e", "a\\b", "a?x=1"],
 )
 async def test_names_that_cannot_be_models_are_refused(name: str) -> None:
     pool = ProviderPool(ProviderSettings(openai_api_key=KEY), load_known_providers(), ProviderMetrics())

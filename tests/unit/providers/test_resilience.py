@@ -43,7 +43,7 @@ async def run(breaker: CircuitBreaker, *errors: HubError) -> tuple[str, list[flo
         pauses.append(seconds)
 
     attempts = Attempts(breaker, RetryPolicy(attempts=4, base_delay_s=1.0, max_delay_s=3.0), sleep=sleep)
-    return await attempts.run(failing(*errors)), pauses  # type: ignore[arg-type, return-value]
+    return await attempts.run(failing(*errors)), pauses  # type: ignore[arg-type]
 
 
 async def test_pauses_double_with_jitter_and_stay_under_the_limit(breaker: CircuitBreaker) -> None:
@@ -112,7 +112,9 @@ async def test_probe_given_up_by_the_client_does_not_block_the_next(breaker: Cir
     assert (await run(breaker))[0] == "xong"
 
 
-@pytest.mark.parametrize("error", [InvalidRequestError("sai"), RateLimitError("later", retry_after_s=99), ProviderKeyError("key")])
+@pytest.mark.parametrize(
+    "error", [InvalidRequestError("sai"), RateLimitError("later", retry_after_s=99), ProviderKeyError("key")]
+)
 async def test_refusals_do_not_open_the_breaker(breaker: CircuitBreaker, error: HubError) -> None:
     for _ in range(5):
         with pytest.raises(type(error)):
