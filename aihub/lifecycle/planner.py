@@ -1,7 +1,7 @@
 """Which models of the catalogue fit a machine, alone and together, and why; computed as admission does it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from aihub.registry.catalogue import Catalogue, CatalogueEntry
 SHAPES_PATH = Path(__file__).resolve().parents[2] / "configs" / "model_shapes.yaml"
 LEAST_CONTEXT_TOKENS = 512
 MOST_SETS = 12
+SMALL_BATCH = 4
+"""Sequences at a time with which a model too large for the profile's batch is tried again."""
 
 Verdict = Literal["fits", "alone", "too_large", "elsewhere"]
 
@@ -120,12 +122,27 @@ def _judge(entry: CatalogueEntry, profile: Profile, budget: DeviceBudget, known:
         longest = _longest_context(entry, profile, known, budget.budget_bytes)
         parts = ", ".join(f"{name} {gib(size)}" for name, size in budget.fixed.items())
         reason = f"{_sum(need)}; beside {parts} only {gib(budget.models_bytes)} are left, without them {gib(budget.budget_bytes)}"
+    elif profile.llm.max_num_seqs > SMALL_BATCH:
+        return _judge_small_batch(entry, profile, budget, known, need)
     else:
         verdict = "too_large"
         longest = _longest_context(entry, profile, known, budget.budget_bytes)
         shorter = f"; at most {longest} tokens of context would fit alone" if longest else ""
         reason = f"{_sum(need)}; the whole budget is {gib(budget.budget_bytes)}{shorter}"
     return PlannedModel(entry.model_id, str(entry.key), verdict, need, tokens, longest, reason)
+
+
+def _judge_small_batch(
+    entry: CatalogueEntry, profile: Profile, budget: DeviceBudget, known: KnownShape | None, need: MemoryRequirement
+) -> PlannedModel:
+    """Judge a model again with a few sequences at a time; `need` is what it takes with the profile's batch."""
+    small = profile.model_copy(update={"llm": profile.llm.model_copy(update={"max_num_seqs": SMALL_BATCH})})
+    again = _judge(entry, small, budget, known)
+    batch = profile.llm.max_num_seqs
+    if again.verdict == "too_large":
+        return replace(again, requirement=need, reason=again.reason + f" with {SMALL_BATCH} sequences at a time")
+    reason = f"{gib(need.total_bytes)} for {batch} sequences at a time; for {SMALL_BATCH}: {again.reason}"
+    return replace(again, verdict="alone", reason=reason)
 
 
 def _why_elsewhere(entry: CatalogueEntry, profile: Profile) -> str | None:

@@ -101,7 +101,7 @@ def _window_layers(text: Mapping[str, Any], layers: int) -> int:
     """Layers with a window: as `layer_types` lists them, else all of them (Mistral) or every other one (Gemma 2)."""
     kinds = text.get("layer_types")
     if isinstance(kinds, list):
-        return min(sum(kind == "sliding_attention" for kind in kinds), layers)
+        return min(kinds.count("sliding_attention"), layers)
     return layers // 2 if text.get("model_type") == "gemma2" else layers
 
 
@@ -109,4 +109,4 @@ def _dimension(config: Mapping[str, Any], name: str) -> int:
     value: object = config[name]
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_DIMENSION:
         raise ValueError(f"{name} is {value!r}")
-    return int(value)
+    return value
