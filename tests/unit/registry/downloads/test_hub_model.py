@@ -19,7 +19,7 @@ from .orders import Reports, order
 
 QUICK = Patience(attempts=2, backoff_s=0.01, connect_s=2.0, stall_s=0.5)
 COMMIT = "a" * 40
-KEY = "hf:org/Toy-Mô".replace("ô", "o")
+KEY = "hf:org/Toy-Mo"
 WEIGHTS = b"\x08\0\0\0\0\0\0\0{}      " + bytes(range(256)) * 4000
 
 
