@@ -180,6 +180,7 @@ def test_an_existing_target_is_never_written_to(folder: Path) -> None:
     assert list((folder / "out").iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @given(st.lists(st.tuples(st.text("a./\\:\u0130 ", min_size=1, max_size=8), st.binary(max_size=8)), max_size=4))
 def test_no_name_ever_escapes(tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, bytes]]) -> None:
     folder = tmp_path_factory.mktemp("escape") / "work"
