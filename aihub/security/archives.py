@@ -8,6 +8,7 @@ headers are not believed.
 import os
 import shutil
 import stat
+import struct
 import unicodedata
 import zipfile
 import zlib
@@ -24,6 +25,8 @@ RATIO_FREE_BYTES = 2**20
 _DIRECTORY_ENTRY_BYTES = 46 + MAX_NAME_BYTES
 _CHUNK_BYTES = 2**20
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+# What zipfile raises for damage, beside its own error: odd versions (NotImplementedError is a RuntimeError), numbers and names.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
 _ENCRYPTED = 0x1
 _DIRECTORY_SIZE = 5  # index of the central directory's size in zipfile's end record
 
@@ -63,8 +66,7 @@ def extract_zip(
                 names = _check_members(members.infolist(), archive.name, max_files)
                 limit = min(max_bytes, max(RATIO_FREE_BYTES, archive.stat().st_size * MAX_RATIO))
                 return _write_all(members, names, target, limit, on_progress)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, RuntimeError) as error:
-        # zipfile raises RuntimeError for members it cannot decrypt and NotImplementedError for odd versions.
+    except _DAMAGE as error:
         shutil.rmtree(target)
         raise UnsafeArchiveError(f"{archive.name} is not a whole zip archive ({error}). Fetch it again.") from error
     except BaseException:
@@ -129,6 +131,8 @@ def _check_kind(member: zipfile.ZipInfo) -> None:
     expected = stat.S_IFDIR if member.is_dir() else stat.S_IFREG
     if kind not in {0, expected}:
         raise UnsafeArchiveError(f"{member.filename[:80]!r} in the archive is a link or a device. It is refused.")
+    if member.header_offset < 0:
+        raise UnsafeArchiveError(f"{member.filename[:80]!r} in the archive lies before its start. Fetch the archive again.")
     if member.flag_bits & _ENCRYPTED:
         raise UnsafeArchiveError(f"{member.filename[:80]!r} in the archive is encrypted. It is refused.")
     if member.compress_type not in _METHODS:

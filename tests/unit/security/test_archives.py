@@ -161,6 +161,16 @@ def test_damaged_content_is_refused_and_removed(folder: Path) -> None:
     assert_refused(archive, "not a whole zip archive")
 
 
+@pytest.mark.parametrize("offset", [1, 10_000, 2**31])
+def test_a_wrong_place_of_the_member_list_is_refused(folder: Path, offset: int) -> None:
+    archive = pack(folder / "a.zip", ("first", b"good"))
+    data = bytearray(archive.read_bytes())
+    place = data.rindex(b"PK\x05\x06") + 16
+    data[place : place + 4] = struct.pack("<I", offset)
+    archive.write_bytes(data)
+    assert_refused(archive, "lies before its start|not a whole zip archive")
+
+
 def test_an_exception_from_progress_stops_the_work_and_leaves_nothing(folder: Path) -> None:
     archive = pack(folder / "a.zip", ("first", b"good"))
 
