@@ -6,7 +6,7 @@ Every field is an environment variable; nothing else in the product reads the en
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -37,6 +37,22 @@ class Settings(BaseSettings):
     )
     embedding_model_id: str | None = Field(
         default=None, description="Name clients use for AIHUB_EMBEDDING_MODEL; its last path part when unset."
+    )
+
+    models_memory_gb: PositiveFloat | None = Field(
+        default=None, description="GiB that local chat models may take together; most of the device when unset."
+    )
+
+    openai_api_key: SecretStr | None = Field(
+        default=None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or the service at OPENAI_BASE_URL."
+    )
+    github_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("GITHUB_MODELS_TOKEN", "GITHUB_TOKEN"),
+        description="Key of GitHub Models.",
+    )
+    local_llm_api_key: SecretStr | None = Field(
+        default=None, validation_alias="LOCAL_LLM_API_KEY", description="Key of the service at LOCAL_LLM_API_URL."
     )
 
     max_json_bytes: PositiveInt = Field(default=4 * 2**20, description="Largest JSON body.")

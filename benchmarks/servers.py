@@ -38,7 +38,7 @@ def running_hub(log: Path) -> Iterator[str]:
 @contextmanager
 def running_vllm(log: Path) -> Iterator[str]:
     """Run vLLM's own OpenAI server with the hub's weights and engine settings; yield its address."""
-    from deployments.app import engine_dtype
+    from deployments.llm_app import engine_dtype
 
     settings = Settings()
     profile = load_profile(settings.profile)

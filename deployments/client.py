@@ -11,6 +11,7 @@ from typing import Any
 from ray import serve
 
 from aihub.errors import UnavailableError
+from aihub.lifecycle.status import ModelStatus
 from deployments.handles import translate_error
 from pipelines.answer import GeneratedAnswer
 from pipelines.sse import events, payload
@@ -79,6 +80,36 @@ class HubClient:
         """Answer `question`, from `context` alone when it is given."""
         answer: GeneratedAnswer = await self._call("generate_answer", question, context, max_tokens, temperature)
         return answer
+
+    async def models(self) -> list[dict[str, Any]]:
+        """List the chat models that can be asked, as OpenAI model objects."""
+        models: list[dict[str, Any]] = await self._call("models")
+        return models
+
+    async def load_model(self, model_id: str, *, force_reload: bool = False) -> ModelStatus:
+        """Load a local model and return once it is ready."""
+        status: ModelStatus = await self._call("load_model", model_id, force_reload)
+        return status
+
+    async def unload_model(self, model_id: str) -> ModelStatus:
+        """Unload a local model and return once its memory is back."""
+        status: ModelStatus = await self._call("unload_model", model_id)
+        return status
+
+    async def get_model_info(self, model_id: str) -> dict[str, Any]:
+        """Return device, memory, quantisation, context and generation defaults of a loaded model."""
+        info: dict[str, Any] = await self._call("get_model_info", model_id)
+        return info
+
+    async def update_generation_config(self, model_id: str, **changes: Any) -> dict[str, Any]:
+        """Change the generation defaults of a loaded model (`temperature=0.2`; None takes one back); return those in force."""
+        defaults: dict[str, Any] = await self._call("update_generation_config", model_id, changes)
+        return defaults
+
+    async def clear_cache(self, model_id: str) -> bool:
+        """Forget the cached prompts of a loaded model; False when requests in flight still hold some."""
+        cleared: bool = await self._call("clear_cache", model_id)
+        return cleared
 
     async def _call(self, method: str, *args: Any) -> Any:
         try:

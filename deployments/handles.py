@@ -24,6 +24,7 @@ logger = logging.getLogger("ray.serve")
 PROBE_TIMEOUT_S = 2.0
 PROBE_WHEN_DOWN_S = 0.5
 PROBE_WHEN_UP_S = 1.0
+FIRST_LOOK_S = 0.02
 
 
 def translate_error(error: BaseException, part: str) -> HubError:
@@ -66,6 +67,12 @@ class AppConnection:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def wait_until_up(self, timeout_s: float) -> None:
+        """Return once the part answers, or after the time; the next call says why it does not."""
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        while self._health.status == "down" and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110  # a probe has no event
+            await asyncio.sleep(FIRST_LOOK_S)  # the probe has no event to wait for
 
     @property
     def health(self) -> PartHealth:

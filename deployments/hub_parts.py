@@ -1,15 +1,18 @@
 """Everything the ingress holds: connections to other applications, stores, pipelines and the ingest worker."""
 
 import asyncio
-import time
 import uuid
 
 from aihub.api.services import Services
 from aihub.documents.options import ParseLimits
 from aihub.documents.parse import DocumentParser
-from aihub.engines.base import ChatModelCard, PartHealth
-from aihub.errors import InternalError
+from aihub.engines.base import PartHealth
+from aihub.errors import HubError, InternalError
 from aihub.profiles import Profile
+from aihub.providers.metrics import ProviderMetrics
+from aihub.providers.pool import ProviderPool
+from aihub.providers.settings import load_known_providers
+from aihub.registry.configuration import HubConfiguration
 from aihub.retrieval.cache import LexicalIndexCache
 from aihub.settings import Settings
 from aihub.storage.cache import Cache
@@ -18,17 +21,23 @@ from aihub.storage.files import FileTable
 from aihub.storage.postgres import Database
 from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
 from aihub.telemetry.metrics import Metrics
-from deployments.engines import ChatEngines
-from deployments.handles import AppConnection, EmbedderHandle, LLMHandle
+from deployments.handles import AppConnection, EmbedderHandle
+from deployments.model_directory import ModelDirectory
+from deployments.model_services import RemoteLifecycle, RemoteRegistry
+from deployments.provider_settings import provider_settings
 from pipelines.chat import ChatPipeline
+from pipelines.directory import ProviderDirectory
 from pipelines.documents import Files, VectorStores
+from pipelines.history import EngineHistory
 from pipelines.ingest import IngestWorker
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
 from pipelines.retrieve import Retriever
+from pipelines.routing import Router
+from pipelines.routing_rules import load_routing_rules
 
-LLM_APP = "llm-default"
 EMBEDDINGS_APP = "embeddings"
+MODELS_APP = "models"
 
 
 class HubParts:
@@ -36,7 +45,7 @@ class HubParts:
 
     def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
-        self._llm = AppConnection(LLM_APP, f"The model {model_id}")
+        self._models = AppConnection(MODELS_APP, "The model manager")
         self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model")
         self._database = Database(settings.database_url.get_secret_value(), timeout_s=settings.storage_timeout_s)
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
@@ -64,8 +73,21 @@ class HubParts:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self.prompts = load_prompts()
-        card = ChatModelCard(model_id=model_id, context_tokens=profile.llm.max_model_len, created=int(time.time()))
-        self.engines = ChatEngines({model_id: LLMHandle(self._llm)}, [card])
+        known, history = load_known_providers(), EngineHistory()
+        self._settings = settings
+        self._pool = ProviderPool(provider_settings(settings, HubConfiguration()), known, ProviderMetrics(metrics.registry))
+        self._directory = ModelDirectory(
+            self._models, default_model=model_id, history=history, configured=self._configure_providers
+        )
+        self.engines = ProviderDirectory(
+            local=self._directory,
+            local_candidates=self._directory.candidates,
+            pool=self._pool,
+            known=known,
+            router=Router(load_routing_rules(), history),
+            history=history,
+        )
+        self.lifecycle = RemoteLifecycle(self._models)
         rag = RagPipeline(finder=retriever, stores=stores, embedder=embedder, prompts=self.prompts)
         self.services = Services(
             settings=settings,
@@ -80,14 +102,18 @@ class HubParts:
                 embedder=embedder,
                 nudge=self._worker.nudge,
             ),
+            registry=RemoteRegistry(self._models),
+            lifecycle=self.lifecycle,
             health=self.health,
             metrics=metrics,
+            more_metrics=self._more_metrics,
         )
 
     async def start(self) -> None:
         """Open what can be opened; a part that is missing now is used when it comes."""
-        self._llm.start()
+        self._models.start()
         self._embeddings.start()
+        self._tasks.append(asyncio.create_task(self._directory.run()))
         await self._database.open()
         await self._parser.start()
         self._tasks.append(asyncio.create_task(self._worker.run()))
@@ -98,7 +124,8 @@ class HubParts:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._parser.close()
-        await asyncio.gather(self._llm.close(), self._embeddings.close(), self._cache.close())
+        await asyncio.gather(self._models.close(), self._embeddings.close(), self._cache.close())
+        await asyncio.gather(self._directory.close(), self._pool.close())
         await self._database.close()
 
     def check(self) -> None:
@@ -116,4 +143,21 @@ class HubParts:
     async def health(self) -> dict[str, PartHealth]:
         """State of every part."""
         postgres, redis = await asyncio.gather(self._database.check(), self._cache.check())
-        return {"llm": self._llm.health, "embeddings": self._embeddings.health, "postgres": postgres, "redis": redis}
+        return {
+            "llm": self._directory.health(),
+            "models": self._models.health,
+            "embeddings": self._embeddings.health,
+            "postgres": postgres,
+            "redis": redis,
+        }
+
+    def _configure_providers(self, configuration: HubConfiguration) -> None:
+        self._pool.configure(provider_settings(self._settings, configuration))
+
+    async def _more_metrics(self) -> bytes:
+        """The model manager's metrics; none while it is away."""
+        try:
+            text: bytes = await self._models.call("metrics")
+        except HubError:
+            return b""
+        return text

@@ -8,8 +8,10 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from aihub.api.app import create_app
+from aihub.lifecycle.status import ModelStatus
 from aihub.profiles import Profile
 from aihub.schemas.chat import ChatCompletionRequest
+from aihub.schemas.lifecycle import GenerationDefaults
 from aihub.schemas.validation import validate
 from aihub.security.principal import Principal
 from aihub.settings import Settings
@@ -64,6 +66,32 @@ class Ingress:
         return await generate_answer(
             engine, self._parts.prompts, question, context, max_tokens=max_tokens, temperature=temperature
         )
+
+    async def models(self) -> list[dict[str, Any]]:
+        """List the chat models that can be asked, as OpenAI model objects."""
+        return await self._parts.services.chat.models(Principal())
+
+    async def load_model(self, model_id: str, force_reload: bool = False) -> ModelStatus:
+        """Load a local model and return once it is ready."""
+        return await self._parts.services.lifecycle.load(Principal(), model_id, force_reload=force_reload)
+
+    async def unload_model(self, model_id: str) -> ModelStatus:
+        """Unload a local model and return once its memory is back."""
+        return await self._parts.services.lifecycle.unload(Principal(), model_id)
+
+    async def get_model_info(self, model_id: str) -> dict[str, Any]:
+        """Return device, memory, quantisation, context and generation defaults of a loaded model."""
+        return (await self._parts.services.lifecycle.info(Principal(), model_id)).model_dump(mode="json")
+
+    async def update_generation_config(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any]:
+        """Change the generation defaults of a loaded model and return those in force."""
+        defaults = validate(GenerationDefaults, changes)
+        lifecycle = self._parts.services.lifecycle
+        return (await lifecycle.update_generation_config(Principal(), model_id, defaults)).model_dump(exclude_none=True)
+
+    async def clear_cache(self, model_id: str) -> bool:
+        """Forget the cached prompts of a loaded model; False when requests in flight still hold some."""
+        return await self._parts.services.lifecycle.clear_cache(Principal(), model_id)
 
     async def check_health(self) -> None:
         """Raise when the ingest worker has ended, so that Serve replaces this replica; outages of parts do not count."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import time
 from collections.abc import AsyncGenerator
@@ -19,6 +20,7 @@ from deployments.vllm_adapter import (
     LLMServer,
     TokenizeChatRequest,
     TokenizeResponse,
+    reset_prefix_cache,
     restore_tokenization,
     unfinished_requests,
 )
@@ -37,10 +39,18 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
     Requests and answers cross the Serve border as plain JSON values and text frames, so that callers need neither vLLM
     nor its types. `check_health` asks the engine for one token when it has been silent for `SILENCE_LIMIT_S`: a dead
     engine raises at once, a frozen one after `CANARY_TIMEOUT_S`, and Serve replaces the replica.
+
+    Args:
+        llm_config: Ray Serve LLM's.
+        card: What the model is called and takes.
+        defaults: Sampling fields for requests that do not set them.
     """
 
-    async def __init__(self, llm_config: Any, *, card: ChatModelCard, **bind_kwargs: Any) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, llm_config: Any, *, card: ChatModelCard, defaults: dict[str, Any], **bind_kwargs: Any
+    ) -> None:
         self._card = card
+        self._defaults = defaults
         self._last_progress_s = time.monotonic()
         await super().__init__(llm_config, **bind_kwargs)
         restore_tokenization(self)
@@ -60,22 +70,34 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
         """Requests the vLLM engine holds now, waiting ones included."""
         return unfinished_requests(self)
 
+    async def process_ids(self) -> list[int]:
+        """Return the process that holds this model; its children belong to it."""
+        return [os.getpid()]
+
+    async def set_generation_defaults(self, defaults: dict[str, Any]) -> None:
+        """Use other defaults from the next request on."""
+        self._defaults = defaults
+
+    async def clear_cache(self) -> bool:
+        """Forget cached prompt prefixes; False when requests in flight still hold some."""
+        return await reset_prefix_cache(self)
+
     async def chat_once(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a chat body (`stream` false) with OpenAI's `chat.completion` object."""
-        return await self._first_object(await self.chat(_parse(ChatCompletionRequest, body)))
+        return await self._first_object(await self.chat(_parse(ChatCompletionRequest, self._completed(body))))
 
     async def complete_once(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a completion body (`stream` false) with OpenAI's `text_completion` object."""
-        return await self._first_object(await self.completions(_parse(CompletionRequest, body)))
+        return await self._first_object(await self.completions(_parse(CompletionRequest, self._completed(body))))
 
     async def chat_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a chat body (`stream` true)."""
-        async for frame in self._frames(await self.chat(_parse(ChatCompletionRequest, body))):
+        async for frame in self._frames(await self.chat(_parse(ChatCompletionRequest, self._completed(body)))):
             yield frame
 
     async def complete_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a completion body (`stream` true)."""
-        async for frame in self._frames(await self.completions(_parse(CompletionRequest, body))):
+        async for frame in self._frames(await self.completions(_parse(CompletionRequest, self._completed(body)))):
             yield frame
 
     async def count_tokens(self, body: dict[str, Any]) -> int:
@@ -105,6 +127,12 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
             raise ModelUnavailableError(
                 f"The engine gave no token in {CANARY_TIMEOUT_S:.0f} s and is taken as frozen."
             ) from error
+
+    def _completed(self, body: dict[str, Any]) -> dict[str, Any]:
+        missing = {name: value for name, value in self._defaults.items() if body.get(name) is None}
+        if body.get("max_completion_tokens") is not None:
+            missing.pop("max_tokens", None)
+        return body | missing
 
     async def _first_object(self, items: AsyncGenerator[Any, None]) -> dict[str, Any]:
         try:

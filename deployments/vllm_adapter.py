@@ -21,6 +21,7 @@ __all__ = [
     "TokenizeChatRequest",
     "TokenizeResponse",
     "build_llm_deployment",
+    "reset_prefix_cache",
     "restore_tokenization",
     "unfinished_requests",
 ]
@@ -31,6 +32,12 @@ def restore_tokenization(server: LLMServer) -> None:
     engine: Any = server.engine
     if engine._oai_serving_tokenization is None:
         engine._oai_serving_tokenization = engine._app_state.serving_tokenization
+
+
+async def reset_prefix_cache(server: LLMServer) -> bool:
+    """Forget cached prompt prefixes of a started server; False when requests in flight still hold some."""
+    engine: Any = server.engine
+    return bool(await engine._engine_client.reset_prefix_cache())
 
 
 def unfinished_requests(server: LLMServer) -> int:

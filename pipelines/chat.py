@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from aihub.schemas.chat import ChatCompletionRequest
 from aihub.schemas.completions import CompletionRequest
 from aihub.security.principal import Principal
 from pipelines.rag import RagPipeline
+from pipelines.routing import AUTO
 from pipelines.sse import error_frame
 
 logger = logging.getLogger(__name__)
@@ -20,12 +21,15 @@ logger = logging.getLogger(__name__)
 class EngineDirectory(Protocol):
     """Chat models by the name clients send."""
 
-    async def resolve(self, model_id: str) -> ChatEngine:
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
         """Return the engine of a model.
+
+        Args:
+            body: The engine's body, by which `auto` decides.
 
         Raises:
             NotFoundError: No such model (`model_not_found`).
-            ModelUnavailableError: The model is known, but is not loaded or has died.
+            ModelUnavailableError: The model is known, but cannot be loaded or has died.
         """
         ...
 
@@ -60,7 +64,7 @@ class ChatPipeline:
             HubError: Whatever the engine or retrieval raises.
         """
         async with self._time_limit():
-            engine = await self._engines.resolve(request.model)
+            engine = await self._resolve(request)
             if request.retrieval is None:
                 return await engine.chat(request.to_engine_body((await engine.card()).special_tokens))
             return await self._rag.answer(principal, engine, request)
@@ -71,7 +75,7 @@ class ChatPipeline:
         Later errors end the stream with an error frame. Closing the stream closes the engine's.
         """
         async with self._time_limit():
-            engine = await self._engines.resolve(request.model)
+            engine = await self._resolve(request)
             card = await engine.card()
         if request.retrieval is None:
             return await self._open(engine.stream_chat(request.to_engine_body(card.special_tokens)))
@@ -80,19 +84,23 @@ class ChatPipeline:
     async def complete(self, principal: Principal, request: CompletionRequest) -> dict[str, Any]:
         """Answer with OpenAI's `text_completion` object; raises as `chat` does."""
         async with self._time_limit():
-            engine = await self._engines.resolve(request.model)
+            engine = await self._resolve(request)
             return await engine.complete(request.to_engine_body())
 
     async def open_complete_stream(self, principal: Principal, request: CompletionRequest) -> AsyncGenerator[str, None]:
         """Open a completion stream; promises and errors as `open_chat_stream`."""
         async with self._time_limit():
-            engine = await self._engines.resolve(request.model)
+            engine = await self._resolve(request)
         return await self._open(engine.stream_complete(request.to_engine_body()))
 
     async def models(self, principal: Principal) -> list[dict[str, Any]]:
         """Return the chat models as OpenAI model objects."""
         cards = await self._engines.list()
         return [{"id": card.model_id, "object": "model", "created": card.created, "owned_by": card.owned_by} for card in cards]
+
+    async def _resolve(self, request: ChatCompletionRequest | CompletionRequest) -> ChatEngine:
+        # Only `auto` looks at what is asked.
+        return await self._engines.resolve(request.model, request.to_engine_body() if request.model == AUTO else None)
 
     @asynccontextmanager
     async def _time_limit(self) -> AsyncIterator[None]:

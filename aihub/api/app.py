@@ -5,7 +5,20 @@ from fastapi import FastAPI
 from aihub import __version__
 from aihub.api.errors import install_error_handlers
 from aihub.api.middleware import RequestContext
-from aihub.api.routes import chat, completions, docs, embeddings, files, health, metrics, models, vector_stores
+from aihub.api.routes import (
+    chat,
+    completions,
+    docs,
+    embeddings,
+    files,
+    generate,
+    health,
+    lifecycle,
+    metrics,
+    models,
+    registry,
+    vector_stores,
+)
 from aihub.api.services import Services
 from aihub.schemas.common import ErrorBody
 
@@ -13,6 +26,21 @@ _DESCRIPTION = """\
 OpenAI's API for chat, embeddings, files and vector stores, served from your own machine. Chat takes one extra field,
 `retrieval`, which answers from your documents with citations.
 """
+
+_ROUTES = (
+    chat,
+    completions,
+    generate,
+    embeddings,
+    files,
+    vector_stores,
+    models,
+    lifecycle,
+    registry,
+    health,
+    metrics,
+    docs,
+)
 
 
 def create_app(services: Services, *, sends_request_id: bool = True) -> FastAPI:
@@ -36,6 +64,6 @@ def create_app(services: Services, *, sends_request_id: bool = True) -> FastAPI:
     app.state.services = services
     install_error_handlers(app)
     app.add_middleware(RequestContext, sends_id=sends_request_id)
-    for routes in (chat, completions, embeddings, files, vector_stores, models, health, metrics, docs):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     return app

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aihub.api.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
 from aihub.errors import InvalidRequestError, NotFoundError
 from aihub.security.limits import MAX_HEADER_BYTES
+from aihub.telemetry.answer_notes import answer_notes
 from aihub.telemetry.logging import request_id
 from aihub.telemetry.metrics import Metrics
 
@@ -45,6 +46,8 @@ class RequestContext:
         current = sent_id or f"req_{secrets.token_hex(12)}"
         token = request_id.set(current)
         id_header = (b"x-request-id", current.encode())
+        notes: dict[str, str] = {}
+        notes_token = answer_notes.set(notes)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -52,7 +55,8 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 kept = (pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id")
-                message["headers"] = [*kept, id_header] if self._sends_id else list(kept)
+                noted = [(name.encode(), value.encode()) for name, value in notes.items()]
+                message["headers"] = [*kept, *noted, id_header] if self._sends_id else [*kept, *noted]
             await send(message)
 
         metrics.in_flight.inc()
@@ -71,6 +75,7 @@ class RequestContext:
             metrics.in_flight.dec()
             _record(metrics, scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s)
             request_id.reset(token)
+            answer_notes.reset(notes_token)
 
 
 def _record(metrics: Metrics, scope: Scope, status: int, seconds: float) -> None:

@@ -14,6 +14,8 @@ from aihub.settings import Settings
 from aihub.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from aihub.api.lifecycle_service import LifecycleService
+    from aihub.api.registry_service import RegistryService
     from aihub.schemas.chat import ChatCompletionRequest
     from aihub.schemas.common import DeletedObject, Page
     from aihub.schemas.completions import CompletionRequest
@@ -127,12 +129,21 @@ class VectorStoreService(Protocol):
     async def search(self, principal: Principal, store_id: str, request: "SearchRequest") -> "SearchResults": ...
 
 
+async def no_metrics() -> bytes:
+    """Metrics of other processes where there are none."""
+    return b""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Everything a route may call; kept in `app.state.services`.
 
     Attributes:
-        health: State of each part by name (`llm`, `embeddings`, `postgres`, `redis`); must answer within 2 s and never raise.
+        registry: Every model the hub could use.
+        lifecycle: Local models in memory.
+        health: State of each part by name (`llm`, `models`, `embeddings`, `postgres`, `redis`); must answer within 2 s and
+            never raise.
+        more_metrics: Metrics of other processes in Prometheus' text format.
     """
 
     settings: Settings
@@ -140,5 +151,8 @@ class Services:
     embedder: Embedder
     files: FileService
     vector_stores: VectorStoreService
+    registry: "RegistryService"
+    lifecycle: "LifecycleService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
+    more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

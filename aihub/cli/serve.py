@@ -89,7 +89,9 @@ def _wait_until_ready(child: "subprocess.Popen[bytes]", api_url: str, log_path: 
         if child.poll() is not None:
             raise ConfigurationError(preflight.explain_failure(log_path))
         parts = _read_parts(api_url)
-        if parts is not None and all(status != "down" for status in parts.values()):
+        if parts is not None and (reason := parts.get("llm", {}).get("reason") or "").startswith("failed: "):
+            raise ConfigurationError(reason.removeprefix("failed: "))
+        if parts is not None and all(part["status"] != "down" for part in parts.values()):
             typer.echo(f"Ready after {time.monotonic() - started_s:.0f} s.")
             return
         state = "Ray and the applications are starting" if parts is None else _describe(parts)
@@ -103,14 +105,14 @@ def _wait_until_ready(child: "subprocess.Popen[bytes]", api_url: str, log_path: 
         time.sleep(0.5)
 
 
-def _read_parts(api_url: str) -> dict[str, str] | None:
+def _read_parts(api_url: str) -> dict[str, dict[str, str | None]] | None:
     try:
-        answer = httpx.get(f"{api_url}/health", timeout=3.0)
-        return {name: part["status"] for name, part in answer.json()["parts"].items()}
+        parts: dict[str, dict[str, str | None]] = httpx.get(f"{api_url}/health", timeout=3.0).json()["parts"]
     except (httpx.HTTPError, ValueError, KeyError):
         return None
+    return parts
 
 
-def _describe(parts: dict[str, str]) -> str:
-    waiting = [name for name, status in parts.items() if status == "down"]
+def _describe(parts: dict[str, dict[str, str | None]]) -> str:
+    waiting = [name for name, part in parts.items() if part["status"] == "down"]
     return f"waiting for {', '.join(waiting)}"

@@ -1,6 +1,6 @@
 """What of a machine local chat models may take: the device less headroom and less the parts that stay in memory."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aihub.lifecycle.ledger import MemoryLedger
 from aihub.lifecycle.requirement import GIB
@@ -37,14 +37,24 @@ class DeviceBudget:
         return max(self.budget_bytes - sum(self.fixed.values()), 0)
 
 
-def device_budget(profile: Profile, total_bytes: int | None = None, *, ram_bytes: int = 0) -> DeviceBudget:
+def device_budget(
+    profile: Profile, total_bytes: int | None = None, *, ram_bytes: int = 0, models_memory_gb: float | None = None
+) -> DeviceBudget:
     """Return the budget of the device a profile's models run on.
 
     Args:
         profile: Says which device, how large the card is and what share embeddings take of it.
         total_bytes: Measured memory of the card; the profile's figure when None.
         ram_bytes: Memory of this machine, for a CPU profile.
+        models_memory_gb: What chat models may take, where the operator says so.
     """
+    budget = _whole_budget(profile, total_bytes, ram_bytes)
+    if models_memory_gb is None:
+        return budget
+    return replace(budget, budget_bytes=int(models_memory_gb * GIB) + sum(budget.fixed.values()))
+
+
+def _whole_budget(profile: Profile, total_bytes: int | None, ram_bytes: int) -> DeviceBudget:
     if profile.device == "cpu":
         return DeviceBudget("cpu", ram_bytes, int(ram_bytes * CPU_SHARE), dict(CPU_PARTS_BYTES))
     card_bytes = total_bytes if total_bytes is not None else int(profile.gpu_memory_gb * GIB)

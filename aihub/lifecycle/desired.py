@@ -23,10 +23,15 @@ class DesiredState:
     """One JSON file, replaced by an atomic rename.
 
     An unreadable file counts as empty and is moved aside: a hub that starts without its models is better than none.
+
+    Args:
+        path: The file.
+        first: Models to load where there is no file yet.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first: tuple[str, ...] = ()) -> None:
         self._path = path
+        self._first = first
         self._lock = asyncio.Lock()
 
     async def read(self) -> Desired:
@@ -46,7 +51,7 @@ class DesiredState:
             document: Any = json.loads(self._path.read_text(encoding="utf-8"))
             return Desired(_names(document["loaded"]), _names(document["pinned"]))
         except FileNotFoundError:
-            return Desired()
+            return Desired(loaded=self._first)
         except (OSError, ValueError, KeyError, TypeError) as error:
             aside = self._path.with_suffix(".damaged")
             logger.warning("%s is not readable (%s); it is kept as %s and no model is loaded.", self._path, error, aside.name)

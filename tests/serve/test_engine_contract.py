@@ -6,14 +6,16 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deployments.handles import AppConnection, LLMHandle
+from deployments.llm_app import app_name
+from tests.cluster import RunningHub
 from tests.contract.test_chat_engine import ChatEngineContract
 
 
 @pytest.mark.usefixtures("ray_cluster")
 class TestVLLMEngine(ChatEngineContract):
     @pytest.fixture
-    async def connection(self) -> AsyncIterator[AppConnection]:
-        connection = AppConnection("llm-default", "The model")
+    async def connection(self, hub: RunningHub) -> AsyncIterator[AppConnection]:
+        connection = AppConnection(app_name(hub.model), "The model")
         connection.start()
         while connection.health.status != "ok":  # noqa: ASYNC110  # there is no event to wait for in another process
             await asyncio.sleep(0.05)

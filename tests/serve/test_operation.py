@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from deployments.handles import AppConnection
+from deployments.llm_app import app_name
 from tests.cluster import ROOT, RunningHub
 
 
@@ -27,6 +28,7 @@ def test_health_names_every_part(hub: RunningHub) -> None:
     assert body["status"] == "ok"
     assert {name: part["status"] for name, part in body["parts"].items()} == {
         "llm": "ok",
+        "models": "ok",
         "embeddings": "ok",
         "postgres": "ok",
         "redis": "ok",
@@ -65,7 +67,7 @@ def test_example_runs_as_its_own_ray_job(hub: RunningHub) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 async def test_engine_stops_within_a_second_when_the_client_leaves(hub: RunningHub) -> None:
-    connection = AppConnection("llm-default", "The model")
+    connection = AppConnection(app_name(hub.model), "The model")
     connection.start()
     await until(lambda: connection.health.status == "ok")
     body = {

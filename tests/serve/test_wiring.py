@@ -20,8 +20,9 @@ from aihub.errors import (
 )
 from aihub.profiles import PROFILES_DIR, load_profile
 from deployments import vllm_adapter
-from deployments.app import AppArgs, serve_options
+from deployments.app import AppArgs
 from deployments.handles import AppConnection, translate_error
+from deployments.options import serve_options
 from deployments.serve_config import check_serve_config
 from tests.cluster import ROOT
 
@@ -34,7 +35,7 @@ def test_adapter_offers_every_name_it_promises() -> None:
 
 def test_serve_config_is_valid_and_keeps_parts_in_their_own_applications() -> None:
     config = check_serve_config(SERVE_CONFIG)
-    assert [app.name for app in config.applications] == ["embeddings", "llm-default", "hub"]
+    assert [app.name for app in config.applications] == ["embeddings", "models", "hub"]
     assert config.http_options.host == "127.0.0.1"
 
 

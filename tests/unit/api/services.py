@@ -6,6 +6,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from aihub.api.lifecycle_service import LifecycleService
+from aihub.api.registry_service import RegistryService
 from aihub.api.services import FileService, Services, VectorStoreService
 from aihub.engines.base import EmbedderCard, Embeddings, PartHealth
 from aihub.engines.fake_chat import FakeChatEngine
@@ -104,6 +106,8 @@ class Parts:
             embedder=self.embedder,
             files=cast(FileService, None),  # The files' own tests bring one.
             vector_stores=cast(VectorStoreService, None),
+            registry=cast(RegistryService, None),
+            lifecycle=cast(LifecycleService, None),
             health=health,
             metrics=self.metrics,
         )

@@ -1,0 +1,237 @@
+"""The ingress's view of local models: which can be asked, connections to those, and reports of what is asked."""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from aihub.engines.base import ChatEngine, ChatModelCard, PartHealth
+from aihub.errors import HubError, NotFoundError
+from aihub.registry.configuration import HubConfiguration
+from deployments.handles import AppConnection, LLMHandle
+from deployments.llm_app import app_name
+from deployments.models import ModelsReport
+from pipelines.chat import model_not_found
+from pipelines.history import EngineHistory
+from pipelines.routing import ModelCandidate, ModelState
+
+logger = logging.getLogger(__name__)
+
+REPORT_PERIOD_S = 1.0
+CONNECT_TIMEOUT_S = 10.0
+
+
+class ModelDirectory:
+    """Implements `pipelines.chat.EngineDirectory` over the models of this cluster.
+
+    Requests to a ready model go straight to its application; any other installed model is loaded first, through the
+    `models` application. Every second it tells that application what it has in flight, so that no busy model is unloaded.
+
+    Args:
+        models: Connection to the `models` application.
+        default_model: Whose state is the state of the part `llm`.
+        history: Speeds seen lately, reported on.
+        configured: Called when the run-time settings have changed.
+    """
+
+    def __init__(
+        self,
+        models: AppConnection,
+        *,
+        default_model: str,
+        history: EngineHistory,
+        configured: Callable[[HubConfiguration], None],
+    ) -> None:
+        self._models = models
+        self._default_model = default_model
+        self._history = history
+        self._configured = configured
+        self._client_id = uuid.uuid4().hex
+        self._in_flight: Counter[str] = Counter()
+        self._used: set[str] = set()
+        self._report: ModelsReport | None = None
+        self._reported_s = float("-inf")
+        self._connections: dict[str, AppConnection] = {}
+        self._engines: dict[str, LocalEngine] = {}
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        while True:
+            with contextlib.suppress(HubError):  # The state of the connection says so; the next report tries again.
+                await self._tell()
+            await asyncio.sleep(REPORT_PERIOD_S)
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        await asyncio.gather(*(connection.close() for connection in self._connections.values()))
+
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
+        """Return the engine of a model, loading it first where needed.
+
+        Raises:
+            NotFoundError: No such local model (`model_not_found`).
+            ModelUnavailableError: It cannot be loaded, or not in time.
+            OverloadedError: Too many requests wait for models.
+        """
+        report = self._report
+        if report is not None and model_id in report.directory.ready and self._is_current(report):
+            return await self._engine(model_id)
+        try:
+            await self._models.call("ensure", model_id)
+        except NotFoundError as error:
+            known = [view.model_id for view in report.models] if report is not None else []
+            raise model_not_found(model_id, known) from error
+        return await self._engine(model_id)
+
+    async def candidates(self) -> list[ModelCandidate]:
+        """Return what routing must know of each local model."""
+        views = self._report.models if self._report is not None else ()
+        return [
+            ModelCandidate(
+                view.model_id,
+                frozenset(view.types),
+                frozenset(view.languages),
+                _routing_state(view.state, fits=view.fits and view.failure is None),
+                view.context_tokens,
+                view.weights_bytes,
+            )
+            for view in views
+        ]
+
+    async def list(self) -> list[ChatModelCard]:
+        """Return the models that can be asked: loaded ones first, then those that their first request loads."""
+        if self._report is None:
+            return []
+        cards = []
+        for view in sorted(self._report.models, key=lambda view: (view.state != "ready", view.model_id != self._default_model)):
+            if view.fits and view.failure is None:
+                ready = self._report.directory.ready.get(view.model_id)
+                cards.append(ChatModelCard(view.model_id, view.context_tokens, ready.created if ready else 0))
+        return cards
+
+    def health(self) -> PartHealth:
+        """State of the default model: one that is not loaded is fine, as its first request loads it."""
+        if self._report is None:
+            return PartHealth("down", "starting")
+        view = next((view for view in self._report.models if view.model_id == self._default_model), None)
+        if view is None:
+            return PartHealth("down", f"{self._default_model} is not installed")
+        if view.state in {"ready", "draining"}:
+            return self._connection(view.model_id).health
+        if view.state in {"loading", "queued", "unloading"}:
+            return PartHealth("down", f"{view.model_id} is {view.state}")
+        if view.failure is not None:
+            return PartHealth("down", f"failed: {view.failure}")
+        return PartHealth("ok", f"{view.model_id} is not loaded; its first request loads it")
+
+    def note_begin(self, model_id: str) -> None:
+        """Count a request handed to a model."""
+        self._in_flight[model_id] += 1
+        self._used.add(model_id)
+
+    def note_end(self, model_id: str) -> None:
+        """Count it out again."""
+        self._in_flight[model_id] -= 1
+
+    async def _tell(self) -> None:
+        used, self._used = self._used, set()
+        version = self._report.directory.version if self._report is not None else 0
+        speeds = {name: speed for name in used if (speed := self._history.of(name).tokens_per_s) is not None}
+        try:
+            report: ModelsReport = await self._models.call(
+                "report", self._client_id, dict(+self._in_flight), used, version, speeds
+            )
+        except HubError:
+            self._used |= used
+            raise
+        if self._report is None or report.configuration != self._report.configuration:
+            self._configured(report.configuration)
+        self._report, self._reported_s = report, asyncio.get_running_loop().time()
+        for model_id in report.directory.ready:
+            self._connection(model_id)
+        for model_id in self._connections.keys() - report.directory.ready.keys():
+            if not self._in_flight[model_id]:
+                self._engines.pop(model_id, None)
+                await self._connections.pop(model_id).close()
+
+    def _is_current(self, report: ModelsReport) -> bool:
+        """Whether the directory may be acted on: fresh enough, or nobody is there who could have changed anything."""
+        age_s = asyncio.get_running_loop().time() - self._reported_s
+        return age_s < report.directory.lease_s or self._models.health.status == "down"
+
+    def _connection(self, model_id: str) -> AppConnection:
+        if model_id not in self._connections:
+            connection = AppConnection(app_name(model_id), f"The model {model_id}")
+            connection.start()
+            self._connections[model_id] = connection
+        return self._connections[model_id]
+
+    async def _engine(self, model_id: str) -> "LocalEngine":
+        is_new = model_id not in self._connections
+        connection = self._connection(model_id)
+        if is_new:
+            await connection.wait_until_up(CONNECT_TIMEOUT_S)
+        if model_id not in self._engines:
+            self._engines[model_id] = LocalEngine(LLMHandle(connection), model_id, self)
+        return self._engines[model_id]
+
+
+class LocalEngine:
+    """A local model as a `ChatEngine` whose requests are counted."""
+
+    def __init__(self, engine: ChatEngine, model_id: str, directory: ModelDirectory) -> None:
+        self._engine = engine
+        self._model_id = model_id
+        self._directory = directory
+
+    async def card(self) -> ChatModelCard:
+        return await self._engine.card()
+
+    async def health(self) -> PartHealth:
+        return await self._engine.health()
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        with self._counted():
+            return await self._engine.count_tokens(body)
+
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        with self._counted():
+            return await self._engine.chat(self._named(body))
+
+    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        with self._counted():
+            return await self._engine.complete(self._named(body))
+
+    async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        with self._counted():
+            async with aclosing(self._engine.stream_chat(self._named(body))) as frames:
+                async for frame in frames:
+                    yield frame
+
+    async def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        with self._counted():
+            async with aclosing(self._engine.stream_complete(self._named(body))) as frames:
+                async for frame in frames:
+                    yield frame
+
+    def _named(self, body: dict[str, Any]) -> dict[str, Any]:
+        # The client may have said `auto` or `local/...`; the engine knows one name only.
+        return body | {"model": self._model_id}
+
+    @contextlib.contextmanager
+    def _counted(self) -> Any:
+        self._directory.note_begin(self._model_id)
+        try:
+            yield
+        finally:
+            self._directory.note_end(self._model_id)
+
+
+def _routing_state(state: str, *, fits: bool) -> ModelState:
+    if state == "ready":
+        return "loaded"
+    return "loadable" if fits else "unfit"

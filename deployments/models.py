@@ -1,0 +1,268 @@
+"""The `models` deployment: the registry and the lifecycle of local models, one for the whole cluster."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from aihub.engines.base import PartHealth
+from aihub.errors import HubError, ModelUnavailableError
+from aihub.lifecycle.budgets import device_budget, open_ledger
+from aihub.lifecycle.clients import Directory, ReadyModel
+from aihub.lifecycle.desired import DesiredState
+from aihub.lifecycle.device_memory import read_compute_capability, read_device_memory
+from aihub.lifecycle.generation_defaults import GenerationDefaultsStore
+from aihub.lifecycle.host import ModelSpec
+from aihub.lifecycle.installed_models import DefaultModel, InstalledModels, LocalModel
+from aihub.lifecycle.lifecycle import ModelLifecycle
+from aihub.lifecycle.peaks import PeakStore
+from aihub.lifecycle.policy import LifecyclePolicy
+from aihub.lifecycle.quantization_support import DeviceAbility, check_quantization, has_amx_tiles
+from aihub.lifecycle.state import IN_MEMORY
+from aihub.lifecycle.status import LifecycleStatus, ModelStatus
+from aihub.profiles import Profile
+from aihub.registry.configuration import HubConfiguration
+from aihub.registry.downloads.events import JobEvent
+from aihub.registry.local import open_registry
+from aihub.registry.service import ModelRegistry
+from aihub.settings import Settings
+from aihub.telemetry.logging import configure_logging
+from aihub.telemetry.registry_metrics import RegistryMetrics
+from deployments.llm_app import engine_dtype
+from deployments.model_host import ServeModelHost
+from deployments.model_prober import EngineProber
+
+logger = logging.getLogger(__name__)
+
+LIFECYCLE_FOLDER = "lifecycle"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """What an ingress replica must know of one local model.
+
+    Attributes:
+        state: As people see it, see `ModelState`.
+    """
+
+    model_id: str
+    state: str
+    failure: str | None
+    types: tuple[str, ...]
+    languages: tuple[str, ...]
+    context_tokens: int
+    weights_bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsReport:
+    """Answer to an ingress replica's report."""
+
+    directory: Directory
+    models: tuple[ModelView, ...]
+    configuration: HubConfiguration
+
+
+class Models:
+    """Called over its handle by the ingress; the methods mirror `RegistryService` and `LifecycleService`.
+
+    Args:
+        default: The chat model that is loaded when nobody has chosen yet.
+    """
+
+    async def __init__(self, settings: Settings, profile: Profile, default: DefaultModel) -> None:  # type: ignore[misc]  # Serve awaits it
+        configure_logging()
+        self._profile = profile
+        self._default = default
+        self._metrics = CollectorRegistry()
+        self._defaults = GenerationDefaultsStore(settings.home_path / LIFECYCLE_FOLDER / "generation.json")
+        self._host = ServeModelHost(profile, self._defaults.read)
+        self._registry = open_registry(
+            settings,
+            os.environ,
+            metrics=RegistryMetrics(self._metrics),
+            prober=EngineProber(self.ensure, self._model_id_of),
+            digests_in_use=self._digests_in_use,
+        )
+        self._dtype = engine_dtype(profile.llm, profile.device)
+        self._installed = InstalledModels(
+            profile,
+            dtype=self._dtype,
+            default=default,
+            catalogue=self._registry.catalogue,
+            installs=self._registry.installs,
+            models_path=settings.models_path,
+        )
+        self._models: dict[str, LocalModel] = {}
+        self._configuration = await asyncio.to_thread(self._registry.configuration.read)
+        self._lifecycle = await self._open_lifecycle(settings)
+        await self._lifecycle.start()
+        self._setup = asyncio.create_task(self._set_up())
+
+    async def _open_lifecycle(self, settings: Settings) -> ModelLifecycle:
+        folder = settings.home_path / LIFECYCLE_FOLDER
+        device = "cpu" if self._profile.device == "cpu" else "cuda:0"
+        live = (await asyncio.to_thread(read_device_memory, device))[:1]
+        total_bytes = live[0].total_bytes if live else None
+        budget = device_budget(self._profile, total_bytes, ram_bytes=total_bytes or 0, models_memory_gb=settings.models_memory_gb)
+        amx, capability = await asyncio.to_thread(lambda: (has_amx_tiles(), read_compute_capability()))
+        self._ability = DeviceAbility(device, capability if device != "cpu" else None, amx)
+        self._capacity_bytes = budget.models_bytes
+        return ModelLifecycle(
+            self._host,
+            open_ledger(budget),
+            self._specs,
+            policy=_policy(self._configuration),
+            desired=DesiredState(folder / "desired.json", first=(self._default.model_id,)),
+            peaks=PeakStore(folder / "peaks.json"),
+        )
+
+    async def report(
+        self,
+        client_id: str,
+        in_flight: Mapping[str, int],
+        used: Set[str],
+        seen_version: int,
+        tokens_per_s: Mapping[str, float],
+    ) -> ModelsReport:
+        """Take an ingress replica's report; see `ModelLifecycle.report`."""
+        directory = await self._lifecycle.report(client_id, in_flight, used, seen_version=seen_version, tokens_per_s=tokens_per_s)
+        status = await self._lifecycle.status()
+        views = [self._view(model) for model in status.models if model.model_id in self._models]
+        return ModelsReport(directory, tuple(views), self._configuration)
+
+    async def ensure(self, model_id: str) -> ReadyModel:
+        """Return once the model can be asked; see `ModelLifecycle.ensure`."""
+        await self._check(model_id)
+        return await self._lifecycle.ensure(model_id)
+
+    async def load(self, model_id: str, force_reload: bool) -> ModelStatus:
+        await self._check(model_id)
+        return await self._lifecycle.load(model_id, force_reload=force_reload)
+
+    async def lifecycle_call(self, method: str, model_id: str) -> ModelStatus:
+        """Call `unload`, `pin`, `unpin` or `info` of the lifecycle."""
+        calls = {
+            "unload": self._lifecycle.unload,
+            "pin": self._lifecycle.pin,
+            "unpin": self._lifecycle.unpin,
+            "info": self._lifecycle.info,
+        }
+        return await calls[method](model_id)
+
+    async def status(self) -> LifecycleStatus:
+        return await self._lifecycle.status()
+
+    async def generation_defaults(self, model_id: str) -> dict[str, Any]:
+        """Return the defaults in force and `dtype`, for a model's info."""
+        return {"dtype": self._dtype, "defaults": await asyncio.to_thread(self._defaults.read, model_id)}
+
+    async def update_generation_config(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any]:
+        """Change a loaded model's defaults, now and for its next loads."""
+        await self._require_loaded(model_id)
+        defaults = await asyncio.to_thread(self._defaults.update, model_id, changes)
+        await self._host.call(model_id, "set_generation_defaults", defaults)
+        return defaults
+
+    async def clear_cache(self, model_id: str) -> bool:
+        """Forget a loaded model's cached prompts."""
+        await self._require_loaded(model_id)
+        return bool(await self._host.call(model_id, "clear_cache"))
+
+    async def registry_call(self, method: str, *args: Any) -> Any:
+        """Call a method of `ModelRegistry` or of its downloads; the ingress has checked the arguments."""
+        if method in {"list", "get", "cancel"}:
+            return await getattr(self._registry.downloads, method)(*args)
+        if method == "shown_configuration":
+            return self._configuration.shown()
+        if method == "configure":
+            self._configuration = await self._registry.configure(*args)
+            self._lifecycle.set_policy(_policy(self._configuration))
+            return self._configuration.shown()
+        result = await getattr(self._registry, method)(*args)
+        if method in {"rollback", "pin", "unpin"}:
+            await self._lifecycle.refresh()
+        return result
+
+    async def job_events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
+        """Yield the snapshots of a download until it ends."""
+        async for event in self._registry.follow(job_id):
+            yield event
+
+    async def metrics(self) -> bytes:
+        """Return this process's metrics in Prometheus' text format."""
+        return generate_latest(self._metrics)
+
+    async def health(self) -> PartHealth:
+        """Answer the ingress's probe."""
+        return PartHealth("ok")
+
+    async def __del__(self) -> None:
+        self._setup.cancel()
+        await self._lifecycle.close()
+        await self._registry.close()
+
+    async def _specs(self) -> dict[str, ModelSpec]:
+        self._models = await asyncio.to_thread(self._installed.read)
+        return {model_id: model.spec for model_id, model in self._models.items()}
+
+    def _view(self, status: ModelStatus) -> ModelView:
+        model = self._models[status.model_id]
+        return ModelView(
+            model_id=status.model_id,
+            state=str(status.state),
+            failure=status.failure,
+            types=tuple(model.types),
+            languages=tuple(model.languages),
+            context_tokens=status.context_tokens,
+            weights_bytes=model.weights_bytes,
+            fits=status.need_bytes <= self._capacity_bytes,
+        )
+
+    async def _check(self, model_id: str) -> None:
+        """Raise `InvalidRequestError` when the device cannot run the model's quantisation."""
+        model = self._models.get(model_id)
+        if model is not None:
+            check_quantization(model.spec.quantization, self._ability)
+
+    async def _require_loaded(self, model_id: str) -> None:
+        status = await self._lifecycle.info(model_id)
+        if status.state not in IN_MEMORY:
+            raise ModelUnavailableError(f"The model {model_id!r} is not loaded. Load it first: POST /api/v1/models/load.")
+
+    async def _digests_in_use(self) -> set[str]:
+        status = await self._lifecycle.status()
+        return {model.digest for model in status.models if model.state in IN_MEMORY and model.digest}
+
+    def _model_id_of(self, key: str) -> str | None:
+        return next((model_id for model_id, model in self._models.items() if model.spec.key == key), None)
+
+    async def _set_up(self) -> None:
+        """Get what the configuration says shall be here."""
+        try:
+            if self._configuration.auto_setup_enabled:
+                await self._registry.ensure()
+            if self._configuration.download_models_on_start:
+                await _download_recommended(self._registry)
+        except HubError as error:
+            logger.warning("Models could not be set up: %s", error.message)
+
+
+async def _download_recommended(registry: ModelRegistry) -> None:
+    report = await registry.recommended()
+    for item in report.models:
+        if item.is_recommended:
+            await registry.ensure([await registry.parse_key(item.key)])
+
+
+def _policy(configuration: HubConfiguration) -> LifecyclePolicy:
+    return LifecyclePolicy(
+        unload_timeout_s=configuration.model_unload_timeout_s,
+        max_concurrent_models=configuration.max_concurrent_models,
+        min_residency_s=configuration.min_residency_s,
+    )

@@ -1,0 +1,19 @@
+"""From a hardware profile to Ray Serve's deployment options."""
+
+from typing import Any
+
+from aihub.profiles import DeploymentProfile
+
+
+def serve_options(profile: DeploymentProfile, **changes: Any) -> dict[str, Any]:
+    """Translate a profile's numbers into Ray Serve deployment options."""
+    options: dict[str, Any] = {
+        "max_ongoing_requests": profile.max_ongoing_requests,
+        "max_queued_requests": profile.max_queued_requests,
+        "autoscaling_config": profile.autoscaling.model_dump(),
+        "ray_actor_options": {"num_cpus": profile.num_cpus, "num_gpus": profile.num_gpus},
+        "health_check_period_s": 2.0,
+        "health_check_timeout_s": 10.0,
+        "graceful_shutdown_timeout_s": 20.0,
+    }
+    return options | changes
