@@ -1,0 +1,64 @@
+"""Connections to a shop's database: read-only, limited in time, with errors in the shop's words."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from aihub.errors import ConfigurationError
+from aihub.recsys.store_data.errors import MappingMismatchError, ShopUnavailableError
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5
+
+
+def shop_conninfo(dsn: str, *, statement_timeout_s: float) -> str:
+    """Return connection parameters with which nothing can be written and no statement lasts longer.
+
+    Raises:
+        ConfigurationError: The URL is none.
+    """
+    milliseconds = max(1, round(statement_timeout_s * 1000))
+    options = f"-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+    try:
+        return make_conninfo(
+            dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="aihub-recsys", client_encoding="utf8", options=options
+        )
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(
+            "RECSYS_DATABASE_URL is no PostgreSQL URL; write postgresql://user:password@host/name."
+        ) from error
+
+
+@contextmanager
+def connect_shop(dsn: str, *, statement_timeout_s: float) -> Iterator[psycopg.Connection[Any]]:
+    """Yield one connection. Blocking."""
+    with psycopg.connect(shop_conninfo(dsn, statement_timeout_s=statement_timeout_s)) as connection:
+        yield connection
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn errors of the shop's database into the hub's.
+
+    Raises:
+        ShopUnavailableError: It does not answer, or not in time.
+        MappingMismatchError: A statement is refused, as the tables are not what the mapping says.
+    """
+    try:
+        yield
+    except psycopg.errors.QueryCanceled as error:
+        raise ShopUnavailableError("The shop's database took too long. Add indexes to its tables, or allow more time.") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        logger.warning("Shop database: %s: %s", type(error).__name__, error)
+        raise ShopUnavailableError("The shop's database does not answer. Check RECSYS_DATABASE_URL, or try again.") from error
+    except psycopg.Error as error:
+        logger.warning("The shop's database refused a statement: %s", error)
+        reason = error.diag.message_primary or str(error)
+        raise MappingMismatchError(
+            f"The shop's database refused to be read: {reason}. Check configs/recsys/mapping.yaml."
+        ) from error

@@ -1,0 +1,226 @@
+"""`ai_training_log` and `store_ai_status` as the API sees them: trainings and what each store has."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from aihub.errors import ConflictError, NotFoundError
+from aihub.storage.postgres import Database
+
+RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
+ENDED: frozenset[RunStatus] = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
+
+HEARTBEAT_S = 5.0
+SILENCE_S = 60
+"""A running training that was not heard of for so long is dead, and is shown as `interrupted`."""
+
+RUN_COLUMNS = f"""
+    tenant_id, id, store_id, model_type, step, progress, cancel_requested, hyper_parameters, event_count, metrics,
+    incumbent_metrics, version, served, model_path, message, error,
+    CASE WHEN status = 'running' AND heartbeat_at < now() - interval '{SILENCE_S} seconds' THEN 'interrupted' ELSE status END
+        AS status,
+    floor(extract(epoch FROM created_at))::bigint AS created_at,
+    floor(extract(epoch FROM started_at))::bigint AS started_at,
+    floor(extract(epoch FROM ended_at))::bigint AS ended_at
+"""
+
+INSERT_RUN = """
+    INSERT INTO ai_training_log (tenant_id, id, store_id, model_type, status, hyper_parameters)
+    VALUES (%(tenant)s, %(id)s, %(store)s, %(model_type)s, 'queued', %(hyper_parameters)s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One training.
+
+    Attributes:
+        step, progress: What is being done, and the share of it that is done, 0 to 1.
+        event_count: Rows that were learnt from.
+        metrics, incumbent_metrics: Figures of the new and the served model on the same held-out data.
+        served: Whether the new version is the one that answers.
+        error: `{"code", "message"}` when `status` is `failed`.
+        created_at, started_at, ended_at: Unix seconds.
+    """
+
+    tenant_id: str
+    id: str
+    store_id: int
+    model_type: str
+    status: RunStatus
+    step: str
+    progress: float
+    cancel_requested: bool
+    hyper_parameters: dict[str, Any]
+    event_count: int | None
+    metrics: dict[str, float] | None
+    incumbent_metrics: dict[str, float] | None
+    version: str | None
+    served: bool | None
+    model_path: str | None
+    message: str | None
+    error: dict[str, str] | None
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreModelRecord:
+    """The served model of one store and type; times as Unix seconds."""
+
+    store_id: int
+    model_type: str
+    version: str
+    model_path: str
+    metrics: dict[str, float]
+    event_count: int
+    training_id: str | None
+    trained_at: int
+
+
+def new_run_id() -> str:
+    """Return an id no other training has."""
+    return f"train-{secrets.token_hex(12)}"
+
+
+class TrainingRunTable:
+    """Trainings of all stores."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, tenant: str, store_id: int, model_type: str, hyper_parameters: Mapping[str, Any]) -> RunRecord:
+        """Write down a training that waits to be started.
+
+        Raises:
+            ConflictError: One of the same store and model is waiting or running.
+        """
+        run_id = new_run_id()
+        values = {"tenant": tenant, "id": run_id, "store": store_id, "model_type": model_type}
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"aihub-queue:{tenant}:{store_id}:{model_type}",)
+            )
+            cursor = await connection.execute(
+                "SELECT id FROM ai_training_log WHERE tenant_id = %(tenant)s AND store_id = %(store)s "
+                "AND model_type = %(model_type)s AND ((status = 'running' AND heartbeat_at > now() - %(silence)s * interval '1 s') "
+                "OR (status = 'queued' AND created_at > now() - interval '1 hour')) LIMIT 1",
+                values | {"silence": SILENCE_S},
+            )
+            busy = await cursor.fetchone()
+            if busy is not None:
+                raise already_training(store_id, model_type, busy[0])
+            await connection.execute(INSERT_RUN, values | {"hyper_parameters": Jsonb(dict(hyper_parameters))})
+        return await self.get(tenant, run_id)
+
+    async def get(self, tenant: str, run_id: str) -> RunRecord:
+        """Return one training.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        async with self._database.connection() as connection:
+            cursor = connection.cursor(row_factory=class_row(RunRecord))
+            await cursor.execute(
+                f"SELECT {RUN_COLUMNS} FROM ai_training_log WHERE tenant_id = %s AND id = %s",  # noqa: S608 - a constant
+                (tenant, run_id),
+            )
+            found = await cursor.fetchone()
+        if found is None:
+            raise NotFoundError(
+                f"There is no training {run_id!r}. GET /train/status/{{store_id}} lists them.", param="job_id", code="job_not_found"
+            )
+        return found
+
+    async def recent(self, tenant: str, store_id: int, limit: int = 20) -> list[RunRecord]:
+        """Return the last trainings of a store, newest first."""
+        async with self._database.connection() as connection:
+            cursor = connection.cursor(row_factory=class_row(RunRecord))
+            await cursor.execute(
+                f"SELECT {RUN_COLUMNS} FROM ai_training_log WHERE tenant_id = %s AND store_id = %s "  # noqa: S608 - a constant
+                "ORDER BY ai_training_log.created_at DESC, id LIMIT %s",
+                (tenant, store_id, limit),
+            )
+            return await cursor.fetchall()
+
+    async def request_cancel(self, tenant: str, run_id: str) -> RunRecord:
+        """Ask a training to stop; one that waits or is dead ends at once, one that has ended stays as it is.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "UPDATE ai_training_log SET cancel_requested = true, "
+                "ended_at = CASE WHEN status = 'queued' THEN now() ELSE ended_at END, "
+                "status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END "
+                "WHERE tenant_id = %s AND id = %s AND status IN ('queued', 'running')",
+                (tenant, run_id),
+            )
+        return await self.get(tenant, run_id)
+
+    async def fail(self, tenant: str, run_id: str, *, code: str, message: str) -> None:
+        """Write down that a training which has not ended could not go on (its job died or never began)."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "UPDATE ai_training_log SET status = 'failed', ended_at = now(), error = %s "
+                "WHERE tenant_id = %s AND id = %s AND status IN ('queued', 'running')",
+                (Jsonb({"code": code, "message": message}), tenant, run_id),
+            )
+
+    async def store_models(self, tenant: str, store_id: int) -> list[StoreModelRecord]:
+        """Return what answers for a store, by model type."""
+        async with self._database.connection() as connection:
+            cursor = connection.cursor(row_factory=class_row(StoreModelRecord))
+            await cursor.execute(
+                "SELECT store_id, model_type, version, model_path, metrics, event_count, training_id, "
+                "floor(extract(epoch FROM trained_at))::bigint AS trained_at FROM store_ai_status "
+                "WHERE tenant_id = %s AND store_id = %s ORDER BY model_type",
+                (tenant, store_id),
+            )
+            return await cursor.fetchall()
+
+    async def set_store_model(
+        self, tenant: str, store_id: int, model_type: str, *, version: str, model_path: str, metrics: Mapping[str, float]
+    ) -> None:
+        """Write down that another version answers now (rollback)."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                UPSERT_STATUS,
+                {
+                    "tenant": tenant,
+                    "store": store_id,
+                    "model_type": model_type,
+                    "version": version,
+                    "model_path": model_path,
+                    "metrics": Jsonb(dict(metrics)),
+                    "event_count": None,
+                    "training_id": None,
+                },
+            )
+
+
+UPSERT_STATUS = """
+    INSERT INTO store_ai_status (tenant_id, store_id, model_type, version, model_path, metrics, event_count, training_id)
+    VALUES (%(tenant)s, %(store)s, %(model_type)s, %(version)s, %(model_path)s, %(metrics)s, coalesce(%(event_count)s::bigint, 0),
+            %(training_id)s)
+    ON CONFLICT (tenant_id, store_id, model_type) DO UPDATE SET
+        version = excluded.version, model_path = excluded.model_path, metrics = excluded.metrics, updated_at = now(),
+        event_count = coalesce(%(event_count)s::bigint, store_ai_status.event_count),
+        training_id = %(training_id)s,
+        trained_at = CASE WHEN %(training_id)s::text IS NULL THEN store_ai_status.trained_at ELSE now() END
+"""
+
+
+def already_training(store_id: int, model_type: str, run_id: str) -> ConflictError:
+    """The error of a second training of the same store and model."""
+    return ConflictError(
+        f"Store {store_id}'s {model_type} model is being trained by {run_id}. Wait for it (GET /train/jobs/{run_id}) or stop it "
+        f"(DELETE /train/jobs/{run_id}).",
+        code="already_training",
+    )

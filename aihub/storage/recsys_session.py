@@ -1,0 +1,194 @@
+"""One running training towards PostgreSQL: the lock of its store and model, its heartbeat, and how it ends. Blocking."""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from aihub.errors import StorageUnavailableError
+from aihub.storage.recsys_runs import HEARTBEAT_S, INSERT_RUN, UPSERT_STATUS, already_training, new_run_id
+
+logger = logging.getLogger(__name__)
+
+_TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+
+
+class TrainingSession:
+    """Holds the lock of one store and model as long as it is open; the server frees it when this process dies.
+
+    A thread of its own writes progress every few seconds and learns of a wish to cancel. When PostgreSQL restarts, it takes
+    the lock again; if another training was faster, this one counts as cancelled.
+    """
+
+    def __init__(
+        self, dsn: str, *, tenant: str, store_id: int, model_type: str, run_id: str | None, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
+        self._dsn = dsn
+        self._heartbeat_s = heartbeat_s
+        self._key = {"tenant": tenant, "id": run_id or new_run_id(), "store": store_id, "model_type": model_type}
+        self._is_new = run_id is None
+        self._step, self._share = "", 0.0
+        self._stopping = threading.Event()
+        self._cancel = threading.Event()
+        self._connection: psycopg.Connection[Any] | None = None
+        self._heartbeat: threading.Thread | None = None
+
+    @property
+    def run_id(self) -> str:
+        return str(self._key["id"])
+
+    def open(self, hyper_parameters: Mapping[str, Any]) -> Self:
+        """Take the lock and write down that the training runs.
+
+        Raises:
+            ConflictError: The same store and model is being trained.
+            StorageUnavailableError: PostgreSQL does not answer.
+        """
+        with _translated_errors():
+            self._connection = self._connect()
+            try:
+                self._begin(self._connection, hyper_parameters)
+            except BaseException:
+                self._connection.close()
+                raise
+        self._heartbeat = threading.Thread(target=self._beat, name="training-heartbeat", daemon=True)
+        self._heartbeat.start()
+        return self
+
+    def report(self, step: str, share: float) -> None:
+        """Remember how far the training is; the next heartbeat writes it down."""
+        self._step, self._share = step, min(1.0, max(0.0, float(share)))
+
+    def is_cancelled(self) -> bool:
+        """Whether somebody asked the training to stop, or it lost its lock to another."""
+        return self._cancel.is_set()
+
+    def cancel(self) -> None:
+        """Ask from within this process."""
+        self._cancel.set()
+
+    def succeed(self, result: Mapping[str, Any]) -> None:
+        """Write down the end of a training that published a version.
+
+        Args:
+            result: `event_count`, `metrics`, `incumbent_metrics`, `version`, `served`, `model_path`, `message`.
+        """
+        values = self._key | dict(result)
+        values |= {name: None if values[name] is None else Jsonb(values[name]) for name in ("metrics", "incumbent_metrics")}
+        with self._final() as connection, connection.transaction():
+            connection.execute(
+                "UPDATE ai_training_log SET status = 'succeeded', step = 'done', progress = 1, ended_at = now(), heartbeat_at = now(), "
+                "event_count = %(event_count)s, metrics = %(metrics)s, incumbent_metrics = %(incumbent_metrics)s, "
+                "version = %(version)s, served = %(served)s, model_path = %(model_path)s, message = %(message)s "
+                "WHERE tenant_id = %(tenant)s AND id = %(id)s",
+                values,
+            )
+            if values["served"]:
+                connection.execute(UPSERT_STATUS, values | {"training_id": self.run_id})
+
+    def end(self, status: str, *, code: str, message: str) -> None:
+        """Write down that the training `failed` or was `cancelled`."""
+        with self._final() as connection:
+            connection.execute(
+                "UPDATE ai_training_log SET status = %(status)s, step = %(step)s, ended_at = now(), heartbeat_at = now(), "
+                "error = %(error)s, message = %(message)s WHERE tenant_id = %(tenant)s AND id = %(id)s",
+                self._key
+                | {"status": status, "step": self._step, "message": message, "error": Jsonb({"code": code, "message": message})},
+            )
+
+    def close(self) -> None:
+        """Give the lock back; harmless when closed."""
+        self._stop_heartbeat()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self._dsn, autocommit=True, connect_timeout=5, application_name="aihub-training")
+
+    def _begin(self, connection: psycopg.Connection[Any], hyper_parameters: Mapping[str, Any]) -> None:
+        if not self._lock(connection):
+            row = connection.execute(
+                "SELECT id FROM ai_training_log WHERE tenant_id = %(tenant)s AND store_id = %(store)s "
+                "AND model_type = %(model_type)s AND status = 'running' ORDER BY heartbeat_at DESC LIMIT 1",
+                self._key,
+            ).fetchone()
+            raise already_training(int(self._key["store"]), str(self._key["model_type"]), row[0] if row else "another process")
+        # Whoever held the lock before and still counts as running has died.
+        connection.execute(
+            "UPDATE ai_training_log SET status = 'interrupted', ended_at = now() WHERE tenant_id = %(tenant)s "
+            "AND store_id = %(store)s AND model_type = %(model_type)s AND status = 'running' AND id <> %(id)s",
+            self._key,
+        )
+        if self._is_new:
+            connection.execute(INSERT_RUN, self._key | {"hyper_parameters": Jsonb(dict(hyper_parameters))})
+        row = connection.execute(
+            "UPDATE ai_training_log SET status = 'running', started_at = coalesce(started_at, now()), heartbeat_at = now() "
+            "WHERE tenant_id = %(tenant)s AND id = %(id)s AND status IN ('queued', 'running', 'interrupted') RETURNING cancel_requested",
+            self._key,
+        ).fetchone()
+        if row is None or row[0]:
+            self._cancel.set()
+
+    def _lock(self, connection: psycopg.Connection[Any]) -> bool:
+        name = f"aihub-train:{self._key['tenant']}:{self._key['store']}:{self._key['model_type']}"
+        row = connection.execute(_TRY_LOCK, (name,)).fetchone()
+        return row is not None and bool(row[0])
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(self._heartbeat_s):
+            try:
+                self._beat_once()
+            except psycopg.Error as error:
+                logger.warning("Training %s could not write its heartbeat: %s", self.run_id, error)
+                self._reconnect()
+
+    def _beat_once(self) -> None:
+        if self._connection is None:
+            return
+        row = self._connection.execute(
+            "UPDATE ai_training_log SET heartbeat_at = now(), step = %(step)s, progress = %(share)s "
+            "WHERE tenant_id = %(tenant)s AND id = %(id)s RETURNING cancel_requested",
+            self._key | {"step": self._step, "share": self._share},
+        ).fetchone()
+        if row is None or row[0]:
+            self._cancel.set()
+
+    def _reconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        with suppress(psycopg.Error):
+            self._connection = self._connect()
+            if not self._lock(self._connection):
+                logger.error("Training %s lost its lock to another training; it stops.", self.run_id)
+                self._cancel.set()
+
+    def _stop_heartbeat(self) -> None:
+        self._stopping.set()
+        if self._heartbeat is not None:
+            self._heartbeat.join(timeout=30)
+            self._heartbeat = None
+
+    @contextmanager
+    def _final(self) -> Iterator[psycopg.Connection[Any]]:
+        """The connection for the last word: the lock's, or a new one where that was lost."""
+        self._stop_heartbeat()
+        with _translated_errors():
+            if self._connection is None or self._connection.closed or self._connection.broken:
+                self._connection = self._connect()
+            yield self._connection
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.UndefinedTable as error:
+        raise StorageUnavailableError("The hub's database lacks tables. Run `aihub db upgrade`.") from error
+    except psycopg.Error as error:
+        logger.warning("PostgreSQL: %s: %s", type(error).__name__, error)
+        raise StorageUnavailableError("The hub's database does not answer. Try again in a few seconds.") from error
