@@ -1,0 +1,67 @@
+"""Which size and which weights a store's matrix factors get."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from aihub.recsys.ials import Factors, IalsSettings, fit_ials
+from aihub.recsys.interactions import PairMatrix
+from aihub.recsys.neumf_fit import ScorePairs
+from aihub.recsys.results import Cancelled, Progress
+
+_DIMS = (192, 128, 64, 32)
+_FLOPS_PER_S = 2e10  # of one core, with room for what else it does
+_SEARCH_DIM = 32
+_SEARCH_EPOCHS = 5
+_SEARCH_PAIRS = 1_000_000
+_UNOBSERVED = (0.3, 0.1, 1.0, 0.03)
+_REGULARISATION = (0.003, 0.02)
+
+
+def choose_dim(pairs: PairMatrix, epochs: int, limit_s: float) -> int:
+    """The largest size whose sweeps fit into the time on one core."""
+    rows = pairs.n_users + pairs.n_items
+    for dim in _DIMS:
+        work = epochs * (4.0 * len(pairs.items) * dim**2 + rows * dim**3)
+        if work / _FLOPS_PER_S <= limit_s:
+            return dim
+    return _DIMS[-1]
+
+
+def choose_settings(
+    pairs: PairMatrix,
+    first: IalsSettings,
+    judge: Callable[[ScorePairs], float],
+    progress: Progress,
+    cancelled: Cancelled,
+) -> IalsSettings:
+    """Try weights of unobserved pairs, then regularisations, with small factors; the best on the hold-out wins.
+
+    Stores with more than a million pairs keep `first`: a search would take longer than it gains.
+    """
+    if len(pairs.items) > _SEARCH_PAIRS:
+        return first
+    small = replace(first, dim=_SEARCH_DIM, epochs=_SEARCH_EPOCHS)
+    tried = 0
+
+    def quality(candidate: IalsSettings) -> float:
+        nonlocal tried
+        found: list[float] = []
+
+        def after_epoch(epoch: int, factors: Factors) -> bool:
+            if epoch == candidate.epochs:
+                found.append(judge(lambda users, items: np.einsum("ud,ukd->uk", factors[0][users], factors[1][items])))
+            return False
+
+        fit_ials(pairs, candidate, after_epoch, cancelled)
+        tried += 1
+        progress("settings", tried / (len(_UNOBSERVED) + len(_REGULARISATION)))
+        return found[0]
+
+    weighed = {weight: quality(replace(small, unobserved_weight=weight)) for weight in _UNOBSERVED}
+    weight = max(weighed, key=weighed.__getitem__)
+    regularised = {first.regularisation: weighed[weight]}
+    for regularisation in _REGULARISATION:
+        regularised[regularisation] = quality(replace(small, unobserved_weight=weight, regularisation=regularisation))
+    return replace(first, unobserved_weight=weight, regularisation=max(regularised, key=regularised.__getitem__))

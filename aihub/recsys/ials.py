@@ -1,0 +1,127 @@
+"""Implicit alternating least squares (Hu, Koren and Volinsky 2008; settings of Rendle et al. 2021): two tables of factors.
+
+Every pair of user and item counts: those that occurred towards 1 with their weight, all others towards 0 with a small one.
+Regularisation grows with how often a row occurs. Each row is the exact solution of a small linear system; systems are
+solved in batches of rows with like numbers of events, on the GPU when there is one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aihub.recsys.interactions import PairMatrix
+from aihub.recsys.results import Cancelled, never_cancelled, raise_if_cancelled
+
+_BATCH_FLOATS = 8_000_000  # of gathered factors and of systems: 32 MB each
+_LARGEST_BATCH = 256
+
+Factors = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Of users (users, dim) and of items (items, dim); a score is their dot product."""
+
+
+@dataclass(frozen=True, slots=True)
+class IalsSettings:
+    """How to factorise.
+
+    Attributes:
+        dim: Numbers per user and item.
+        regularisation: Of a row's squared length, times its events and its share of the unobserved pairs.
+        unobserved_weight: Of pairs that did not occur, relative to those that did.
+        epochs: Sweeps over users and items.
+        seed: Of the first factors.
+    """
+
+    dim: int = 128
+    regularisation: float = 0.007
+    unobserved_weight: float = 0.3
+    epochs: int = 12
+    seed: int = 0
+
+
+def fit_ials(
+    pairs: PairMatrix,
+    settings: IalsSettings,
+    after_epoch: Callable[[int, Factors], bool],
+    cancelled: Cancelled = never_cancelled,
+) -> Factors:
+    """Factorise.
+
+    Args:
+        pairs: Weights are taken relative to their mean.
+        after_epoch: Called with the number of epochs done and the factors, which change afterwards; True ends the fit.
+
+    Raises:
+        TrainingCancelledError: `cancelled` turned True; asked before each batch.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(settings.seed)
+    scale = 0.1 / settings.dim**0.5
+    users = (torch.randn(pairs.n_users, settings.dim, generator=generator) * scale).to(device)
+    items = (torch.randn(pairs.n_items, settings.dim, generator=generator) * scale).to(device)
+    by_user, by_item = _batches(pairs, settings.dim), _batches(pairs.transpose(), settings.dim)
+    for epoch in range(1, settings.epochs + 1):
+        _solve_side(users, items, by_user, settings, cancelled)
+        _solve_side(items, users, by_item, settings, cancelled)
+        if after_epoch(epoch, (users.cpu().numpy(), items.cpu().numpy())):
+            break
+    return users.cpu().numpy(), items.cpu().numpy()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    """Rows of one side, padded to the longest: `columns` and `weights` have shape (rows, longest); padding weighs 0."""
+
+    rows: NDArray[np.int64]
+    counts: NDArray[np.float32]
+    columns: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+def _batches(pairs: PairMatrix, dim: int) -> Callable[[], Any]:
+    """Cut the rows into batches by number of events; built again at each sweep, since padded they would fill memory."""
+    counts = np.diff(pairs.indptr)
+    order = np.argsort(counts, kind="stable")
+    relative = pairs.weights / max(float(pairs.weights.mean()), 1e-12) if len(pairs.weights) else pairs.weights
+
+    def batches() -> Any:
+        end = len(order)
+        while end > 0:
+            longest = max(1, int(counts[order[end - 1]]))
+            size = max(1, min(_LARGEST_BATCH, _BATCH_FLOATS // (longest * dim), _BATCH_FLOATS // (dim * dim), end))
+            rows = order[end - size : end]
+            inside = np.arange(longest) < counts[rows][:, None]
+            places = np.where(inside, pairs.indptr[rows][:, None] + np.arange(longest), 0)
+            yield _Batch(
+                rows,
+                counts[rows].astype(np.float32),
+                np.where(inside, pairs.items[places], 0).astype(np.int64),
+                np.where(inside, relative[places], 0).astype(np.float32),
+            )
+            end -= size
+
+    return batches
+
+
+def _solve_side(out: Any, fixed: Any, batches: Callable[[], Any], settings: IalsSettings, cancelled: Cancelled) -> None:
+    import torch
+
+    gram = settings.unobserved_weight * (fixed.T @ fixed)
+    unobserved = settings.unobserved_weight * len(fixed)
+    for batch in batches():
+        raise_if_cancelled(cancelled)
+        columns, weights, counts = (
+            torch.from_numpy(part).to(out.device) for part in (batch.columns, batch.weights, batch.counts)
+        )
+        gathered = fixed[columns]
+        weighted = gathered * weights[..., None]
+        systems = torch.baddbmm(gram.expand(len(columns), -1, -1), gathered.mT, weighted)
+        # The small constant keeps a row without events, and one whose weights are all tiny, solvable.
+        systems.diagonal(dim1=1, dim2=2).add_((settings.regularisation * (counts + unobserved) + 1e-6)[:, None])
+        lower = torch.linalg.cholesky(systems)
+        solved = torch.cholesky_solve(weighted.sum(1)[..., None], lower)[..., 0]
+        out[torch.from_numpy(batch.rows).to(out.device)] = solved

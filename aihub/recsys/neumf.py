@@ -1,0 +1,127 @@
+"""NeuMF (He et al. 2017): a product of embeddings (GMF) and a small network on others (MLP), added up to one logit.
+
+Parameters are a dict of tensors. The first layer of the network is kept as its user half and its item half, so that a
+user's half is computed once for all items asked for, and both can be stored ready-made for serving.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aihub.recsys.ials import Factors
+
+Parameters = dict[str, Any]
+"""Tensors by name, as `new_parameters` makes them."""
+
+_SMALL = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class NeumfSettings:
+    """Shape of the network and how to train it.
+
+    Attributes:
+        factors: Numbers per user and item in the product; those of the factors it starts from, where it does.
+        tower: Numbers per user and item before the network, whose layers have tower, tower / 2 and tower / 4.
+        negatives: Items without an event per item with one.
+        learning_rate: Of Adam; falls by `decay` an epoch.
+        penalty: Of squared embeddings, per example.
+        batch_size: Events per step, each with its negatives.
+        epochs: At most; the best on the hold-out is kept.
+        patience: Epochs without a better one after which training ends.
+        seed: Of the first parameters, the order and the negatives.
+    """
+
+    factors: int = 32
+    tower: int = 32
+    negatives: int = 4
+    learning_rate: float = 0.004
+    decay: float = 0.9
+    penalty: float = 0.003
+    batch_size: int = 4096
+    epochs: int = 20
+    patience: int = 2
+    seed: int = 0
+
+
+def new_parameters(n_users: int, n_items: int, settings: NeumfSettings) -> Parameters:
+    """Small random embeddings and a network by Glorot."""
+    import torch
+
+    generator = torch.Generator().manual_seed(settings.seed)
+    factors, tower = settings.factors, settings.tower
+
+    def normal(*shape: int, scale: float = _SMALL) -> Any:
+        return torch.randn(*shape, generator=generator) * scale
+
+    def layer(outputs: int, inputs: int) -> Any:
+        return normal(outputs, inputs, scale=(2.0 / (inputs + outputs)) ** 0.5)
+
+    return {
+        "gmf_users": normal(n_users, factors),
+        "gmf_items": normal(n_items, factors),
+        "gmf_head": torch.ones(factors),
+        "mlp_users": normal(n_users, tower),
+        "mlp_items": normal(n_items, tower),
+        "first_user": layer(tower, tower),
+        "first_item": layer(tower, tower),
+        "first_bias": torch.zeros(tower),
+        "second": layer(tower // 2, tower),
+        "second_bias": torch.zeros(tower // 2),
+        "third": layer(tower // 4, tower // 2),
+        "third_bias": torch.zeros(tower // 4),
+        "mlp_head": normal(tower // 4, scale=0.1),
+        "item_bias": torch.zeros(n_items, 1),
+        "bias": torch.zeros(1),
+    }
+
+
+def start_from(parameters: Parameters, factors: Factors, scale: float, offset: float) -> None:
+    """Give the product the logit `scale * dot + offset` of matrix factors; users and items get embeddings of like size."""
+    import torch
+
+    users, items = factors
+    lengths = [max(float(np.sqrt(np.mean(np.square(table)))), 1e-12) for table in factors]
+    ratio = (lengths[1] / lengths[0]) ** 0.5
+    parameters["gmf_users"] = torch.from_numpy(users * np.float32(scale**0.5 * ratio))
+    parameters["gmf_items"] = torch.from_numpy(items * np.float32(scale**0.5 / ratio))
+    parameters["gmf_head"] = torch.ones(users.shape[1])
+    parameters["bias"] = torch.tensor([offset], dtype=torch.float32)
+
+
+def logits(parameters: Parameters, users: Any, items: Any) -> tuple[Any, Any]:
+    """Score `items` (batch, k) for `users` (batch,).
+
+    Returns:
+        Logits (batch, k), and the squared size of the embeddings used, with items averaged over k.
+    """
+    from torch.nn import functional
+
+    k = items.shape[1]
+    flat = items.reshape(-1)
+    gmf_user = functional.embedding(users, parameters["gmf_users"])
+    gmf_item = functional.embedding(flat, parameters["gmf_items"]).view(*items.shape, -1)
+    mlp_user = functional.embedding(users, parameters["mlp_users"])
+    mlp_item = functional.embedding(flat, parameters["mlp_items"])
+    product = (gmf_item @ (gmf_user * parameters["gmf_head"])[..., None])[..., 0]
+    first_user = functional.linear(mlp_user, parameters["first_user"], parameters["first_bias"])
+    first_item = functional.linear(mlp_item, parameters["first_item"]).view(*items.shape, -1)
+    hidden = functional.relu(first_user[:, None, :] + first_item)
+    hidden = functional.relu(functional.linear(hidden, parameters["second"], parameters["second_bias"]))
+    hidden = functional.relu(functional.linear(hidden, parameters["third"], parameters["third_bias"]))
+    bias = functional.embedding(flat, parameters["item_bias"]).view(items.shape)
+    size = gmf_user.square().sum() + mlp_user.square().sum() + (gmf_item.square().sum() + mlp_item.square().sum()) / k
+    return product + hidden @ parameters["mlp_head"] + bias + parameters["bias"], size
+
+
+def score_pairs(parameters: Parameters, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits of `items` (users, k) for `users`, without training."""
+    import torch
+
+    device = parameters["bias"].device
+    with torch.inference_mode():
+        scores, _ = logits(parameters, torch.from_numpy(users).to(device), torch.from_numpy(items).to(device))
+        result: NDArray[np.float32] = scores.float().cpu().numpy()
+        return result

@@ -1,0 +1,181 @@
+"""A trained recommender: factors on disk, read by memory map, and the answer for one user.
+
+Matrix factors answer exactly (see `aihub.recsys.factor_search`). NeuMF's product is a dot product too: the factors, with each
+item's mean score by the network as one more number, choose the candidates, and the whole model ranks those.
+"""
+
+import json
+from collections.abc import Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aihub.errors import InternalError
+from aihub.recsys.factor_search import falling_lengths, largest
+from aihub.recsys.ials import Factors
+from aihub.recsys.interactions import Ids
+from aihub.recsys.neumf import Parameters
+from aihub.recsys.results import Scored
+from aihub.recsys.tower import Tower
+
+FORMAT = 1
+_CANDIDATES = 500
+_SAMPLED_USERS = 256
+_ARRAYS = ("user_ids", "item_ids", "item_rows", "user_factors", "item_factors", "item_lengths", "item_means", "popular")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recommender:
+    """Recommends items to the users it was fitted on.
+
+    Attributes:
+        family: Which model it is.
+        user_ids: int64, ascending; row r of `user_factors` is that user's.
+        item_ids: int64, in the order of `item_factors`: falling length.
+        item_rows: int64: `item_ids[item_rows]` ascends.
+        user_factors, item_factors: float32, (rows, dim).
+        item_lengths: float32, of each item's factors.
+        item_means: float32: what the factors hold of the network's score, zeros without one.
+        popular: int64, rows of items, most bought first.
+        tower: NeuMF's network.
+        notes: Figures of the fit; kept in the folder.
+    """
+
+    family: Literal["ials", "neumf"]
+    user_ids: Ids
+    item_ids: Ids
+    item_rows: Ids
+    user_factors: NDArray[np.float32]
+    item_factors: NDArray[np.float32]
+    item_lengths: NDArray[np.float32]
+    item_means: NDArray[np.float32]
+    popular: Ids
+    tower: Tower | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_factors(cls, factors: Factors, user_ids: Ids, item_ids: Ids, item_counts: NDArray[np.int64]) -> "Recommender":
+        """Take iALS factors; `item_counts` say what is popular."""
+        users, items = factors
+        order = falling_lengths(items)
+        return cls(family="ials", user_factors=users, **_item_side(items, order, item_ids, item_counts), user_ids=user_ids)
+
+    @classmethod
+    def of_neumf(cls, parameters: Parameters, user_ids: Ids, item_ids: Ids, item_counts: NDArray[np.int64]) -> "Recommender":
+        """Take NeuMF's parameters, on the CPU."""
+        numbers = {name: parameters[name].numpy() for name in ("gmf_users", "gmf_items", "gmf_head", "item_bias")}
+        sampled = np.random.default_rng(0).permutation(len(user_ids))[:_SAMPLED_USERS]
+        everything = np.arange(len(item_ids))
+        means = Tower.of(parameters, everything).mean_scores(sampled)
+        items = np.column_stack([numbers["gmf_items"], numbers["item_bias"][:, 0] + means]).astype(np.float32)
+        users = np.column_stack([numbers["gmf_users"] * numbers["gmf_head"], np.ones(len(user_ids))]).astype(np.float32)
+        order = falling_lengths(items)
+        side = _item_side(items, order, item_ids, item_counts) | {"item_means": means[order]}
+        return cls(family="neumf", user_factors=users, **side, user_ids=user_ids, tower=Tower.of(parameters, order))
+
+    def predict(self, user_id: int, n: int, exclude: Set[int] | None = None) -> list[Scored] | None:
+        """Recommend up to `n` items, best first; fewer when the shop has no more. None for a user the model does not know.
+
+        Args:
+            exclude: Ids that may not be in the answer; unknown ones do no harm.
+        """
+        user = _find(self.user_ids, user_id)
+        if user is None:
+            return None
+        n = min(n, len(self.item_ids))
+        if n <= 0:
+            return []
+        excluded = self._rows_of(exclude or ())
+        wanted = n if self.tower is None else max(n, _CANDIDATES)
+        rows, scores = largest(self.item_factors, self.item_lengths, self.user_factors[user], wanted, excluded)
+        if self.tower is not None:
+            scores = scores - self.item_means[rows] + self.tower.score(np.array([user]), rows[None, :])[0]
+            order = np.argsort(-scores, kind="stable")[:n]
+            rows, scores = rows[order], scores[order]
+        return [Scored(item, score) for item, score in zip(self.item_ids[rows].tolist(), scores.tolist(), strict=True)]
+
+    def most_popular(self, n: int, exclude: Set[int] | None = None) -> list[Scored]:
+        """The `n` items that most users had, for a user nothing is known of; the score falls from 1 to 0 with the place."""
+        hidden = exclude or frozenset()
+        total = len(self.popular)
+        answer: list[Scored] = []
+        for place, row in enumerate(self.popular):
+            if len(answer) >= n:
+                break
+            item = int(self.item_ids[row])
+            if item not in hidden:
+                answer.append(Scored(item, 1.0 - place / total))
+        return answer
+
+    def score(self, user_ids: Ids, item_ids: Ids) -> NDArray[np.float32]:
+        """Score items (users, k) for users, by the shop's ids: -inf for unknown items, by popularity for unknown users."""
+        rows, known_items = self._locate_items(item_ids)
+        users = np.minimum(np.searchsorted(self.user_ids, user_ids), len(self.user_ids) - 1)
+        scores = np.einsum("ud,ukd->uk", self.user_factors[users], self.item_factors[rows])
+        if self.tower is not None:
+            scores = scores - self.item_means[rows] + self.tower.score(users, rows)
+        strangers = self.user_ids[users] != user_ids
+        if strangers.any():
+            places = np.empty(len(self.popular), np.float32)
+            places[self.popular] = -np.arange(len(self.popular), dtype=np.float32)
+            scores[strangers] = places[rows[strangers]]
+        result: NDArray[np.float32] = np.where(known_items, scores, -np.inf).astype(np.float32)
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write the model into an existing folder."""
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        if self.tower is not None:
+            self.tower.save(folder)
+        meta = {"format": FORMAT, "family": self.family, "notes": self.notes}
+        (folder / "recommender.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, *, mmap: bool = True) -> "Recommender":
+        """Open a saved model; with `mmap`, arrays are read from disk as they are touched.
+
+        Raises:
+            InternalError: The folder is of another format.
+        """
+        meta = json.loads((folder / "recommender.json").read_text(encoding="utf-8"))
+        if meta.get("format") != FORMAT:
+            raise InternalError("The saved recommender is of another version of the hub; train the store again.")
+        mode: Any = "r" if mmap else None
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in _ARRAYS}
+        tower = Tower.load(folder, mode) if meta["family"] == "neumf" else None
+        return cls(family=meta["family"], tower=tower, notes=meta["notes"], **arrays)
+
+    def _locate_items(self, item_ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Rows of the ids, and which are known; unknown ones get some row."""
+        places = np.searchsorted(self.item_ids, item_ids, sorter=self.item_rows)
+        rows = np.asarray(self.item_rows)[np.minimum(places, len(self.item_rows) - 1)]
+        return rows, np.asarray(self.item_ids[rows] == item_ids, np.bool_)
+
+    def _rows_of(self, item_ids: Set[int] | tuple[()]) -> NDArray[np.int64]:
+        if not item_ids:
+            return np.empty(0, np.int64)
+        rows, known = self._locate_items(np.array([item for item in item_ids if -(2**63) <= item < 2**63], np.int64))
+        return np.sort(rows[known])
+
+
+def _find(ids: Ids, wanted: int) -> int | None:
+    if not -(2**63) <= wanted < 2**63:
+        return None
+    place = int(np.searchsorted(ids, wanted))
+    return place if place < len(ids) and ids[place] == wanted else None
+
+
+def _item_side(items: NDArray[np.float32], order: NDArray[np.int64], ids: Ids, counts: NDArray[np.int64]) -> dict[str, Any]:
+    ordered = np.ascontiguousarray(items[order])
+    return {
+        "item_ids": ids[order],
+        "item_rows": np.argsort(ids[order], kind="stable"),
+        "item_factors": ordered,
+        "item_lengths": np.linalg.norm(ordered, axis=1),
+        "item_means": np.zeros(len(items), np.float32),
+        "popular": np.argsort(-counts[order], kind="stable"),
+    }
