@@ -108,7 +108,8 @@ class TrainingRunTable:
             )
             cursor = await connection.execute(
                 "SELECT id FROM ai_training_log WHERE tenant_id = %(tenant)s AND store_id = %(store)s "
-                "AND model_type = %(model_type)s AND ((status = 'running' AND heartbeat_at > now() - %(silence)s * interval '1 s') "
+                "AND model_type = %(model_type)s "
+                "AND ((status = 'running' AND heartbeat_at > now() - %(silence)s * interval '1 s') "
                 "OR (status = 'queued' AND created_at > now() - interval '1 hour')) LIMIT 1",
                 values | {"silence": SILENCE_S},
             )
@@ -133,7 +134,9 @@ class TrainingRunTable:
             found = await cursor.fetchone()
         if found is None:
             raise NotFoundError(
-                f"There is no training {run_id!r}. GET /train/status/{{store_id}} lists them.", param="job_id", code="job_not_found"
+                f"There is no training {run_id!r}. GET /train/status/{{store_id}} lists them.",
+                param="job_id",
+                code="job_not_found",
             )
         return found
 

@@ -29,7 +29,7 @@ class TrainingSession:
     ) -> None:
         self._dsn = dsn
         self._heartbeat_s = heartbeat_s
-        self._key = {"tenant": tenant, "id": run_id or new_run_id(), "store": store_id, "model_type": model_type}
+        self._key: dict[str, Any] = {"tenant": tenant, "id": run_id or new_run_id(), "store": store_id, "model_type": model_type}
         self._is_new = run_id is None
         self._step, self._share = "", 0.0
         self._stopping = threading.Event()
@@ -81,8 +81,9 @@ class TrainingSession:
         values |= {name: None if values[name] is None else Jsonb(values[name]) for name in ("metrics", "incumbent_metrics")}
         with self._final() as connection, connection.transaction():
             connection.execute(
-                "UPDATE ai_training_log SET status = 'succeeded', step = 'done', progress = 1, ended_at = now(), heartbeat_at = now(), "
-                "event_count = %(event_count)s, metrics = %(metrics)s, incumbent_metrics = %(incumbent_metrics)s, "
+                "UPDATE ai_training_log SET status = 'succeeded', step = 'done', progress = 1, ended_at = now(), "
+                "heartbeat_at = now(), event_count = %(event_count)s, metrics = %(metrics)s, "
+                "incumbent_metrics = %(incumbent_metrics)s, "
                 "version = %(version)s, served = %(served)s, model_path = %(model_path)s, message = %(message)s "
                 "WHERE tenant_id = %(tenant)s AND id = %(id)s",
                 values,
@@ -117,7 +118,7 @@ class TrainingSession:
                 "AND model_type = %(model_type)s AND status = 'running' ORDER BY heartbeat_at DESC LIMIT 1",
                 self._key,
             ).fetchone()
-            raise already_training(int(self._key["store"]), str(self._key["model_type"]), row[0] if row else "another process")
+            raise already_training(self._key["store"], self._key["model_type"], row[0] if row else "another process")
         # Whoever held the lock before and still counts as running has died.
         connection.execute(
             "UPDATE ai_training_log SET status = 'interrupted', ended_at = now() WHERE tenant_id = %(tenant)s "
@@ -128,7 +129,8 @@ class TrainingSession:
             connection.execute(INSERT_RUN, self._key | {"hyper_parameters": Jsonb(dict(hyper_parameters))})
         row = connection.execute(
             "UPDATE ai_training_log SET status = 'running', started_at = coalesce(started_at, now()), heartbeat_at = now() "
-            "WHERE tenant_id = %(tenant)s AND id = %(id)s AND status IN ('queued', 'running', 'interrupted') RETURNING cancel_requested",
+            "WHERE tenant_id = %(tenant)s AND id = %(id)s AND status IN ('queued', 'running', 'interrupted') "
+            "RETURNING cancel_requested",
             self._key,
         ).fetchone()
         if row is None or row[0]:

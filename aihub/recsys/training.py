@@ -1,0 +1,294 @@
+"""One training from start to end: read the store, fit, compare with the served model, publish, write down. Blocking.
+
+Runs anywhere Python does: in a Ray job, in the command line, in a test.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aihub.errors import HubError, InternalError
+from aihub.recsys.artifacts import GATES, ArtifactStore, ModelDamagedError, ModelType, Version
+from aihub.recsys.results import Cancelled, Progress, TrainingCancelledError, ignore_progress, never_cancelled, raise_if_cancelled
+from aihub.recsys.settings import RecsysSettings
+from aihub.recsys.store_data.errors import NotEnoughDataError
+from aihub.recsys.store_data.extraction import Limits, StoreReader, open_store
+from aihub.recsys.store_data.mapping import Mapping as ShopMapping
+from aihub.recsys.store_data.mapping import load_mapping
+from aihub.security.principal import DEFAULT_TENANT
+from aihub.storage.recsys_session import TrainingSession
+
+logger = logging.getLogger(__name__)
+
+RESULTS = "results"
+"""Folder of all models, under the state folder."""
+
+
+class Trained(Protocol):
+    """What a fit gives.
+
+    Attributes:
+        metrics: Figures on the held-out data, among them the one that decides (`aihub.recsys.artifacts.GATES`).
+        details: More to remember: which of several models won, and by how much.
+    """
+
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+
+    @property
+    def details(self) -> Mapping[str, Any]: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def evaluate(self, folder: Path) -> dict[str, float] | None:
+        """Return the figures of another saved version on the same held-out data; None when they cannot be compared."""
+        ...
+
+
+class Family(Protocol):
+    """One kind of model: how its data is read and how it is fitted."""
+
+    def read(self, reader: StoreReader, parameters: Mapping[str, Any]) -> Any: ...
+
+    def count(self, data: Any) -> int:
+        """Rows in what `read` returned."""
+        ...
+
+    def fit(
+        self, data: Any, parameters: Mapping[str, Any], *, progress: Progress, cancelled: Cancelled, checkpoint: Path
+    ) -> Trained:
+        """Fit and measure.
+
+        Args:
+            checkpoint: A folder that outlives a killed process; the next training of the store and model finds it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlace:
+    """Where a training reads and writes.
+
+    Attributes:
+        hub_dsn: PostgreSQL of the hub: `ai_training_log`, `store_ai_status`, the lock.
+        shop_dsn: PostgreSQL of the shop; may be the same.
+        home: State folder; models go to `results` in it.
+        keep_versions: Versions kept beside the served one.
+    """
+
+    hub_dsn: str
+    shop_dsn: str
+    mapping: ShopMapping
+    home: Path
+    limits: Limits = Limits()
+    keep_versions: int = 3
+
+    @classmethod
+    def of(cls, settings: RecsysSettings, *, hub_dsn: str, home: Path) -> "TrainingPlace":
+        """Take what the operator set.
+
+        Raises:
+            ConfigurationError: The mapping file is wrong.
+        """
+        return cls(
+            hub_dsn=hub_dsn,
+            shop_dsn=settings.database_url.get_secret_value() if settings.database_url else hub_dsn,
+            mapping=load_mapping(settings.mapping),
+            home=home,
+            limits=Limits(settings.extraction_timeout_s, settings.max_events),
+            keep_versions=settings.keep_versions,
+        )
+
+    def artifacts(self, tenant: str) -> ArtifactStore:
+        return ArtifactStore(self.home / RESULTS, tenant=tenant, keep=self.keep_versions)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How a training ended well.
+
+    Attributes:
+        metrics, incumbent_metrics: The new and the until now served model on the same held-out data.
+        model_path: Folder of the new version, relative to the state folder.
+        served: Whether the new version answers from now on.
+        message: The same in words.
+    """
+
+    training_id: str
+    store_id: int
+    model_type: ModelType
+    metrics: dict[str, float]
+    incumbent_metrics: dict[str, float] | None
+    model_path: str
+    version: str
+    served: bool
+    event_count: int
+    message: str
+
+
+def train(
+    place: TrainingPlace,
+    family: Family,
+    store_id: int,
+    model_type: ModelType,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    tenant: str = DEFAULT_TENANT,
+    run_id: str | None = None,
+    progress: Progress = ignore_progress,
+    cancelled: Cancelled = never_cancelled,
+) -> TrainingResult:
+    """Train one model of one store and publish it.
+
+    Args:
+        place: Where to read and write.
+        family: How such a model is read and fitted; see `aihub.recsys.families`.
+        store_id: Number of the store.
+        model_type: Which model.
+        parameters: Hyper-parameters; the family's defaults for what is left out.
+        tenant: Owner of the store.
+        run_id: Row of `ai_training_log` that waits for this training, or that a killed process left; a new one when None.
+        progress: Called with the step and the share done, also written to the log.
+        cancelled: Asked between batches, as well as the log.
+
+    Raises:
+        ConflictError: The same store and model is being trained.
+        TrainingCancelledError: It was asked to stop.
+        NotEnoughDataError: The store has too few events.
+        HubError: The shop cannot be read; other failures of the fit.
+    """
+    chosen = dict(parameters or {})
+    session = TrainingSession(place.hub_dsn, tenant=tenant, store_id=store_id, model_type=model_type, run_id=run_id)
+    session.open(chosen)
+
+    def report(step: str, share: float) -> None:
+        session.report(step, share)
+        progress(step, share)
+
+    def is_cancelled() -> bool:
+        return session.is_cancelled() or cancelled()
+
+    try:
+        with _ends_written(session):
+            raise_if_cancelled(is_cancelled)
+            report("reading the store", 0.0)
+            with open_store(place.shop_dsn, place.mapping, tenant=tenant, store_id=store_id, limits=place.limits) as reader:
+                data = family.read(reader, chosen)
+            event_count = family.count(data)
+            if event_count == 0:
+                raise NotEnoughDataError(_no_data(store_id))
+            raise_if_cancelled(is_cancelled)
+            artifacts = place.artifacts(tenant)
+            checkpoint = artifacts.checkpoint_folder(store_id, model_type)
+            trained = family.fit(data, chosen, progress=report, cancelled=is_cancelled, checkpoint=checkpoint)
+            raise_if_cancelled(is_cancelled)
+            report("publishing", 0.0)
+            result = _publish(place, artifacts, trained, store_id, model_type, chosen, event_count, session.run_id)
+            session.succeed(_log_row(result))
+            artifacts.clear_checkpoint(store_id, model_type)
+            report("publishing", 1.0)
+            return result
+    finally:
+        session.close()
+
+
+def evaluate_served(artifacts: ArtifactStore, store_id: int, model_type: ModelType, trained: Trained) -> dict[str, float] | None:
+    """Return the served version's figures on the held-out data of `trained`; None when there is none to compare."""
+    try:
+        served = artifacts.open(store_id, model_type)
+        return trained.evaluate(served.path)
+    except ModelDamagedError as error:
+        logger.warning("%s It does not stand against the new one.", error.message)
+        return None
+    except HubError as error:
+        if error.code == "model_not_trained":
+            return None
+        raise
+
+
+def _publish(
+    place: TrainingPlace,
+    artifacts: ArtifactStore,
+    trained: Trained,
+    store_id: int,
+    model_type: ModelType,
+    parameters: Mapping[str, Any],
+    event_count: int,
+    run_id: str,
+) -> TrainingResult:
+    incumbent = evaluate_served(artifacts, store_id, model_type, trained)
+    card = {
+        "parameters": dict(parameters),
+        "event_count": event_count,
+        "training_id": run_id,
+        "details": dict(trained.details),
+    }
+    version = artifacts.publish(
+        store_id, model_type, trained.save, metrics=trained.metrics, incumbent_metrics=incumbent, card=card
+    )
+    message = _verdict(version, model_type, incumbent)
+    logger.info("Store %d, %s: %s", store_id, model_type, message)
+    return TrainingResult(
+        training_id=run_id,
+        store_id=store_id,
+        model_type=model_type,
+        metrics=dict(trained.metrics),
+        incumbent_metrics=incumbent,
+        model_path=version.path.relative_to(place.home).as_posix(),
+        version=version.name,
+        served=version.is_served,
+        event_count=event_count,
+        message=message,
+    )
+
+
+def _verdict(version: Version, model_type: ModelType, incumbent: Mapping[str, float] | None) -> str:
+    metric = GATES[model_type].metric
+    new = version.metrics[metric]
+    if incumbent is None:
+        return f"Version {version.name} is served: {metric} {new:.4f}."
+    word = "is served" if version.is_served else "is kept but not served, as it is worse"
+    return f"Version {version.name} {word}: {metric} {new:.4f}, the served one had {incumbent[metric]:.4f} on the same data."
+
+
+def _log_row(result: TrainingResult) -> dict[str, Any]:
+    names = ("event_count", "metrics", "incumbent_metrics", "version", "served", "model_path", "message")
+    return {name: getattr(result, name) for name in names}
+
+
+@contextmanager
+def _ends_written(session: TrainingSession) -> Iterator[None]:
+    """Write down how a training failed before the error goes on."""
+    try:
+        yield
+    except TrainingCancelledError as error:
+        _end(session, "cancelled", error)
+        raise
+    except HubError as error:
+        _end(session, "failed", error)
+        raise
+    except Exception as error:
+        logger.exception("The training failed")
+        failure = InternalError("The training failed inside; the log of its job says where.")
+        _end(session, "failed", failure)
+        raise failure from error
+    except BaseException:
+        _end(session, "interrupted", InternalError("The process was stopped."))
+        raise
+
+
+def _end(session: TrainingSession, status: str, error: HubError) -> None:
+    try:
+        session.end(status, code=error.code, message=error.message)
+    except HubError as second:
+        logger.warning("The end of training %s could not be written down: %s", session.run_id, second.message)
+
+
+def _no_data(store_id: int) -> str:
+    return (
+        f"Store {store_id} has no orders to learn from. Load some (`aihub recsys import`, or `make demo-shop` to try), or point "
+        "configs/recsys/mapping.yaml at the shop's tables."
+    )
