@@ -57,7 +57,7 @@ class Gate:
 
 
 GATES: dict[ModelType, Gate] = {
-    "recommendation": Gate("ndcg@10"),
+    "recommendation": Gate("ndcg_10"),
     "trending": Gate("wape", larger_is_better=False),
     "next_item": Gate("mrr@20"),
 }

@@ -4,7 +4,7 @@ Runs anywhere Python does: in a Ray job, in the command line, in a test.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,14 @@ class Trained(Protocol):
     @property
     def details(self) -> Mapping[str, Any]: ...
 
-    def save(self, folder: Path) -> None: ...
+    @property
+    def save(self) -> Callable[[Path], None]:
+        """Writes the model into an empty folder."""
+        ...
 
-    def evaluate(self, folder: Path) -> dict[str, float] | None:
-        """Return the figures of another saved version on the same held-out data; None when they cannot be compared."""
+    @property
+    def evaluate(self) -> Callable[[Version], dict[str, float] | None]:
+        """Figures of another saved version on the same held-out data; None when they cannot be compared."""
         ...
 
 
@@ -199,7 +203,7 @@ def evaluate_served(artifacts: ArtifactStore, store_id: int, model_type: ModelTy
     """Return the served version's figures on the held-out data of `trained`; None when there is none to compare."""
     try:
         served = artifacts.open(store_id, model_type)
-        return trained.evaluate(served.path)
+        return trained.evaluate(served)
     except ModelDamagedError as error:
         logger.warning("%s It does not stand against the new one.", error.message)
         return None

@@ -148,8 +148,10 @@ def _load(
                     copy.write(piece)
                     done += len(piece)
                     progress(f"loading {table}", min(1.0, done / max(1, source.size_bytes)))
+            rows = cursor.rowcount
+        _upsert(connection, table, source.columns, tenant, store_id)
         progress(f"loading {table}", 1.0)
-        return _upsert(connection, table, source.columns, tenant, store_id)
+        return rows
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         where = (error.diag.context or "").replace(f"COPY staging_{table}, ", "").split("\n")[0]
         detail = error.diag.message_detail or ""
@@ -157,7 +159,7 @@ def _load(
         raise InvalidRequestError(f"{source.name}: {reason} Nothing was imported. Correct the file and try again.") from error
 
 
-def _upsert(connection: psycopg.Connection[Any], table: str, columns: Sequence[str], tenant: str, store_id: int | None) -> int:
+def _upsert(connection: psycopg.Connection[Any], table: str, columns: Sequence[str], tenant: str, store_id: int | None) -> None:
     adds_store = "store_id" in FORMATS[table].required and "store_id" not in columns
     names = ["tenant_id", *(["store_id"] if adds_store else []), *columns]
     key = ["tenant_id", "id"] if table == "stores" else ["tenant_id", "store_id", "id"]
@@ -172,7 +174,7 @@ def _upsert(connection: psycopg.Connection[Any], table: str, columns: Sequence[s
         SQL(", ").join(map(Identifier, key)),
         SQL("UPDATE SET {}").format(updates) if changed else SQL("NOTHING"),
     )
-    return connection.execute(statement, {"tenant": tenant, "store": store_id}).rowcount
+    connection.execute(statement, {"tenant": tenant, "store": store_id})
 
 
 def _filled(column: str) -> Any:

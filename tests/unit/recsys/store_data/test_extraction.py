@@ -151,7 +151,10 @@ def test_shop_with_its_own_names_types_and_one_store_is_read(shop: Shop) -> None
             connection.execute("INSERT INTO legacy_shop.dong VALUES (1, 1), (1, 2), (2, 2)")
             with open_store(shop.dsn, own_names(), tenant="x", store_id=3) as store:
                 events, sales = store.purchases(), store.sales("day")
-            with pytest.raises(NotFoundError, match="knows store 3 only"), open_store(shop.dsn, own_names(), tenant="x", store_id=1):
+            with (
+                pytest.raises(NotFoundError, match="knows store 3 only"),
+                open_store(shop.dsn, own_names(), tenant="x", store_id=1),
+            ):
                 pass
         finally:
             connection.execute("DROP SCHEMA legacy_shop CASCADE")

@@ -56,7 +56,7 @@ def test_store_column_is_used_where_there_is_one(shop: Shop, tmp_path: Path) -> 
         ("orders.csv", "id,ordered_at\n1\n", "orders.csv: missing data for column"),
         ("customers.csv", "id\n99999999999999999999\n", "out of range"),
         ("customers.csv", "id\nabc\n", "invalid input syntax for type bigint"),
-        ("customers.csv", "id\n1\n1\n", "a second time"),
+        ("products.csv", "id,name\n1,a\n1,b\n", "a second time"),
         ("customers.csv", "id,secret\n1,2\n", "unknown: secret"),
         ("customers.csv", "", "Missing: id"),
         ("customers.csv", "id,id\n1,1\n", "must name the columns"),

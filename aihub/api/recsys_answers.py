@@ -1,0 +1,92 @@
+"""Predictions and trainings as wire types."""
+
+from dataclasses import asdict
+
+from aihub.recsys.artifacts import Version
+from aihub.recsys.predictions import Answer
+from aihub.schemas.recsys import (
+    ModelType,
+    NextItemAnswer,
+    NextItemsAnswer,
+    RecommendationsAnswer,
+    RecommendedItem,
+    RollbackAnswer,
+    ServedModel,
+    TrainingAnswer,
+    TrainingJob,
+    TrendingAnswer,
+    TrendingItem,
+)
+from aihub.storage.recsys_runs import RunRecord, StoreModelRecord
+
+
+def recommendations_answer(store_id: int, user_id: int, answer: Answer) -> RecommendationsAnswer:
+    """Turn a prediction into its wire form."""
+    return RecommendationsAnswer.model_construct(
+        store_id=store_id,
+        user_id=user_id,
+        recommendations=[
+            RecommendedItem.model_construct(item_id=item.item_id, variant_id=variant, score=item.score, rank=rank)
+            for rank, (item, variant) in enumerate(zip(answer.items, answer.variants, strict=True), start=1)
+        ],
+        fallback=answer.fallback,
+        model_version=answer.version,
+    )
+
+
+def trending_answer(store_id: int, answer: Answer) -> TrendingAnswer:
+    """Turn a prediction into its wire form."""
+    return TrendingAnswer.model_construct(
+        store_id=store_id,
+        trending=[TrendingItem.model_construct(**asdict(item), rank=rank) for rank, item in enumerate(answer.items, start=1)],
+        model_version=answer.version,
+    )
+
+
+def next_items_answer(store_id: int, answer: Answer) -> NextItemsAnswer:
+    """Turn a prediction into its wire form."""
+    return NextItemsAnswer.model_construct(
+        store_id=store_id,
+        next_items=[
+            NextItemAnswer.model_construct(**asdict(item), variant_id=variant, rank=rank)
+            for rank, (item, variant) in enumerate(zip(answer.items, answer.variants, strict=True), start=1)
+        ],
+        fallback=answer.fallback,
+        model_version=answer.version,
+    )
+
+
+def training_job(run: RunRecord) -> TrainingJob:
+    """Turn a row of the log into its wire form."""
+    fields = {name: value for name, value in asdict(run).items() if name not in {"id", "tenant_id"}}
+    return TrainingJob(job_id=run.id, **fields)
+
+
+def training_answer(run: RunRecord) -> TrainingAnswer:
+    """Turn a training that has succeeded into its wire form."""
+    return TrainingAnswer.model_validate(
+        {
+            "store_id": run.store_id,
+            "model_type": run.model_type,
+            "metrics": run.metrics or {},
+            "model_path": run.model_path or "",
+            "version": run.version or "",
+            "served": bool(run.served),
+            "incumbent_metrics": run.incumbent_metrics,
+            "message": run.message or "",
+            "job_id": run.id,
+        }
+    )
+
+
+def served_model(record: StoreModelRecord) -> ServedModel:
+    """Turn a row of `store_ai_status` into its wire form."""
+    fields = {name: value for name, value in asdict(record).items() if name != "store_id"}
+    return ServedModel(**fields)
+
+
+def rollback_answer(store_id: int, model_type: ModelType, version: Version, model_path: str) -> RollbackAnswer:
+    """Turn the version that answers now into its wire form."""
+    return RollbackAnswer(
+        store_id=store_id, model_type=model_type, version=version.name, model_path=model_path, metrics=version.metrics
+    )

@@ -1,0 +1,126 @@
+"""`/train` and `/predict`: recommendations of a store. How to begin is in docs/recommendations.md."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+
+from aihub.api.deps import PrincipalDep
+from aihub.api.recsys_service import RecsysService
+from aihub.api.requests import StrictRoute
+from aihub.api.same_site import refuse_foreign_pages
+from aihub.api.streaming import until_disconnect
+from aihub.schemas.common import ObjectId
+from aihub.schemas.recsys import (
+    ModelType,
+    NextItemsAnswer,
+    NextItemsRequest,
+    RecommendationsAnswer,
+    RecommendationsRequest,
+    RollbackAnswer,
+    RollbackRequest,
+    StoreStatus,
+    TrainingAnswer,
+    TrainingJob,
+    TrainingJobAnswer,
+    TrainNextItemRequest,
+    TrainRecommendationRequest,
+    TrainTrendingRequest,
+    TrendingAnswer,
+    TrendingRequest,
+)
+from aihub.security.principal import Principal
+
+router = APIRouter(route_class=StrictRoute, tags=["recommendations"], dependencies=[Depends(refuse_foreign_pages)])
+
+TRAINING_TIMEOUT_S = 3 * 3600.0
+
+TrainBody = TrainRecommendationRequest | TrainTrendingRequest | TrainNextItemRequest
+
+
+async def get_recsys(request: Request) -> RecsysService:
+    recsys: RecsysService = request.app.state.services.recsys
+    return recsys
+
+
+RecsysDep = Annotated[RecsysService, Depends(get_recsys)]
+StoreId = Annotated[int, Path(ge=0, lt=2**63)]
+
+
+@router.post("/train/recommendation")
+async def train_recommendation(
+    request: Request, body: TrainRecommendationRequest, response: Response, recsys: RecsysDep, principal: PrincipalDep
+) -> TrainingAnswer | TrainingJobAnswer:
+    """Train matrix factors and NeuMF from a store's orders and carts; the better one on the store's held-out data is kept."""
+    return await _train(request, response, recsys, principal, "recommendation", body)
+
+
+@router.post("/train/trending")
+async def train_trending(
+    request: Request, body: TrainTrendingRequest, response: Response, recsys: RecsysDep, principal: PrincipalDep
+) -> TrainingAnswer | TrainingJobAnswer:
+    """Train the forecast of a store's sales per variant; kept only if it beats the plain baselines."""
+    return await _train(request, response, recsys, principal, "trending", body)
+
+
+@router.post("/train/next-item")
+async def train_next_item(
+    request: Request, body: TrainNextItemRequest, response: Response, recsys: RecsysDep, principal: PrincipalDep
+) -> TrainingAnswer | TrainingJobAnswer:
+    """Train what follows in a store's sequences of purchases."""
+    return await _train(request, response, recsys, principal, "next_item", body)
+
+
+@router.get("/train/jobs/{job_id}")
+async def get_training_job(job_id: ObjectId, recsys: RecsysDep, principal: PrincipalDep) -> TrainingJob:
+    """A training now."""
+    return await recsys.job(principal, job_id)
+
+
+@router.delete("/train/jobs/{job_id}")
+async def cancel_training_job(job_id: ObjectId, recsys: RecsysDep, principal: PrincipalDep) -> TrainingJob:
+    """Stop a training; it ends within seconds and keeps nothing."""
+    return await recsys.cancel_job(principal, job_id)
+
+
+@router.get("/train/status/{store_id}")
+async def get_store_status(store_id: StoreId, recsys: RecsysDep, principal: PrincipalDep) -> StoreStatus:
+    """Which models answer for a store, and its last trainings."""
+    return await recsys.status(principal, store_id)
+
+
+@router.post("/train/rollback")
+async def roll_back_model(body: RollbackRequest, recsys: RecsysDep, principal: PrincipalDep) -> RollbackAnswer:
+    """Serve the version that was served before."""
+    return await recsys.rollback(principal, body.store_id, body.model_type)
+
+
+@router.post("/predict/recommendations", response_model_exclude_none=True)
+async def predict_recommendations(
+    body: RecommendationsRequest, recsys: RecsysDep, principal: PrincipalDep
+) -> RecommendationsAnswer:
+    """Items for a customer, best first. Unknown customers get popular items, marked `"fallback": "popular"`."""
+    return await recsys.recommendations(principal, body)
+
+
+@router.post("/predict/trending")
+async def predict_trending(body: TrendingRequest, recsys: RecsysDep, principal: PrincipalDep) -> TrendingAnswer:
+    """Variants by what they will sell in the next period."""
+    return await recsys.trending(principal, body)
+
+
+@router.post("/predict/next-items", response_model_exclude_none=True)
+async def predict_next_items(body: NextItemsRequest, recsys: RecsysDep, principal: PrincipalDep) -> NextItemsAnswer:
+    """Items that may follow a history, best first. Histories nothing is known of get popular items."""
+    return await recsys.next_items(principal, body)
+
+
+async def _train(
+    request: Request, response: Response, recsys: RecsysService, principal: Principal, model_type: ModelType, body: TrainBody
+) -> TrainingAnswer | TrainingJobAnswer:
+    job = await recsys.start_training(principal, body.store_id, model_type, body.parameters())
+    if body.is_async:
+        response.status_code = 202
+        response.headers["Location"] = f"/train/jobs/{job.job_id}"
+        return TrainingJobAnswer(job_id=job.job_id, store_id=job.store_id, model_type=model_type, status=job.status)
+    work = recsys.finish_training(principal, job.job_id)
+    return await until_disconnect(request, work, timeout_s=TRAINING_TIMEOUT_S)

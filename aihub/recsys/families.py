@@ -1,0 +1,128 @@
+"""The three kinds of models as a training sees them: how each is read, fitted, and set against the served one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from aihub.recsys.artifacts import ModelType, Version
+from aihub.recsys.interactions import Interactions
+from aihub.recsys.results import Cancelled, Progress
+from aihub.recsys.settings import RecsysSettings
+from aihub.recsys.store_data.extraction import StoreReader
+from aihub.recsys.training import Family
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A fitted model with its figures.
+
+    Attributes:
+        metrics: On the held-out data.
+        details: More to remember.
+        save: Writes the model into an empty folder.
+        evaluate: Figures of another saved version on the same held-out data.
+    """
+
+    metrics: dict[str, float]
+    details: dict[str, Any]
+    save: Callable[[Path], None]
+    evaluate: Callable[[Version], dict[str, float] | None]
+
+
+class RecommendationFamily:
+    """Matrix factors and NeuMF."""
+
+    def read(self, reader: StoreReader, parameters: Parameters) -> Interactions:
+        return reader.interactions()
+
+    def count(self, data: Interactions) -> int:
+        return len(data)
+
+    def fit(
+        self, data: Interactions, parameters: Parameters, *, progress: Progress, cancelled: Cancelled, checkpoint: Path
+    ) -> Outcome:
+        from aihub.recsys.evaluation import evaluate
+        from aihub.recsys.recommendation import fit_recommendation
+        from aihub.recsys.recommender import Recommender
+
+        fitted = fit_recommendation(data, recommendation_settings(parameters), progress, cancelled, checkpoint=checkpoint)
+        notes = fitted.recommender.notes
+
+        def judge(version: Version) -> dict[str, float]:
+            return evaluate(Recommender.load(version.path), fitted.hold_out)
+
+        return Outcome(fitted.metrics, {"winner": fitted.recommender.family, "notes": notes}, fitted.recommender.save, judge)
+
+
+class NextItemFamily:
+    """Sequence rules, session neighbours and the learned ranking."""
+
+    def read(self, reader: StoreReader, parameters: Parameters) -> Interactions:
+        return reader.purchases()
+
+    def count(self, data: Interactions) -> int:
+        return len(data)
+
+    def fit(
+        self, data: Interactions, parameters: Parameters, *, progress: Progress, cancelled: Cancelled, checkpoint: Path
+    ) -> Outcome:
+        from aihub.recsys.next_item import NextItemSettings, fit_next_item
+        from aihub.recsys.sequences import Sequences
+
+        sequences = Sequences.from_interactions(data)
+        model = fit_next_item(sequences, _take(NextItemSettings(), parameters), progress, cancelled)
+
+        def judge(version: Version) -> dict[str, float] | None:
+            # The served model has been rebuilt on everything it knew, the held-out part included: its settings are examined
+            # anew instead, on the same hidden events.
+            served = version.card.get("parameters", {})
+            if served == dict(parameters):
+                return dict(model.metrics)
+            progress("examining the served model", 0.0)
+            return fit_next_item(sequences, _take(NextItemSettings(), served), cancelled=cancelled).metrics
+
+        return Outcome(model.metrics, {"winner": model.ranker}, model.save, judge)
+
+
+def recommendation_settings(parameters: Parameters) -> Any:
+    """Turn hyper-parameters into the settings of a fit; unset ones are the fit's own."""
+    from aihub.recsys.recommendation import RecommendationSettings
+
+    model = parameters.get("model", "auto")
+    base = RecommendationSettings()
+    settings = replace(
+        _take(base, parameters),
+        ials=_take(base.ials, parameters, but={"epochs"}),
+        neumf=_take(base.neumf, parameters),
+    )
+    return settings if model == "auto" else replace(settings, families=(model,))
+
+
+def choose_family(model_type: ModelType) -> Family:
+    """Return the family of a model type."""
+    return _FAMILIES[model_type]()
+
+
+def with_defaults(settings: RecsysSettings, model_type: ModelType, parameters: Parameters) -> dict[str, Any]:
+    """Return what a training uses: the request's hyper-parameters over the operator's."""
+    default = {
+        "recommendation": settings.recommendation,
+        "trending": settings.trending,
+        "next_item": settings.next_item,
+    }[model_type]
+    return default.chosen() | dict(parameters)
+
+
+def _take(settings: Any, parameters: Parameters, *, but: set[str] | None = None) -> Any:
+    """Replace the fields that are set."""
+    names = {item.name for item in fields(settings)} - (but or set())
+    return replace(settings, **{name: value for name, value in parameters.items() if name in names})
+
+
+_FAMILIES: dict[ModelType, Callable[[], Family]] = {
+    "recommendation": RecommendationFamily,
+    "next_item": NextItemFamily,
+}

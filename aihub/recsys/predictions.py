@@ -1,0 +1,212 @@
+"""Answers from trained models: ranked by the model, cached by its version, and checked against what may be sold now."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from aihub.recsys.artifacts import ModelType
+from aihub.recsys.open_models import OpenModel, OpenModels
+from aihub.recsys.results import NextItem, Scored, TrendItem
+from aihub.recsys.store_data.live import Availability
+
+_SPARE = 20
+"""Candidates beyond what is asked for, so that a few sold-out goods do not cost a second ranking."""
+_WIDEN = 4
+
+
+class AnswerCache(Protocol):
+    """Bytes by key, as `aihub.storage.cache.Cache`."""
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A ranked list, best first, with the variant to show for each item.
+
+    Attributes:
+        items: `Scored`, `TrendItem` or `NextItem`.
+        variants: Variant of each.
+        fallback: `popular` when nothing was known of the customer or the history.
+        version: Of the model.
+    """
+
+    items: list[Any]
+    variants: list[int]
+    fallback: str | None
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """A ranking before the shop was asked; `is_all` when the model has no more."""
+
+    items: list[Any]
+    fallback: str | None
+    is_all: bool
+
+
+class Predictions:
+    """Predictions of all stores.
+
+    Args:
+        models: Loaded models.
+        availability: The shop.
+        cache: Redis, or None.
+        ttl_s: How long a ranking is kept in the cache; what may be sold is never cached.
+    """
+
+    def __init__(
+        self, models: OpenModels, availability: Availability, cache: AnswerCache | None = None, *, ttl_s: float = 300.0
+    ) -> None:
+        self._models = models
+        self._availability = availability
+        self._cache = cache
+        self._ttl_s = ttl_s
+        self._flights: dict[str, asyncio.Task[_Candidates]] = {}
+
+    async def recommendations(
+        self, tenant: str, store_id: int, user_id: int, n: int, *, exclude_purchased: bool = True
+    ) -> Answer:
+        """Recommend items to a customer; popular ones to a customer the model does not know.
+
+        Raises:
+            NotFoundError: The store has no model.
+            ShopUnavailableError: The shop's database does not answer.
+        """
+        opened = await self._models.get(tenant, store_id, "recommendation")
+        buyer = user_id if exclude_purchased else None
+
+        async def rank(count: int) -> _Candidates:
+            bought = await self._availability.bought_items(tenant, store_id, user_id) if exclude_purchased else set()
+
+            def ask() -> _Candidates:
+                items = opened.model.predict(user_id, count, exclude=bought)
+                if items is None:
+                    popular = opened.model.most_popular(count, exclude=bought)
+                    return _Candidates(popular, "popular", len(popular) < count)
+                return _Candidates(items, None, len(items) < count)
+
+            return await asyncio.to_thread(ask)
+
+        async def sellable(items: Sequence[Any]) -> dict[int, int]:
+            ids = [item.item_id for item in items]
+            return await self._availability.items_on_sale(tenant, store_id, ids, not_bought_by=buyer)
+
+        key = f"{user_id}:{int(exclude_purchased)}"
+        return await self._answer(tenant, store_id, "recommendation", opened, key, n, rank, Scored, sellable)
+
+    async def trending(self, tenant: str, store_id: int, n: int) -> Answer:
+        """Return the variants that will sell most in the next period; see `recommendations` for errors."""
+        opened = await self._models.get(tenant, store_id, "trending")
+
+        async def rank(count: int) -> _Candidates:
+            items = await asyncio.to_thread(opened.model.predict, count)
+            return _Candidates(items, None, len(items) < count)
+
+        async def sellable(items: Sequence[Any]) -> dict[int, int]:
+            found = await self._availability.variants_on_sale(tenant, store_id, [item.variant_id for item in items])
+            return {variant: variant for variant in found}
+
+        return await self._answer(tenant, store_id, "trending", opened, "", n, rank, TrendItem, sellable)
+
+    async def next_items(
+        self, tenant: str, store_id: int, item_history: Sequence[int], top_k: int, *, exclude_history: bool = False
+    ) -> Answer:
+        """Return what may follow a history; popular items after one nothing is known of. See `recommendations` for errors."""
+        opened = await self._models.get(tenant, store_id, "next_item")
+        history = list(item_history)
+        hidden = set(history) if exclude_history else set()
+
+        async def rank(count: int) -> _Candidates:
+            def ask() -> _Candidates:
+                wanted = count + len(hidden)
+                items = opened.model.predict(history, wanted) if history else None
+                fallback = None if items is not None else "popular"
+                ranked = items if items is not None else opened.model.popular_items(wanted)
+                kept = [item for item in ranked if item.item_id not in hidden]
+                return _Candidates(kept, fallback, len(ranked) < wanted)
+
+            return await asyncio.to_thread(ask)
+
+        async def sellable(items: Sequence[Any]) -> dict[int, int]:
+            return await self._availability.items_on_sale(tenant, store_id, [item.item_id for item in items])
+
+        key = f"{','.join(map(str, history[-50:]))}:{int(exclude_history)}"
+        cacheable = len(history) <= 50
+        return await self._answer(
+            tenant, store_id, "next_item", opened, key if cacheable else None, top_k, rank, NextItem, sellable
+        )
+
+    async def _answer(
+        self,
+        tenant: str,
+        store_id: int,
+        model_type: ModelType,
+        opened: OpenModel,
+        question: str | None,
+        wanted: int,
+        rank: Callable[[int], Awaitable[_Candidates]],
+        kind: type[Any],
+        sellable: Callable[[Sequence[Any]], Awaitable[dict[int, int]]],
+    ) -> Answer:
+        """Rank, keep what may be sold, and rank further down until enough is left or the model has no more."""
+        count = wanted + _SPARE
+        key = None if question is None else f"recsys:{tenant}:{store_id}:{model_type}:{opened.version}:{question}:{count}"
+        candidates = await self._recall(key, lambda: rank(count), kind)
+        while True:
+            on_sale = await sellable(candidates.items)
+            kept = [item for item in candidates.items if _id_of(item) in on_sale][:wanted]
+            if len(kept) >= wanted or candidates.is_all:
+                return Answer(kept, [on_sale[_id_of(item)] for item in kept], candidates.fallback, opened.version)
+            count *= _WIDEN
+            candidates = await rank(count)
+
+    async def _recall(self, key: str | None, rank: Callable[[], Awaitable[_Candidates]], kind: type[Any]) -> _Candidates:
+        """Take a ranking from the cache, or make it once for all who ask for it at the same time."""
+        if key is None:
+            return await rank()
+        task = self._flights.get(key)
+        if task is None:
+            task = asyncio.create_task(self._fetch(key, rank, kind))
+            self._flights[key] = task
+            task.add_done_callback(lambda done: self._land(key, done))
+        return await asyncio.shield(task)
+
+    def _land(self, key: str, task: asyncio.Task[_Candidates]) -> None:
+        """Forget a finished task; its error belongs to those who waited, and they may all have left."""
+        self._flights.pop(key, None)
+        if not task.cancelled():
+            task.exception()
+
+    async def _fetch(self, key: str, rank: Callable[[], Awaitable[_Candidates]], kind: type[Any]) -> _Candidates:
+        kept = None if self._cache is None else await self._cache.get(key)
+        found = None if kept is None else _decode(kept, kind)
+        if found is not None:
+            return found
+        candidates = await rank()
+        if self._cache is not None:
+            await self._cache.set(key, _encode(candidates), self._ttl_s)
+        return candidates
+
+
+def _id_of(item: Any) -> int:
+    return int(item.variant_id) if isinstance(item, TrendItem) else int(item.item_id)
+
+
+def _encode(candidates: _Candidates) -> bytes:
+    rows = [list(asdict(item).values()) for item in candidates.items]
+    return json.dumps([candidates.fallback, candidates.is_all, rows], separators=(",", ":")).encode()
+
+
+def _decode(data: bytes, kind: type[Any]) -> _Candidates | None:
+    """Read a cached ranking; None when it is not one (another version of the hub wrote it)."""
+    try:
+        fallback, is_all, rows = json.loads(data)
+        return _Candidates([kind(*row) for row in rows], fallback, bool(is_all))
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,212 @@
+"""Wire types of `/train` and `/predict`: recommendations. Ids are the shop's own; times are Unix seconds."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from aihub.recsys.hyper_parameters import NextItemParameters, RecommendationParameters, TrendingParameters
+from aihub.schemas.common import ClosedModel, ResponseModel
+
+ModelType = Literal["recommendation", "trending", "next_item"]
+RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
+
+Id = Annotated[int, Field(ge=0, lt=2**63)]
+"""A shop's id of anything."""
+
+Count = Annotated[int, Field(ge=1, le=1000)]
+"""How many items are wanted; a smaller catalogue gives fewer."""
+
+_STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=False)
+Async = Annotated[bool, Field(alias="async", description="Answer at once with a job to follow.")]
+
+
+class TrainRecommendationRequest(RecommendationParameters):
+    """Train the recommender of a store."""
+
+    model_config = _STRICT
+    store_id: Id
+    is_async: Async = False
+
+    def parameters(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True, exclude={"store_id", "is_async"})
+
+
+class TrainTrendingRequest(TrendingParameters):
+    """Train the sales forecast of a store."""
+
+    model_config = _STRICT
+    store_id: Id
+    is_async: Async = False
+
+    def parameters(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True, exclude={"store_id", "is_async"})
+
+
+class TrainNextItemRequest(NextItemParameters):
+    """Train what comes next in a store."""
+
+    model_config = _STRICT
+    store_id: Id
+    is_async: Async = False
+
+    def parameters(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True, exclude={"store_id", "is_async"})
+
+
+class RollbackRequest(ClosedModel):
+    """Serve the version of a model that was served before."""
+
+    store_id: Id
+    model_type: ModelType
+
+
+class RecommendationsRequest(ClosedModel):
+    """Items for a customer."""
+
+    store_id: Id
+    user_id: Id
+    n: Count = 10
+    exclude_purchased: bool = Field(default=True, description="Leave out what the customer has ordered.")
+
+
+class TrendingRequest(ClosedModel):
+    """What will sell next."""
+
+    store_id: Id
+    n: Count = 10
+
+
+class NextItemsRequest(ClosedModel):
+    """What may follow the items a customer has chosen, oldest first."""
+
+    store_id: Id
+    item_history: Annotated[list[Id], Field(max_length=1000)]
+    top_k: Count = 10
+    exclude_history: bool = Field(default=False, description="Leave out the items of the history itself.")
+
+
+class RecommendedItem(ResponseModel):
+    item_id: int
+    variant_id: int = Field(description="The item's first variant in stock.")
+    score: float = Field(description="Higher is better; comparable within one answer.")
+    rank: int = Field(description="From 1.")
+
+
+class RecommendationsAnswer(ResponseModel):
+    success: Literal[True] = True
+    store_id: int
+    user_id: int
+    recommendations: list[RecommendedItem]
+    fallback: Literal["popular"] | None = Field(default=None, description="Set when the customer is unknown to the model.")
+    model_version: str
+
+
+class TrendingItem(ResponseModel):
+    variant_id: int
+    item_id: int
+    predicted_sales: float = Field(description="Units in the next period.")
+    trend_score: float
+    rank: int
+
+
+class TrendingAnswer(ResponseModel):
+    success: Literal[True] = True
+    store_id: int
+    trending: list[TrendingItem]
+    model_version: str
+
+
+class NextItemAnswer(ResponseModel):
+    item_id: int
+    variant_id: int
+    probability: float
+    confidence: float
+    support: float
+    rank: int
+
+
+class NextItemsAnswer(ResponseModel):
+    success: Literal[True] = True
+    store_id: int
+    next_items: list[NextItemAnswer]
+    fallback: Literal["popular"] | None = Field(default=None, description="Set when no item of the history is known.")
+    model_version: str
+
+
+class TrainingAnswer(ResponseModel):
+    """A training that has ended well."""
+
+    success: Literal[True] = True
+    store_id: int
+    model_type: ModelType
+    metrics: dict[str, float]
+    model_path: str = Field(description="Relative to the state folder.")
+    version: str
+    served: bool = Field(description="False when the model served until now is better on the same held-out data.")
+    incumbent_metrics: dict[str, float] | None = None
+    message: str
+    job_id: str
+
+
+class TrainingJobAnswer(ResponseModel):
+    """A training that goes on."""
+
+    success: Literal[True] = True
+    job_id: str
+    store_id: int
+    model_type: ModelType
+    status: RunStatus
+
+
+class TrainingJob(ResponseModel):
+    """One training now."""
+
+    job_id: str
+    store_id: int
+    model_type: ModelType
+    status: RunStatus
+    step: str
+    progress: float = Field(description="Share of the step that is done, 0 to 1.")
+    cancel_requested: bool
+    hyper_parameters: dict[str, Any]
+    event_count: int | None
+    metrics: dict[str, float] | None
+    incumbent_metrics: dict[str, float] | None
+    version: str | None
+    served: bool | None
+    model_path: str | None
+    message: str | None
+    error: dict[str, str] | None
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+
+
+class ServedModel(ResponseModel):
+    """A model that answers for a store."""
+
+    model_type: ModelType
+    version: str
+    model_path: str
+    metrics: dict[str, float]
+    event_count: int
+    training_id: str | None
+    trained_at: int
+
+
+class StoreStatus(ResponseModel):
+    """What a store has, and its last trainings, newest first."""
+
+    success: Literal[True] = True
+    store_id: int
+    models: list[ServedModel]
+    jobs: list[TrainingJob]
+
+
+class RollbackAnswer(ResponseModel):
+    success: Literal[True] = True
+    store_id: int
+    model_type: ModelType
+    version: str
+    model_path: str
+    metrics: dict[str, float]

@@ -1,0 +1,181 @@
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from aihub.errors import ConflictError, InternalError
+from aihub.recsys.results import TrainingCancelledError, raise_if_cancelled
+from aihub.recsys.store_data.errors import NotEnoughDataError, ShopUnavailableError
+from aihub.recsys.store_data.mapping import load_mapping
+from aihub.recsys.training import TrainingPlace, TrainingResult, train
+from aihub.storage.postgres import Database
+from aihub.storage.recsys_runs import TrainingRunTable
+from aihub.storage.recsys_session import TrainingSession
+from tests.external_servers import free_port
+
+from .model_parts import SmallFamily
+from .shop_parts import MONDAY_S, Shop
+
+
+class Work:
+    def __init__(self, shop: Shop, home: Path, database: Database) -> None:
+        self.shop = shop
+        self.place = TrainingPlace(shop.dsn, shop.dsn, load_mapping(), home)
+        self.runs = TrainingRunTable(database)
+        self.family = SmallFamily()
+
+    def train(self, dim: int = 50, **options: Any) -> TrainingResult:
+        return train(
+            self.place, options.pop("family", self.family), 1, "recommendation", {"dim": dim}, tenant=self.shop.tenant, **options
+        )
+
+    async def last(self) -> Any:
+        return (await self.runs.recent(self.shop.tenant, 1))[0]
+
+
+@pytest.fixture
+def work(shop: Shop, tmp_path: Path, database: Database) -> Work:
+    shop.catalogue()
+    shop.customers(7)
+    shop.order(7, MONDAY_S, 11, 21, 31)
+    return Work(shop, tmp_path, database)
+
+
+async def test_training_publishes_and_is_written_down(work: Work) -> None:
+    steps: list[str] = []
+    result = work.train(progress=lambda step, share: steps.append(step))
+    assert result.served
+    assert result.model_path.endswith("store_1/recommendation/000001")
+    assert (work.place.home / result.model_path / "model.json").is_file()
+    assert steps == ["reading the store", "counting", "publishing", "publishing"]
+    run = await work.last()
+    assert (run.status, run.progress, run.event_count, run.metrics, run.served) == ("succeeded", 1.0, 3, {"ndcg_10": 0.5}, True)
+    assert run.hyper_parameters == {"dim": 50}
+    models = await work.runs.store_models(work.shop.tenant, 1)
+    assert [(model.model_type, model.version, model.training_id) for model in models] == [("recommendation", "000001", run.id)]
+
+
+async def test_worse_model_is_kept_but_not_served(work: Work) -> None:
+    work.train(60)
+    result = work.train(40)
+    assert not result.served
+    assert result.incumbent_metrics == {"ndcg_10": 0.6}
+    assert "0.4000" in result.message
+    assert "0.6000" in result.message
+    assert (await work.runs.store_models(work.shop.tenant, 1))[0].version == "000001"
+    assert work.train(60).served
+
+
+async def test_store_without_orders_is_refused_with_the_way_to_get_some(work: Work) -> None:
+    work.shop.run("DELETE FROM orders WHERE tenant_id = %(tenant)s")
+    with pytest.raises(NotEnoughDataError, match="aihub recsys import"):
+        work.train()
+    run = await work.last()
+    assert (run.status, run.error["code"]) == ("failed", "not_enough_data")
+
+
+async def test_second_training_of_the_same_model_is_refused_and_another_model_is_not(work: Work) -> None:
+    held = TrainingSession(work.shop.dsn, tenant=work.shop.tenant, store_id=1, model_type="recommendation", run_id=None).open({})
+    try:
+        with pytest.raises(ConflictError, match=held.run_id):
+            work.train()
+        other = TrainingSession(work.shop.dsn, tenant=work.shop.tenant, store_id=1, model_type="trending", run_id=None)
+        other.open({})
+        other.close()
+    finally:
+        held.close()
+    assert work.train().served
+
+
+async def test_wish_in_the_log_cancels_a_running_training(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
+
+    def wait(progress: Any, cancelled: Any, checkpoint: Path) -> None:
+        work.shop.run("UPDATE ai_training_log SET cancel_requested = true WHERE id = %(id)s", id=run.id)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            raise_if_cancelled(cancelled)
+            time.sleep(0.02)
+
+    work.family.during = wait
+    monkeypatch.setattr(TrainingSession.__init__, "__kwdefaults__", {"heartbeat_s": 0.05})
+    with pytest.raises(TrainingCancelledError):
+        work.train(run_id=run.id)
+    assert (await work.runs.get(work.shop.tenant, run.id)).status == "cancelled"
+    assert work.place.artifacts(work.shop.tenant).versions(1, "recommendation") == []
+
+
+async def test_training_cancelled_while_it_waited_never_begins(work: Work) -> None:
+    run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
+    assert (await work.runs.request_cancel(work.shop.tenant, run.id)).status == "cancelled"
+    with pytest.raises(TrainingCancelledError):
+        work.train(run_id=run.id)
+
+
+async def test_queue_holds_one_training_per_store_and_model(work: Work) -> None:
+    first = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
+    with pytest.raises(ConflictError, match=first.id):
+        await work.runs.create(work.shop.tenant, 1, "recommendation", {})
+    await work.runs.create(work.shop.tenant, 1, "trending", {})
+    await work.runs.create(work.shop.tenant, 2, "recommendation", {})
+
+
+async def test_bug_in_a_fit_is_an_internal_error_and_the_lock_is_given_back(work: Work) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("bí mật")
+
+    work.family.during = fail
+    with pytest.raises(InternalError) as caught:
+        work.train()
+    assert "bí mật" not in caught.value.message
+    assert (await work.last()).status == "failed"
+    work.family.during = lambda *_: None
+    assert work.train().served
+
+
+async def test_killed_training_shows_as_interrupted_and_is_taken_up_with_its_checkpoint(work: Work) -> None:
+    run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
+    dead = TrainingSession(work.shop.dsn, tenant=work.shop.tenant, store_id=1, model_type="recommendation", run_id=run.id).open(
+        {}
+    )
+    dead.close()  # the lock goes with the connection; nothing was written down
+    work.shop.run("UPDATE ai_training_log SET heartbeat_at = now() - interval '2 minutes' WHERE id = %(id)s", id=run.id)
+    assert (await work.runs.get(work.shop.tenant, run.id)).status == "interrupted"
+    (work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation") / "epoch").write_text("3", encoding="utf-8")
+    found: list[str] = []
+    work.family.during = lambda progress, cancelled, checkpoint: found.append((checkpoint / "epoch").read_text(encoding="utf-8"))
+    work.train(run_id=run.id)
+    assert found == ["3"]
+    assert (await work.runs.get(work.shop.tenant, run.id)).status == "succeeded"
+    assert list(work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation").iterdir()) == []
+
+
+async def test_new_training_closes_the_row_of_a_dead_one(work: Work) -> None:
+    dead = TrainingSession(work.shop.dsn, tenant=work.shop.tenant, store_id=1, model_type="recommendation", run_id=None).open({})
+    dead.close()
+    work.train()
+    assert (await work.runs.get(work.shop.tenant, dead.run_id)).status == "interrupted"
+
+
+async def test_training_survives_the_loss_of_its_connection(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingSession.__init__, "__kwdefaults__", {"heartbeat_s": 0.05})
+
+    def cut(progress: Any, cancelled: Any, checkpoint: Path) -> None:
+        with psycopg.connect(work.shop.dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'aihub-training'")
+        threading.Event().wait(0.4)
+        raise_if_cancelled(cancelled)
+
+    work.family.during = cut
+    assert work.train().served
+    assert (await work.last()).status == "succeeded"
+
+
+async def test_shop_that_does_not_answer_fails_the_training(work: Work) -> None:
+    place = TrainingPlace(work.shop.dsn, f"postgresql://x@127.0.0.1:{free_port()}/x", load_mapping(), work.place.home)
+    with pytest.raises(ShopUnavailableError):
+        train(place, work.family, 1, "recommendation", tenant=work.shop.tenant)
+    assert (await work.last()).error["code"] == "shop_unavailable"
