@@ -157,9 +157,7 @@ class NextItemModel:
             ordered = np.concatenate([ordered, np.zeros(len(items) - len(ordered))])
         return items[:top_k], ordered[:top_k]
 
-    def _evidence(
-        self, history: NDArray[np.int32], items: NDArray[np.int32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _evidence(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Confidence and support of the strongest rule from the history to each item; 0 where there is none."""
         rules = self.source.rules
         confidences, supports = np.zeros(len(items)), np.zeros(len(items))
@@ -208,7 +206,7 @@ def _load_booster(path: Path) -> "Booster":
     import lightgbm
 
     try:
-        return lightgbm.Booster(model_str=path.read_text(encoding="utf-8"), 
+        return lightgbm.Booster(model_str=path.read_text(encoding="utf-8"))
     except lightgbm.basic.LightGBMError as error:
         raise ModelUnavailableError("The learned ranking cannot be read; train the store again or roll back.") from error
 

@@ -17,8 +17,8 @@ from aihub.recsys.sequences import Windows, expand_ranges
 from aihub.recsys.session_neighbours import RECENT_ITEMS, SessionIndex, number_densely
 
 FEATURES = (
-    "blend", "blend_share", "place", "near", "near_share", "close", "close_share", "rule_last", "rules", "similar_last", "similar",
-    "two_steps", "own_next", "popularity", "recent_popularity", "trend", "steps_ago", "times_had", "history_items",
+    "blend", "blend_share", "place", "near", "near_share", "close", "close_share", "rule_last", "rules", "similar_last",
+    "similar", "two_steps", "own_next", "popularity", "recent_popularity", "trend", "steps_ago", "times_had", "history_items",
     "history_distinct", "last_popularity", "nearest",
 )  # fmt: skip
 RANKED = 100
@@ -180,9 +180,7 @@ def _rows(
     return targets[rows], values[rows] * np.repeat(weights, lengths)
 
 
-def _head(
-    found: tuple[NDArray[np.int32], NDArray[np.float64]], count: int
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+def _head(found: tuple[NDArray[np.int32], NDArray[np.float64]], count: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     return found[0][:count], found[1][:count]
 
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.recsys.next_item import LEARNED, NEIGHBOURS, RULES, NextItemModel, NextItemSettings, Ranker, build_source, score_candidates
+from aihub.recsys.next_item import (
+    LEARNED,
+    NEIGHBOURS,
+    RULES,
+    NextItemModel,
+    NextItemSettings,
+    Ranker,
+    build_source,
+    score_candidates,
+)
 from aihub.recsys.next_item_candidates import FEATURES, HISTORY_ITEMS, RANKED, Candidates, CandidateSource
 from aihub.recsys.results import Cancelled, Progress, raise_if_cancelled
 from aihub.recsys.sequences import Sequences, number_items
@@ -78,9 +87,7 @@ def hide_newest(sequences: Sequences) -> tuple[Sequences, Questions]:
     return sequences.take(~hidden), Questions(sequences, events, owners[events])
 
 
-def examine(
-    sequences: Sequences, settings: NextItemSettings, progress: Progress, cancelled: Cancelled
-) -> Examination:
+def examine(sequences: Sequences, settings: NextItemSettings, progress: Progress, cancelled: Cancelled) -> Examination:
     """Teach and compare the rankers on the newest tenth."""
     started = time.monotonic()
     rng = np.random.default_rng(settings.seed)

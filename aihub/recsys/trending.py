@@ -1,0 +1,266 @@
+"""Which variants will sell most in the next period.
+
+LightGBM learns the median of a variant's next sales (absolute error, once on units and once on their square root, which counts
+small sellers more). It is compared with plain forecasts, alone and mixed with them, on the newest periods, each forecast from
+what lay before; the winner is rebuilt on everything. A forecast with a larger error there than the median of the last four
+periods is never kept.
+
+The list is in order of `predicted_sales`: which variants grow fastest by ratio can hardly be foreseen. `trend_score` is
+(predicted_sales + 1) / (mean of the last four periods alike + 1): 1 is as usual, 2 about twice as much, under 1 less.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aihub.errors import InvalidRequestError, ModelUnavailableError
+from aihub.recsys.array_files import load_array, save_arrays
+from aihub.recsys.results import Cancelled, Progress, TrendItem, ignore_progress, never_cancelled, raise_if_cancelled
+from aihub.recsys.store_data.sales import Sales
+from aihub.recsys.trending_features import LEAST_HISTORY, describe
+from aihub.recsys.trending_table import Matrix, SalesTable, median_of_four, recent_alike, seasonal_naive, smooth
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
+
+FORMAT = 1
+TOP = 50
+"""Best sellers whose overlap with the true ones is measured."""
+FLOOR = "median_of_four"
+
+# Shares of (LightGBM, median of four, exponential smoothing, seasonal naive) in each forecast that takes part.
+MIXTURES: dict[str, tuple[float, float, float, float]] = {
+    "lightgbm": (1.0, 0.0, 0.0, 0.0),
+    "lightgbm_with_median": (0.7, 0.3, 0.0, 0.0),
+    "lightgbm_with_smoothing": (0.7, 0.0, 0.3, 0.0),
+    "lightgbm_with_both": (0.6, 0.2, 0.2, 0.0),
+    FLOOR: (0.0, 1.0, 0.0, 0.0),
+    "smoothing": (0.0, 0.0, 1.0, 0.0),
+    "seasonal_naive": (0.0, 0.0, 0.0, 1.0),
+}
+_OVERLAP_WORTH = 0.2  # WAPE that an overlap better by 1 makes up for
+
+
+@dataclass(frozen=True, slots=True)
+class TrendingSettings:
+    """How sales are learnt.
+
+    Attributes:
+        max_periods: Newest periods that are looked at.
+        examined_periods: Newest periods on which the forecasts are compared.
+        max_rows: Rows (variants times periods) that LightGBM learns from, the newest ones.
+        trees, leaves, learning_rate: Size of each of the two LightGBM models.
+        max_fit_s: No further trees after this; the plain forecasts stand in for models that were not reached.
+        threads: Cores LightGBM may use. One by default: with more, it waits for the slowest, and on a busy machine that is long.
+        seed: Makes fits repeatable.
+
+    Raises:
+        InvalidRequestError: A number out of its bounds.
+    """
+
+    max_periods: int = 160
+    examined_periods: int = 6
+    max_rows: int = 300_000
+    trees: int = 160
+    leaves: int = 31
+    learning_rate: float = 0.05
+    max_fit_s: float = 60.0
+    threads: int = 1
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        bounds: dict[str, tuple[float, float]] = {
+            "max_periods": (8, 1_500), "examined_periods": (1, 60), "max_rows": (1_000, 20_000_000), "trees": (1, 5_000),
+            "leaves": (2, 255), "learning_rate": (0.001, 1.0), "max_fit_s": (1.0, 7_200.0), "threads": (1, 256),
+            "seed": (0, 2**31 - 1),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise InvalidRequestError(f"{name} must lie between {low} and {high}.", param=name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrendingModel:
+    """Forecasts of the next period, best sellers first.
+
+    Attributes:
+        variant_ids, item_ids: int64.
+        predicted_sales, trend_scores: float64.
+        period_number: The period that is forecast (see `aihub.recsys.store_data.sales`).
+        winner: Which forecast won, a key of `MIXTURES`.
+        metrics: `wape`, `mae`, `top_50_overlap` of the winner on the newest periods, and `<forecast>_wape` of each.
+        boosters: The two LightGBM models, where they serve; for a look at what they learnt.
+    """
+
+    variant_ids: NDArray[np.int64]
+    item_ids: NDArray[np.int64]
+    predicted_sales: NDArray[np.float64]
+    trend_scores: NDArray[np.float64]
+    period_number: int
+    winner: str
+    metrics: dict[str, float]
+    boosters: "tuple[Booster, ...]" = ()
+
+    def predict(self, n: int) -> list[TrendItem]:
+        """Return the `n` best sellers of the next period; fewer where fewer variants sold at all.
+
+        Raises:
+            InvalidRequestError: `n` under 1.
+        """
+        if n < 1:
+            raise InvalidRequestError("n must be at least 1.", param="n")
+        columns = (self.variant_ids, self.item_ids, self.predicted_sales, self.trend_scores)
+        return [TrendItem(*row) for row in zip(*(column[:n].tolist() for column in columns), strict=True)]
+
+    def save(self, folder: Path) -> None:
+        """Write the model into an existing folder: `.npy` arrays, LightGBM text, JSON."""
+        names = ("variant_ids", "item_ids", "predicted_sales", "trend_scores")
+        save_arrays(folder, {name: getattr(self, name) for name in names})
+        for number, booster in enumerate(self.boosters):
+            (folder / f"trees_{number}.txt").write_text(booster.model_to_string(), encoding="utf-8")
+        facts = {"format": FORMAT, "winner": self.winner, "metrics": self.metrics, "period_number": self.period_number}
+        (folder / "trending.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, *, mmap: bool = True) -> Self:
+        """Open a saved model; the forecasts are all that serving needs.
+
+        Raises:
+            ModelUnavailableError: A file is missing or damaged, or was written by another version of the hub.
+        """
+        try:
+            facts = json.loads((folder / "trending.json").read_text(encoding="utf-8"))
+            version, number, winner, metrics = (facts[name] for name in ("format", "period_number", "winner", "metrics"))
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelUnavailableError("The trending model cannot be read; train the store again or roll back.") from error
+        if version != FORMAT:
+            raise ModelUnavailableError("The trending model is of another version of the hub; train the store again.")
+        names = ("variant_ids", "item_ids", "predicted_sales", "trend_scores")
+        return cls(*(load_array(folder, name, mmap=mmap) for name in names), number, winner, metrics)
+
+
+def fit_trending(
+    data: Sales | SalesTable,
+    settings: TrendingSettings | None = None,
+    progress: Progress = ignore_progress,
+    cancelled: Cancelled = never_cancelled,
+) -> TrendingModel:
+    """Compare the forecasts on the newest periods and keep the best, for the period after the last.
+
+    Raises:
+        InvalidRequestError: No sale in the last periods.
+        TrainingCancelledError: `cancelled()` became True.
+    """
+    settings = settings or TrendingSettings()
+    until = time.monotonic() + settings.max_fit_s
+    table = data if isinstance(data, SalesTable) else SalesTable.from_sales(data, max_periods=settings.max_periods)
+    progress("comparing", 0.0)
+    first = max(1, table.n_periods - settings.examined_periods)
+    examined = list(range(first, table.n_periods))
+    forecasts = [np.zeros((0, 0))] * 4
+    boosters = _learn(table.before(first), settings, (until + time.monotonic()) / 2, cancelled)
+    if examined:
+        forecasts = [np.stack(column, axis=1) for column in zip(*(_forecast(table, c, boosters) for c in examined), strict=True)]
+    winner, metrics = _choose(forecasts, table.units[:, first:], has_trees=bool(boosters))
+    progress("rebuilding", 0.5)
+    boosters = _learn(table, settings, until, cancelled) if MIXTURES[winner][0] and boosters else ()
+    if MIXTURES[winner][0] and not boosters:
+        winner = FLOOR
+    predicted = mix(_forecast(table, table.n_periods, boosters), winner)
+    usual = recent_alike(table, table.n_periods, 4)
+    usual_sales = usual.mean(axis=1) if usual.shape[1] else table.units.mean(axis=1)
+    scores = (predicted + 1) / (usual_sales + 1)
+    order = np.lexsort((table.variant_ids, -usual_sales, -predicted))
+    progress("done", 1.0)
+    return TrendingModel(
+        table.variant_ids[order], table.item_ids[order], predicted[order], scores[order],
+        table.first_period + table.n_periods, winner, metrics, boosters,
+    )  # fmt: skip
+
+
+def mix(forecasts: list[Matrix], name: str) -> Matrix:
+    """Mix LightGBM, median, smoothing and seasonal naive by the shares of a forecast."""
+    mixed: Matrix = sum((share * part for share, part in zip(MIXTURES[name], forecasts, strict=True)), np.zeros(()))
+    return mixed
+
+
+def measure(predicted: Matrix, true: Matrix) -> dict[str, float]:
+    """WAPE (sum of errors over units sold), MAE, and the share of the true top 50 of a period that was among the predicted ones.
+
+    Args:
+        predicted, true: Units, shape (variants, periods).
+    """
+    errors = np.abs(predicted - true)
+    top = min(TOP, len(true))
+    best = [np.argsort(-side, axis=0, kind="stable")[:top] for side in (predicted, true)]
+    shared = [len(np.intersect1d(best[0][:, c], best[1][:, c])) / max(1, top) for c in range(true.shape[1])]
+    return {
+        "wape": float(errors.sum() / max(true.sum(), 1e-9)),
+        "mae": float(errors.mean()) if errors.size else 0.0,
+        "top_50_overlap": float(np.mean(shared)) if shared else 0.0,
+    }
+
+
+def _choose(forecasts: list[Matrix], true: Matrix, *, has_trees: bool) -> tuple[str, dict[str, float]]:
+    if true.shape[1] == 0 or true.sum() == 0:
+        return FLOOR, {}
+    figures = {name: measure(mix(forecasts, name), true) for name in MIXTURES if has_trees or not MIXTURES[name][0]}
+    fair = {name for name in figures if figures[name]["wape"] <= figures[FLOOR]["wape"]}
+    winner = min(sorted(fair), key=lambda name: figures[name]["wape"] - _OVERLAP_WORTH * figures[name]["top_50_overlap"])
+    metrics = figures[winner] | {f"{name}_wape": figures[name]["wape"] for name in figures}
+    return winner, metrics | {f"{name}_top_50_overlap": figures[name]["top_50_overlap"] for name in figures}
+
+
+def _forecast(table: SalesTable, column: int, boosters: "tuple[Booster, ...]") -> list[Matrix]:
+    plain = [median_of_four(table, column), smooth(table, column), seasonal_naive(table, column)]
+    if not boosters:
+        return [plain[0], *plain]
+    features = describe(table, column)
+    on_units, on_roots = (np.maximum(np.asarray(booster.predict(features)), 0) for booster in boosters)
+    return [(on_units + on_roots**2) / 2, *plain]
+
+
+def _learn(table: SalesTable, settings: TrendingSettings, until: float, cancelled: Cancelled) -> "tuple[Booster, ...]":
+    """Two LightGBM models, or none where the history or the time is too short."""
+    raise_if_cancelled(cancelled)
+    first = LEAST_HISTORY * table.step
+    columns = range(max(first, table.n_periods - settings.max_rows // max(1, len(table.units))), table.n_periods)
+    if len(columns) < 2 or time.monotonic() > until:
+        return ()
+    features = np.concatenate([describe(table, column) for column in columns])
+    units = np.concatenate([table.units[:, column] for column in columns])
+    halfway = (until + time.monotonic()) / 2
+    first_model = _boost(features, units, settings, halfway, cancelled)
+    return first_model, _boost(features, np.sqrt(units), settings, until, cancelled)
+
+
+def _boost(
+    features: NDArray[np.float32], target: Matrix, settings: TrendingSettings, until: float, cancelled: Cancelled
+) -> "Booster":
+    import lightgbm
+
+    def watch(step: lightgbm.callback.CallbackEnv) -> None:
+        raise_if_cancelled(cancelled)
+        if time.monotonic() > until:
+            raise lightgbm.callback.EarlyStopException(step.iteration, [])
+
+    parameters = {
+        "objective": "l1",
+        "learning_rate": settings.learning_rate,
+        "num_leaves": settings.leaves,
+        "min_data_in_leaf": 100 if len(target) > 5_000 else 20,
+        "feature_fraction": 0.7,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "max_bin": 127,
+        "num_threads": settings.threads,
+        "seed": settings.seed,
+        "deterministic": True,
+        "verbose": -1,
+    }
+    return lightgbm.train(parameters, lightgbm.Dataset(features, target), settings.trees, callbacks=[watch])

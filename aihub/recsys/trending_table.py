@@ -1,0 +1,121 @@
+"""Sales as a table: one row per variant, one column per period, and the plain forecasts read straight from it."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aihub.errors import InvalidRequestError
+from aihub.recsys.store_data.sales import DAYS, Period, Sales
+
+Matrix = NDArray[np.float64]
+
+MAX_CELLS = 30_000_000
+"""Variants times periods that are held in memory at once; older periods are left out first."""
+
+_YEAR_DAYS = 364
+_SMOOTHING = 0.3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SalesTable:
+    """Units by variant and period.
+
+    Attributes:
+        variant_ids, item_ids: int64, shape (variants,).
+        units: float64, shape (variants, periods), 0 where nothing was sold; the last column is the newest complete period.
+        prices: float64, same shape, the last known price of a unit; NaN before the first one.
+        first_period: Number of the first column's period.
+        period: What a period is.
+    """
+
+    variant_ids: NDArray[np.int64]
+    item_ids: NDArray[np.int64]
+    units: Matrix
+    prices: Matrix
+    first_period: int
+    period: Period
+
+    @property
+    def n_periods(self) -> int:
+        return int(self.units.shape[1])
+
+    @property
+    def step(self) -> int:
+        """Periods after which sales look alike: a week for days, one for weeks."""
+        return 7 if self.period == "day" else 1
+
+    @property
+    def year(self) -> int:
+        """Periods in a year of whole weeks."""
+        return _YEAR_DAYS // DAYS[self.period]
+
+    @classmethod
+    def from_sales(cls, sales: Sales, *, max_periods: int) -> Self:
+        """Spread sales out; variants without a sale in the last `max_periods` are left out.
+
+        Raises:
+            InvalidRequestError: There is no sale in that time.
+        """
+        usable = np.isfinite(sales.units) & (sales.units > 0) & (sales.periods <= sales.last_period)
+        kept = usable & (sales.periods > sales.last_period - max_periods)
+        if not bool(np.any(kept)):
+            raise InvalidRequestError("Trending needs sales in the last periods; import newer orders.")
+        variant_ids, first, rows = np.unique(sales.variant_ids[kept], return_index=True, return_inverse=True)
+        n_periods = min(int(sales.last_period - sales.periods[kept].min() + 1), max(8, MAX_CELLS // len(variant_ids)))
+        first_period = sales.last_period - n_periods + 1
+        columns = sales.periods[kept] - first_period
+        inside = columns >= 0
+        units = np.zeros((len(variant_ids), n_periods))
+        np.add.at(units, (rows[inside], columns[inside]), sales.units[kept][inside])
+        prices = np.full(units.shape, np.nan)
+        prices[rows[inside], columns[inside]] = sales.prices[kept][inside]
+        return cls(variant_ids, sales.item_ids[kept][first], units, _carry_forward(prices), int(first_period), sales.period)
+
+    @classmethod
+    def of_units(cls, units: Matrix, *, period: Period = "week", first_period: int = 0) -> Self:
+        """A table of numbered variants without prices."""
+        ids = np.arange(len(units), dtype=np.int64)
+        return cls(ids, ids, np.asarray(units, np.float64), np.full(np.shape(units), np.nan), first_period, period)
+
+    def before(self, column: int) -> "SalesTable":
+        """The table as it was when the period of `column` began."""
+        return SalesTable(
+            self.variant_ids, self.item_ids, self.units[:, :column], self.prices[:, :column], self.first_period, self.period
+        )  # fmt: skip
+
+
+def _carry_forward(prices: Matrix) -> Matrix:
+    known = np.where(np.isfinite(prices), np.arange(prices.shape[1]), 0)
+    np.maximum.accumulate(known, axis=1, out=known)
+    carried: Matrix = np.take_along_axis(prices, known, axis=1)
+    return carried
+
+
+def recent_alike(table: SalesTable, column: int, count: int) -> Matrix:
+    """Units of the last `count` periods like that of `column` (same weekday, for days), newest first; fewer where none were."""
+    places = np.arange(column - table.step, -1, -table.step)[:count]
+    return table.units[:, places]
+
+
+def seasonal_naive(table: SalesTable, column: int) -> Matrix:
+    """What was sold a year ago where there is more than a year of history, else in the last period alike."""
+    lag = table.year if column >= table.year + 4 * table.step else table.step
+    return table.units[:, max(0, column - lag)]
+
+
+def median_of_four(table: SalesTable, column: int) -> Matrix:
+    """Median of the last four periods alike."""
+    alike = recent_alike(table, column, 4)
+    return np.median(alike, axis=1) if alike.shape[1] else table.units[:, :column].mean(axis=1)
+
+
+def smooth(table: SalesTable, column: int, share: float = _SMOOTHING) -> Matrix:
+    """Exponential smoothing over the periods alike, the newest with weight `share`."""
+    alike = recent_alike(table, column, 40)
+    if alike.shape[1] == 0:
+        return median_of_four(table, column)
+    weights = share * (1 - share) ** np.arange(alike.shape[1])
+    smoothed: Matrix = alike @ (weights / weights.sum())
+    return smoothed
