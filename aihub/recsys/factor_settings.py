@@ -16,7 +16,7 @@ _SEARCH_DIM = 32
 _SEARCH_EPOCHS = 5
 _SEARCH_PAIRS = 1_000_000
 _UNOBSERVED = (0.3, 0.1, 1.0, 0.03)
-_REGULARISATION = (0.003, 0.02)
+_REGULARISATION = (0.003, 0.0015, 0.015)
 
 
 def choose_dim(pairs: PairMatrix, epochs: int, limit_s: float) -> int:

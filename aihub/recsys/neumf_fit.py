@@ -63,20 +63,21 @@ def fit_neumf(
     best = NeumfFit({}, float("-inf"), 0, 0.0)
     if factors is not None:
         best = NeumfFit(training.snapshot(), judge(training.score), 0, 0.0)
-    spent_s, last_better = 0.0, 0
+    spent_s, last_better, done = 0.0, 0, 0
     for epoch in range(1, settings.epochs + 1):
         if epoch > 1 and time.monotonic() > until:
             break
         started = time.monotonic()
         training.run_epoch(cancelled)
         spent_s += time.monotonic() - started
+        done = epoch
         quality = judge(training.score)
         after_epoch(epoch, quality)
         if quality > best.quality:
             best, last_better = NeumfFit(training.snapshot(), quality, 0, 0.0), epoch
         elif epoch - last_better >= settings.patience:
             break
-    return NeumfFit(best.parameters, best.quality, epoch, spent_s / epoch)
+    return NeumfFit(best.parameters, best.quality, done, spent_s / max(1, done))
 
 
 class _Training:

@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 Family = Literal["ials", "neumf"]
 _PRETRAINING_DIM = 64
 _FACTORS_SHARE = 0.4  # of the time limit
-_CHECKPOINT = "factors"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from aihub.recsys.factor_settings import choose_dim, choose_settings
+from aihub.recsys.ials import Factors, IalsSettings, fit_ials
+from aihub.recsys.interactions import PairMatrix
+from aihub.recsys.results import TrainingCancelledError, ignore_progress, never_cancelled
+from tests.unit.recsys.shops import TASTES, shop_of_tastes
+
+SETTINGS = IalsSettings(dim=8, epochs=6)
+
+
+def never_stop(epoch: int, factors: Factors) -> bool:
+    return False
+
+
+def reference_sweep(pairs: PairMatrix, items: np.ndarray, settings: IalsSettings) -> np.ndarray:
+    """Users solved one by one from the plain normal equations."""
+    solved = []
+    for user in range(pairs.n_users):
+        had = items[pairs.of(user)].astype(np.float64)
+        weights = pairs.weights[pairs.indptr[user] : pairs.indptr[user + 1]] / pairs.weights.mean()
+        ridge = settings.regularisation * (len(had) + settings.unobserved_weight * len(items))
+        system = settings.unobserved_weight * items.T @ items + (had.T * weights) @ had + ridge * np.eye(items.shape[1])
+        solved.append(np.linalg.solve(system, had.T @ weights))
+    return np.array(solved)
+
+
+def test_items_are_the_exact_solution_for_the_users_found() -> None:
+    pairs = shop_of_tastes(events=9).index().pairs()
+    users, items = fit_ials(pairs, SETTINGS, never_stop)
+    np.testing.assert_allclose(items, reference_sweep(pairs.transpose(), users, SETTINGS), rtol=2e-3, atol=2e-4)
+
+
+def test_items_of_a_users_taste_score_higher() -> None:
+    indexed = shop_of_tastes().index()
+    users, items = fit_ials(indexed.pairs(), SETTINGS, never_stop)
+    scores = users @ items.T
+    item_taste = (indexed.item_table // 7) % TASTES
+    user_taste = (indexed.user_table - 1000) % TASTES
+    own = item_taste[None, :] == user_taste[:, None]
+    assert scores[own].mean() > 3 * scores[~own].mean()
+
+
+def test_user_and_item_without_events_get_finite_factors() -> None:
+    pairs = PairMatrix(np.array([0, 2, 2]), np.array([0, 1], np.int32), np.ones(2, np.float32), np.zeros(2, np.int64), 4)
+    users, items = fit_ials(pairs, SETTINGS, never_stop)
+    assert np.isfinite(users).all()
+    assert np.isfinite(items).all()
+
+
+def test_same_seed_gives_the_same_factors() -> None:
+    pairs = shop_of_tastes(60).index().pairs()
+    first, second = (fit_ials(pairs, SETTINGS, never_stop) for _ in range(2))
+    np.testing.assert_allclose(first[0], second[0], rtol=1e-4, atol=1e-5)
+
+
+def test_fit_ends_when_told_after_an_epoch() -> None:
+    done: list[int] = []
+
+    def stop_at_two(epoch: int, factors: Factors) -> bool:
+        done.append(epoch)
+        return epoch == 2
+
+    fit_ials(shop_of_tastes(40).index().pairs(), SETTINGS, stop_at_two)
+    assert done == [1, 2]
+
+
+def test_cancelled_fit_raises() -> None:
+    with pytest.raises(TrainingCancelledError, match="start it again"):
+        fit_ials(shop_of_tastes(40).index().pairs(), SETTINGS, never_stop, lambda: True)
+
+
+def test_size_falls_with_the_time_allowed() -> None:
+    pairs = shop_of_tastes().index().pairs()
+    assert choose_dim(pairs, 12, 60.0) == 192
+    assert choose_dim(pairs, 12, 0.3) in {64, 128}
+    assert choose_dim(pairs, 12, 0.0) == 32
+
+
+def test_settings_are_those_the_hold_out_likes_best() -> None:
+    pairs = shop_of_tastes(40).index().pairs()
+    qualities = iter([0.1, 0.4, 0.2, 0.3, 0.5, 0.6, 0.1])
+    chosen = choose_settings(pairs, SETTINGS, lambda score: next(qualities), ignore_progress, never_cancelled)
+    assert (chosen.unobserved_weight, chosen.regularisation, chosen.dim) == (0.1, 0.0015, 8)
