@@ -8,9 +8,10 @@ LOCKS := requirements/$(DEVICE).lock $(if $(filter cpu,$(DEVICE)),requirements/t
 STAMP := $(VENV)/installed-$(DEVICE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 PORT ?=
+DEMO_DATA ?= ../shared/data/online-retail/online_retail.csv.xz
 CODE := aihub pipelines deployments training tests benchmarks examples
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval lock clean
+.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys demo-shop lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +59,12 @@ bench: install ## Compare the running path with its bare peers, side by side in 
 
 bench-retrieval: install ## Print nDCG@10 for text, vector and hybrid search
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.retrieval_quality
+
+bench-recsys: install ## Print the figures and times of recommendations (ARGS="--only trending")
+	@$(BIN)/python -m benchmarks.recsys $(ARGS)
+
+demo-shop: install ## Fill store 1 with a shop to try recommendations (DEMO_DATA=file.csv.xz, made up where it is missing)
+	@$(BIN)/aihub recsys demo-shop --from "$(DEMO_DATA)"
 
 lock: ## Resolve requirements/*.in into hashed locks again
 	@requirements/lock.sh

@@ -10,6 +10,7 @@ from aihub.recsys.interactions import Interactions
 from aihub.recsys.results import Cancelled, Progress
 from aihub.recsys.settings import RecsysSettings
 from aihub.recsys.store_data.extraction import StoreReader
+from aihub.recsys.store_data.sales import Sales
 from aihub.recsys.training import Family
 
 Parameters = Mapping[str, Any]
@@ -87,6 +88,35 @@ class NextItemFamily:
         return Outcome(model.metrics, {"winner": model.ranker}, model.save, judge)
 
 
+class TrendingFamily:
+    """Sales forecast."""
+
+    def read(self, reader: StoreReader, parameters: Parameters) -> Sales:
+        return reader.sales(parameters.get("period", "week"))
+
+    def count(self, data: Sales) -> int:
+        return len(data)
+
+    def fit(self, data: Sales, parameters: Parameters, *, progress: Progress, cancelled: Cancelled, checkpoint: Path) -> Outcome:
+        from aihub.recsys.trending import TrendingSettings, fit_trending
+
+        settings = _take(TrendingSettings(), parameters)
+        model = fit_trending(data, settings, progress, cancelled)
+
+        def judge(version: Version) -> dict[str, float] | None:
+            # Like the next items: the served forecast knows the examined periods, so its settings are examined instead.
+            served = version.card.get("parameters", {})
+            if served == dict(parameters):
+                return dict(model.metrics)
+            if served.get("period", "week") != data.period:
+                return None
+            progress("examining the served model", 0.0)
+            rival = replace(_take(TrendingSettings(), served), examined_periods=settings.examined_periods)
+            return fit_trending(data, rival, cancelled=cancelled).metrics
+
+        return Outcome(model.metrics, {"winner": model.winner}, model.save, judge)
+
+
 def recommendation_settings(parameters: Parameters) -> Any:
     """Turn hyper-parameters into the settings of a fit; unset ones are the fit's own."""
     from aihub.recsys.recommendation import RecommendationSettings
@@ -104,6 +134,20 @@ def recommendation_settings(parameters: Parameters) -> Any:
 def choose_family(model_type: ModelType) -> Family:
     """Return the family of a model type."""
     return _FAMILIES[model_type]()
+
+
+def choose_loader(model_type: ModelType) -> Callable[[Path], Any]:
+    """Return what opens a saved model of a type by memory map."""
+
+    def load(folder: Path) -> Any:
+        from aihub.recsys.next_item import NextItemModel
+        from aihub.recsys.recommender import Recommender
+        from aihub.recsys.trending import TrendingModel
+
+        kinds: dict[ModelType, Any] = {"recommendation": Recommender, "trending": TrendingModel, "next_item": NextItemModel}
+        return kinds[model_type].load(folder)
+
+    return load
 
 
 def with_defaults(settings: RecsysSettings, model_type: ModelType, parameters: Parameters) -> dict[str, Any]:
@@ -124,5 +168,6 @@ def _take(settings: Any, parameters: Parameters, *, but: set[str] | None = None)
 
 _FAMILIES: dict[ModelType, Callable[[], Family]] = {
     "recommendation": RecommendationFamily,
+    "trending": TrendingFamily,
     "next_item": NextItemFamily,
 }

@@ -47,10 +47,12 @@ class TrendingParameters(HyperParameters):
     """Sales forecast."""
 
     period: Literal["day", "week"] | None = None
+    max_periods: Annotated[int, Field(ge=8, le=1_500)] | None = Field(default=None, description="Newest periods looked at.")
+    examined_periods: Annotated[int, Field(ge=1, le=60)] | None = Field(default=None, description="Newest periods held out.")
     max_fit_s: Seconds | None = None
     trees: Annotated[int, Field(ge=1, le=5_000)] | None = None
     leaves: Annotated[int, Field(ge=2, le=255)] | None = None
-    learning_rate: Rate | None = None
+    learning_rate: Annotated[float, Field(ge=0.001, le=1.0, allow_inf_nan=False)] | None = None
     seed: Seed | None = None
 
 

@@ -4,12 +4,14 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from aihub.recsys.artifacts import ModelType
 from aihub.recsys.open_models import OpenModel, OpenModels
 from aihub.recsys.results import NextItem, Scored, TrendItem
 from aihub.recsys.store_data.live import Availability
+
+Fallback = Literal["popular"]
 
 _SPARE = 20
 """Candidates beyond what is asked for, so that a few sold-out goods do not cost a second ranking."""
@@ -37,7 +39,7 @@ class Answer:
 
     items: list[Any]
     variants: list[int]
-    fallback: str | None
+    fallback: Fallback | None
     version: str
 
 
@@ -46,7 +48,7 @@ class _Candidates:
     """A ranking before the shop was asked; `is_all` when the model has no more."""
 
     items: list[Any]
-    fallback: str | None
+    fallback: Fallback | None
     is_all: bool
 
 
@@ -126,7 +128,7 @@ class Predictions:
             def ask() -> _Candidates:
                 wanted = count + len(hidden)
                 items = opened.model.predict(history, wanted) if history else None
-                fallback = None if items is not None else "popular"
+                fallback: Fallback | None = None if items is not None else "popular"
                 ranked = items if items is not None else opened.model.popular_items(wanted)
                 kept = [item for item in ranked if item.item_id not in hidden]
                 return _Candidates(kept, fallback, len(ranked) < wanted)

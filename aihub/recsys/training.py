@@ -4,6 +4,7 @@ Runs anywhere Python does: in a Ray job, in the command line, in a test.
 """
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -197,6 +198,32 @@ def train(
             return result
     finally:
         session.close()
+
+
+def compare(
+    place: TrainingPlace,
+    family: Family,
+    store_id: int,
+    model_type: ModelType,
+    parameters: Mapping[str, Any],
+    *,
+    tenant: str = DEFAULT_TENANT,
+    progress: Progress = ignore_progress,
+) -> tuple[dict[str, float], dict[str, float] | None]:
+    """Fit on what the store has now without publishing; return the figures of that and of the served model on the same data.
+
+    Raises:
+        NotEnoughDataError: The store has too few events.
+        HubError: The shop cannot be read.
+    """
+    artifacts = place.artifacts(tenant)
+    with open_store(place.shop_dsn, place.mapping, tenant=tenant, store_id=store_id, limits=place.limits) as reader:
+        data = family.read(reader, parameters)
+    if family.count(data) == 0:
+        raise NotEnoughDataError(_no_data(store_id))
+    with tempfile.TemporaryDirectory(prefix="aihub-compare-") as folder:
+        trained = family.fit(data, parameters, progress=progress, cancelled=never_cancelled, checkpoint=Path(folder))
+        return dict(trained.metrics), evaluate_served(artifacts, store_id, model_type, trained)
 
 
 def evaluate_served(artifacts: ArtifactStore, store_id: int, model_type: ModelType, trained: Trained) -> dict[str, float] | None:

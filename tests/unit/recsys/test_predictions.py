@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aihub.errors import NotFoundError
-from aihub.recsys.artifacts import ArtifactStore, ModelType
+from aihub.recsys.artifacts import MODEL_TYPES, ArtifactStore, ModelType
 from aihub.recsys.open_models import OpenModels
 from aihub.recsys.predictions import Answer, Predictions
 
@@ -46,8 +46,8 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     made = House(tmp_path)
-    for model_type in ("recommendation", "trending", "next_item"):
-        made.train(model_type)  # type: ignore[arg-type]
+    for model_type in MODEL_TYPES:
+        made.train(model_type)
     return made
 
 

@@ -32,6 +32,11 @@ class Work:
             self.place, options.pop("family", self.family), 1, "recommendation", {"dim": dim}, tenant=self.shop.tenant, **options
         )
 
+    def session(self, run_id: str | None = None, model_type: str = "recommendation") -> TrainingSession:
+        """A training that has begun."""
+        made = TrainingSession(self.shop.dsn, tenant=self.shop.tenant, store_id=1, model_type=model_type, run_id=run_id)
+        return made.open({})
+
     async def last(self) -> Any:
         return (await self.runs.recent(self.shop.tenant, 1))[0]
 
@@ -78,13 +83,11 @@ async def test_store_without_orders_is_refused_with_the_way_to_get_some(work: Wo
 
 
 async def test_second_training_of_the_same_model_is_refused_and_another_model_is_not(work: Work) -> None:
-    held = TrainingSession(work.shop.dsn, tenant=work.shop.tenant, store_id=1, model_type="recommendation", run_id=None).open({})
+    held = work.session()
     try:
         with pytest.raises(ConflictError, match=held.run_id):
             work.train()
-        other = TrainingSession(work.shop.dsn, tenant=work.shop.tenant, store_id=1, model_type="trending", run_id=None)
-        other.open({})
-        other.close()
+        work.session(model_type="trending").close()
     finally:
         held.close()
     assert work.train().served
@@ -154,7 +157,7 @@ async def test_killed_training_shows_as_interrupted_and_is_taken_up_with_its_che
 
 
 async def test_new_training_closes_the_row_of_a_dead_one(work: Work) -> None:
-    dead = TrainingSession(work.shop.dsn, tenant=work.shop.tenant, store_id=1, model_type="recommendation", run_id=None).open({})
+    dead = work.session()
     dead.close()
     work.train()
     assert (await work.runs.get(work.shop.tenant, dead.run_id)).status == "interrupted"
