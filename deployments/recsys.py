@@ -1,0 +1,157 @@
+"""The `recsys` deployment: answers from each store's models, and trainings as Ray jobs."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from aihub.engines.base import PartHealth
+from aihub.errors import ConflictError, HubError, InternalError, NotFoundError, StorageUnavailableError, UnavailableError
+from aihub.recsys.artifacts import ModelType
+from aihub.recsys.open_models import OpenModels
+from aihub.recsys.predictions import Predictions
+from aihub.recsys.settings import RecsysSettings
+from aihub.recsys.store_data.live import LiveShop
+from aihub.recsys.training import TrainingPlace
+from aihub.schemas.recsys import (
+    NextItemsAnswer,
+    NextItemsRequest,
+    RecommendationsAnswer,
+    RecommendationsRequest,
+    RollbackAnswer,
+    StoreStatus,
+    TrainingAnswer,
+    TrainingJob,
+    TrendingAnswer,
+    TrendingRequest,
+)
+from aihub.settings import Settings
+from aihub.storage.cache import Cache
+from aihub.storage.postgres import Database
+from aihub.storage.recsys_runs import ENDED, RunRecord, TrainingRunTable
+from aihub.telemetry.logging import configure_logging
+from deployments.training_jobs import TrainingJobs
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+JOB_LOOK_S = 5.0
+"""A job that died before its training began has no heartbeat; its job is looked at."""
+
+
+class Recsys:
+    """Called over its handle by the ingress; the methods mirror `RecsysService`, with the tenant in the principal's place."""
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        configure_logging()
+        assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
+        recsys = RecsysSettings()
+        dsn = settings.database_url.get_secret_value()
+        self._recsys_settings = recsys
+        self._place = TrainingPlace.of(recsys, hub_dsn=dsn, home=settings.home_path)
+        self._database = Database(dsn, timeout_s=settings.storage_timeout_s)
+        self._runs = TrainingRunTable(self._database)
+        self._shop = LiveShop(
+            self._place.shop_dsn, self._place.mapping, timeout_s=recsys.live_timeout_s, connections=recsys.live_connections
+        )
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
+        self._models = OpenModels(self._place.artifacts, load_models(), most=recsys.max_models)
+        self._predictions = Predictions(self._models, self._shop, self._cache, ttl_s=recsys.cache_ttl_s)
+        self._jobs = TrainingJobs()
+        await self._database.open()
+
+    async def start_training(
+        self, tenant: str, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
+    ) -> TrainingJob:
+        """Start a training as a Ray job.
+
+        Raises:
+            ConflictError: The same store and model is being trained.
+            UnavailableError: The cluster takes no jobs now.
+        """
+        chosen = with_defaults(self._recsys_settings, model_type, parameters)
+        run = await self._runs.create(tenant, store_id, model_type, chosen)
+        try:
+            await asyncio.to_thread(
+                self._jobs.submit, run.id, tenant=tenant, store_id=store_id, model_type=model_type, parameters=chosen
+            )
+        except RuntimeError as error:
+            logger.warning("A training job was not taken: %s", error)
+            await self._runs.fail(tenant, run.id, code="no_job_server", message="The cluster took no job.")
+            raise UnavailableError("The cluster takes no jobs now. Try again in half a minute.", retry_after_s=30) from error
+        return training_job(run)
+
+    async def finish_training(self, tenant: str, job_id: str) -> TrainingAnswer:
+        """Wait for a training and return how it ended.
+
+        Raises:
+            HubError: What it failed with; `ConflictError` when it was cancelled.
+        """
+        looked_s = asyncio.get_running_loop().time()
+        run = await self._runs.get(tenant, job_id)
+        while run.status not in ENDED:
+            await asyncio.sleep(POLL_S)
+            if asyncio.get_running_loop().time() - looked_s > JOB_LOOK_S:
+                looked_s = asyncio.get_running_loop().time()
+                await self._notice_death(run)
+            run = await self._runs.get(tenant, job_id)
+        if run.status != "succeeded":
+            raise training_error(run)
+        return training_answer(run)
+
+    async def job(self, tenant: str, job_id: str) -> TrainingJob:
+        run = await self._runs.get(tenant, job_id)
+        if run.status == "queued":
+            await self._notice_death(run)
+            run = await self._runs.get(tenant, job_id)
+        return training_job(run)
+
+    async def cancel_job(self, tenant: str, job_id: str) -> TrainingJob:
+        return training_job(await self._runs.request_cancel(tenant, job_id))
+
+    async def store_status(self, tenant: str, store_id: int) -> StoreStatus:
+        models, runs = await asyncio.gather(
+            self._runs.store_models(tenant, store_id), self._runs.recent(tenant, store_id)
+        )
+        return store_status(store_id, models, runs)
+
+    async def rollback(self, tenant: str, store_id: int, model_type: ModelType) -> RollbackAnswer:
+        """Serve the version before the current one again."""
+        version = await asyncio.to_thread(self._place.artifacts(tenant).rollback, store_id, model_type)
+        path = version.path.relative_to(self._place.home).as_posix()
+        await self._runs.set_store_model(
+            tenant, store_id, model_type, version=version.name, model_path=path, metrics=version.metrics
+        )
+        return RollbackAnswer(
+            store_id=store_id, model_type=model_type, version=version.name, model_path=path, metrics=dict(version.metrics)
+        )
+
+    async def recommendations(self, tenant: str, request: RecommendationsRequest) -> RecommendationsAnswer:
+        answer = await self._predictions.recommendations(
+            tenant, request.store_id, request.user_id, request.n, exclude_purchased=request.exclude_purchased
+        )
+        return recommendations_answer(request, answer)
+
+    async def trending(self, tenant: str, request: TrendingRequest) -> TrendingAnswer:
+        return trending_answer(request, await self._predictions.trending(tenant, request.store_id, request.n))
+
+    async def next_items(self, tenant: str, request: NextItemsRequest) -> NextItemsAnswer:
+        answer = await self._predictions.next_items(
+            tenant, request.store_id, request.item_history, request.top_k, exclude_history=request.exclude_history
+        )
+        return next_items_answer(request, answer)
+
+    async def health(self) -> PartHealth:
+        """Answer the ingress's probe."""
+        return PartHealth("ok")
+
+    async def __del__(self) -> None:
+        await asyncio.gather(self._shop.close(), self._cache.close())
+        await self._database.close()
+
+    async def _notice_death(self, run: RunRecord) -> None:
+        ended = await asyncio.to_thread(self._jobs.has_ended, run.id)
+        if ended is not None:
+            message = f"Its job ended ({ended}) before the training did. Start it again; it goes on where it stopped."
+            await self._runs.fail(run.tenant_id, run.id, code="job_ended", message=message)

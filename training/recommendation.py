@@ -1,0 +1,77 @@
+"""NeuMF and matrix factors on one Ray Train worker, which is replaced when it dies and goes on from its checkpoint."""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from aihub.errors import HubError, InternalError
+from aihub.recsys.training import TrainingPlace, TrainingResult
+
+WORKER_CPUS = 0.5
+"""Bookkeeping only: on a machine with two cores serving has taken most of Ray's."""
+MAX_FAILURES = 2
+NICENESS = 10
+
+
+def train_on_worker(
+    place: TrainingPlace, store_id: int, parameters: dict[str, Any], *, tenant: str, run_id: str
+) -> TrainingResult:
+    """Train on a worker and return its result.
+
+    A worker that is killed is started again up to `MAX_FAILURES` times; the fit continues from the checkpoint folder of the
+    store and model.
+
+    Raises:
+        HubError: What the training failed with.
+        InternalError: Its worker died again and again.
+    """
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    trainer = TorchTrainer(
+        _train_here,
+        train_loop_config={
+            "place": place,
+            "store_id": store_id,
+            "parameters": parameters,
+            "tenant": tenant,
+            "run_id": run_id,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=1, use_gpu=has_gpu, resources_per_worker={"CPU": WORKER_CPUS} | ({"GPU": 0.1} if has_gpu else {})
+        ),
+        run_config=RunConfig(
+            name=run_id,
+            storage_path=str(place.home / "training"),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    outcome = trainer.fit().return_value
+    if isinstance(outcome, HubError):
+        raise outcome
+    if not isinstance(outcome, dict):
+        raise InternalError("The training gave no result; the log of its job says why.")
+    return TrainingResult(**outcome)
+
+
+def _train_here(config: dict[str, Any]) -> dict[str, Any] | HubError:
+    """Run in the worker. An error of the data is a result: trying again would not help."""
+    from aihub.recsys.families import choose_family
+    from aihub.recsys.training import train
+
+    os.nice(NICENESS)
+    try:
+        result = train(
+            config["place"],
+            choose_family("recommendation"),
+            config["store_id"],
+            "recommendation",
+            config["parameters"],
+            tenant=config["tenant"],
+            run_id=config["run_id"],
+        )
+    except HubError as error:
+        return error
+    return asdict(result)

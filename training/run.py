@@ -1,0 +1,71 @@
+"""One training, as the entry point of a Ray job: `python -m training.run --run-id ... --store-id 1 --model-type trending`.
+
+Where it stands is read from `ai_training_log`, not from the job: the row outlives the cluster.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from typing import Any
+
+import ray
+
+from aihub.errors import HubError
+from aihub.recsys.artifacts import ModelType
+from aihub.recsys.families import choose_family
+from aihub.recsys.settings import RecsysSettings
+from aihub.recsys.training import TrainingPlace, TrainingResult, train
+from aihub.settings import Settings
+from aihub.telemetry.logging import configure_logging
+
+logger = logging.getLogger("training.run")
+
+STORES_ACTOR = ("aihub-embedded-stores", "aihub")
+NICENESS = 10
+"""Added to this process and its workers: training takes what serving leaves."""
+
+
+def main() -> None:
+    """Train; a `HubError` ends in one line and exit status 1, as the log row has the rest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--tenant", required=True)
+    parser.add_argument("--store-id", type=int, required=True)
+    parser.add_argument("--model-type", choices=["recommendation", "trending", "next_item"], required=True)
+    parser.add_argument("--parameters", type=json.loads, default={}, help="hyper-parameters as JSON")
+    options = parser.parse_args()
+    configure_logging()
+    os.nice(NICENESS)
+    ray.init(address="auto", log_to_driver=False)
+    try:
+        result = run(options.run_id, options.tenant, options.store_id, options.model_type, options.parameters)
+    except HubError as error:
+        print(f"training: {error.message}", file=sys.stderr)
+        sys.exit(1)
+    print(result.message)
+
+
+def run(run_id: str, tenant: str, store_id: int, model_type: ModelType, parameters: dict[str, Any]) -> TrainingResult:
+    """Train one model of one store; NeuMF's family on a Ray Train worker, the others here."""
+    settings = Settings()
+    dsn = settings.database_url.get_secret_value() if settings.database_url else embedded_database_url()
+    place = TrainingPlace.of(RecsysSettings(), hub_dsn=dsn, home=settings.home_path)
+    if model_type == "recommendation":
+        from training.recommendation import train_on_worker
+
+        return train_on_worker(place, store_id, parameters, tenant=tenant, run_id=run_id)
+    return train(place, choose_family(model_type), store_id, model_type, parameters, tenant=tenant, run_id=run_id)
+
+
+def embedded_database_url() -> str:
+    """Return the address of the embedded PostgreSQL of this cluster."""
+    name, namespace = STORES_ACTOR
+    database_url: str
+    database_url, _ = ray.get(ray.get_actor(name, namespace=namespace).urls.remote(), timeout=60)
+    return database_url
+
+
+if __name__ == "__main__":
+    main()
