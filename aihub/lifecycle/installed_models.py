@@ -1,12 +1,12 @@
 """The local chat models of this machine, ready to be started: the default one, installed ones, and folders people put there."""
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from aihub.errors import HubError
+from aihub.errors import ConfigurationError, HubError
 from aihub.lifecycle.host import ModelSpec
 from aihub.lifecycle.requirement import GIB, estimate
 from aihub.profiles import Profile
@@ -14,6 +14,7 @@ from aihub.registry.catalogue import Catalogue, CatalogueEntry
 from aihub.registry.detection import find_folders
 from aihub.registry.installs import InstallStore
 from aihub.registry.keys import ModelKey
+from aihub.registry.model_folder import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +92,10 @@ class InstalledModels:
                 continue
             try:
                 models[model_id] = self._describe(model_id, found, entry)
-            except HubError as error:
+            except (HubError, OSError) as error:
                 if found.path not in self._reported:
                     self._reported.add(found.path)
-                    logger.warning("%s cannot be served: %s", found.path, error.message)
+                    logger.warning("%s cannot be served: %s", found.path, error)
         return models
 
     def _folders(self) -> Iterator[_Found]:
@@ -109,9 +110,8 @@ class InstalledModels:
 
     def _describe(self, model_id: str, found: _Found, entry: CatalogueEntry | None) -> LocalModel:
         llm, device = self._profile.llm, "cpu" if self._profile.device == "cpu" else "cuda:0"
-        config = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
-        trained_tokens = int(config.get("max_position_embeddings") or llm.max_model_len)
-        context_tokens = min(llm.max_model_len, trained_tokens)
+        config = _read_config(found.path)
+        context_tokens = min(llm.max_model_len, _trained_tokens(config) or llm.max_model_len)
         requirement = estimate(
             found.path,
             context_tokens=context_tokens,
@@ -147,7 +147,21 @@ def _model_id(found: _Found, entry: CatalogueEntry | None) -> str:
     return name.rsplit("/", 1)[-1].lower()
 
 
-def _quantization(config: dict[str, object], entry: CatalogueEntry | None) -> str | None:
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise ConfigurationError(f"{folder / 'config.json'} is not an object. Fetch the model again.")
+    return config
+
+
+def _trained_tokens(config: dict[str, Any]) -> int | None:
+    """Longest context the model was made for; that of a vision model lies under `text_config`."""
+    text = config.get("text_config")
+    stated = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    return stated if isinstance(stated, int) and stated > 0 else None
+
+
+def _quantization(config: dict[str, Any], entry: CatalogueEntry | None) -> str | None:
     stated = config.get("quantization_config")
     method = stated.get("quant_method") if isinstance(stated, dict) else None
     return str(method) if method else entry.quantization if entry is not None else None
@@ -155,10 +169,9 @@ def _quantization(config: dict[str, object], entry: CatalogueEntry | None) -> st
 
 def _is_chat_model(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        names = _read_config(folder).get("architectures")
+    except ConfigurationError:
         return False
-    names = config.get("architectures") if isinstance(config, dict) else None
     return isinstance(names, list) and any(str(name).endswith(CHAT_ARCHITECTURES) for name in names)
 
 
