@@ -1,6 +1,7 @@
 """The local chat models of this machine, ready to be started: the default one, installed ones, and folders people put there."""
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from aihub.errors import ConfigurationError, HubError
 from aihub.lifecycle.host import ModelSpec
+from aihub.lifecycle.planner import SMALL_BATCH
 from aihub.lifecycle.requirement import GIB, estimate
 from aihub.profiles import Profile
 from aihub.registry.catalogue import Catalogue, CatalogueEntry
@@ -61,6 +63,7 @@ class InstalledModels:
     Args:
         profile: Numbers every local model shares: context, batch, KV cache, type of numbers.
         dtype: What the engine computes in on this machine.
+        capacity_bytes: What one model may take; one that is too large for the profile's batch gets a small one.
     """
 
     def __init__(
@@ -72,7 +75,9 @@ class InstalledModels:
         catalogue: Catalogue,
         installs: InstallStore,
         models_path: Path,
+        capacity_bytes: float = math.inf,
     ) -> None:
+        self._capacity_bytes = capacity_bytes
         self._profile = profile
         self._dtype = dtype
         self._default = default
@@ -112,14 +117,17 @@ class InstalledModels:
         llm, device = self._profile.llm, "cpu" if self._profile.device == "cpu" else "cuda:0"
         config = _read_config(found.path)
         context_tokens = min(llm.max_model_len, _trained_tokens(config) or llm.max_model_len)
-        requirement = estimate(
-            found.path,
-            context_tokens=context_tokens,
-            max_num_seqs=llm.max_num_seqs,
-            device=device,
-            kv_cache_bytes=llm.cpu_kv_cache_gb * GIB if llm.cpu_kv_cache_gb is not None else None,
-            dtype=self._dtype,
-        )
+        for max_num_seqs in (llm.max_num_seqs, min(llm.max_num_seqs, SMALL_BATCH)):
+            requirement = estimate(
+                found.path,
+                context_tokens=context_tokens,
+                max_num_seqs=max_num_seqs,
+                device=device,
+                kv_cache_bytes=llm.cpu_kv_cache_gb * GIB if llm.cpu_kv_cache_gb is not None else None,
+                dtype=self._dtype,
+            )
+            if requirement.total_bytes <= self._capacity_bytes:
+                break
         is_default = found.path == self._default.path
         parser = entry.tool_call_parser if entry is not None else llm.tool_call_parser if is_default else None
         spec = ModelSpec(
@@ -129,7 +137,7 @@ class InstalledModels:
             device=device,
             requirement=requirement,
             context_tokens=context_tokens,
-            max_num_seqs=llm.max_num_seqs,
+            max_num_seqs=max_num_seqs,
             quantization=_quantization(config, entry) or (llm.quantization if is_default else None),
             tool_call_parser=parser,
             created=found.created,
