@@ -30,6 +30,7 @@ from aihub.registry.downloads.events import JobEvent
 from aihub.registry.local import open_registry
 from aihub.registry.service import ModelRegistry
 from aihub.settings import Settings
+from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
 from aihub.telemetry.logging import configure_logging
 from aihub.telemetry.registry_metrics import RegistryMetrics
 from deployments.llm_app import engine_dtype
@@ -121,6 +122,7 @@ class Models:
             policy=_policy(self._configuration),
             desired=DesiredState(folder / "desired.json", first=(self._default.model_id,)),
             peaks=PeakStore(folder / "peaks.json"),
+            metrics=LifecycleMetrics(self._metrics),
         )
 
     async def report(

@@ -1,6 +1,5 @@
 """Local models on the running hub: loaded on request, evicted for each other, unloaded when idle; the registry's API."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -54,23 +53,12 @@ class BudgetWatch(threading.Thread):
             self.over += [device for device in devices if device["reserved_bytes"] > device["budget_bytes"]]
 
 
-def test_models_alternate_under_a_budget_that_holds_only_one(hub: RunningHub) -> None:
+def test_models_alternate_under_a_budget_that_holds_only_one(hub: RunningHub, client: openai.OpenAI) -> None:
+    """The second model waits until the first has ended its stream, whole; then the first comes back."""
     watch = BudgetWatch(hub)
     watch.start()
-    for model, other in ((SECOND_MODEL, hub.model), (hub.model, SECOND_MODEL)):
-        answer = ask(hub, model)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["model"] == model
-        assert states(hub) == {model: "ready", other: "unloaded"}
-    watch.stopping.set()
-    watch.join()
-    assert watch.seen > 10
-    assert watch.over == []
-
-
-def test_busy_model_ends_its_stream_before_it_makes_room(hub: RunningHub, client: openai.OpenAI) -> None:
-    waiting: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: waiting.append(ask(hub, SECOND_MODEL)))
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(ask(hub, SECOND_MODEL)))
     stream = client.chat.completions.create(
         model=hub.model,
         messages=[{"role": "user", "content": "Count."}],
@@ -87,7 +75,16 @@ def test_busy_model_ends_its_stream_before_it_makes_room(hub: RunningHub, client
     assert usage is not None
     assert usage.completion_tokens == 300
     thread.join()
-    assert waiting[0].status_code == 200
+    assert answers[0].status_code == 200, answers[0].text
+    assert answers[0].json()["model"] == SECOND_MODEL
+    assert states(hub) == {SECOND_MODEL: "ready", hub.model: "unloaded"}
+    back = ask(hub, hub.model)
+    assert back.status_code == 200, back.text
+    assert states(hub) == {hub.model: "ready", SECOND_MODEL: "unloaded"}
+    watch.stopping.set()
+    watch.join()
+    assert watch.seen > 10
+    assert watch.over == []
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -150,7 +147,9 @@ def test_registry_tells_what_is_here_and_what_is_required(hub: RunningHub) -> No
 
 
 def test_model_is_validated_and_measured(hub: RunningHub) -> None:
-    report = post(hub, "/models/validate", {"keys": ["package:smollm2"]}).json()["data"]
+    answer = post(hub, "/models/validate", {"models": ["package:smollm2"]})
+    assert answer.status_code == 200, answer.text
+    report = answer.json()["data"]
     assert report["is_good"] is True
     speed = report["results"][0]["speed"]
     assert speed["unit"] == "tokens/s"
@@ -190,22 +189,6 @@ def test_provider_without_a_key_says_what_to_set(hub: RunningHub) -> None:
     assert "OPENAI_API_KEY" in answer.json()["error"]["message"]
 
 
-async def test_requests_for_both_models_at_once_are_all_answered(hub: RunningHub) -> None:
-    """Alternating in one burst neither thrashes nor loses a request."""
-    async with httpx.AsyncClient(timeout=LOAD_TIMEOUT_S) as http:
-
-        async def one(number: int) -> int:
-            body = {
-                "model": (hub.model, SECOND_MODEL)[number % 2],
-                "messages": [{"role": "user", "content": str(number)}],
-                "max_tokens": 3,
-            }
-            return (await http.post(f"{hub.url}/v1/chat/completions", json=body)).status_code
-
-        statuses = await asyncio.gather(*(one(number) for number in range(12)))
-    assert statuses == [200] * 12
-
-
 def test_budget_of_the_test_hub_is_the_one_it_was_given(hub: RunningHub) -> None:
     device = httpx.get(f"{hub.url}/api/v1/models/status", timeout=30).json()["data"]["devices"][0]
     fixed = sum(holder["size_bytes"] for holder in device["holders"] if holder["fixed"])
@@ -223,6 +206,9 @@ def test_idle_model_is_unloaded_and_its_memory_is_back(hub: RunningHub) -> None:
     assert hub.model not in {holder["holder"] for holder in device["holders"]}
     assert hub.processes("VLLM::EngineCore") == []
     health = httpx.get(f"{hub.url}/health").json()["parts"]["llm"]
-    assert health["status"] == "ok"
+    while health["status"] != "ok":  # the ingress hears of it within a second or two
+        assert time.monotonic() - started_s < 70
+        time.sleep(0.2)
+        health = httpx.get(f"{hub.url}/health").json()["parts"]["llm"]
     assert "not loaded" in health["reason"]
     post(hub, "/models/configure", {"model_unload_timeout_s": None})
