@@ -15,9 +15,16 @@ HubError
 │   ├── OverloadedError      503  queues are full
 │   ├── StorageUnavailableError 503 PostgreSQL does not answer
 │   └── ModelUnavailableError 503 the model is not loaded, is loading or has died
+│       └── ProviderUnavailableError 503 a remote provider is down or left alone for a while (*)
+│           └── ProviderNotConfiguredError 503 its key or URL is missing (*)
 ├── EngineTimeoutError       504  the engine did not answer in time
+├── ProviderError            502  a remote provider answered with something that is no answer (*)
+│   └── ProviderKeyError     502  it refuses the hub's key (*)
+├── ProviderRetiredError     410  a remote provider was shut down by its owner (*)
 └── InternalError            500  a bug; details go to the log, never to the client
     └── ConfigurationError   500  settings, profile or Serve config are wrong (raised at start-up)
+
+(*) in `aihub.providers.failures`; further children live beside what raises them (`aihub.registry.downloads.errors`).
 
 `aihub.api.errors` renders any of them in OpenAI's shape; Serve handles carry them unchanged.
 """

@@ -47,7 +47,11 @@ def translate_error(error: BaseException, part: str) -> HubError:
 
 
 class AppConnection:
-    """One Serve application by name: found lazily, watched by a probe, refused while down."""
+    """One Serve application by name: found lazily, watched by a probe, refused while down.
+
+    Attributes:
+        is_new: It has not answered a probe yet.
+    """
 
     def __init__(self, app_name: str, part: str) -> None:
         self.part = part
@@ -55,6 +59,7 @@ class AppConnection:
         self._handle: DeploymentHandle | None = None
         self._methods: dict[tuple[str, bool], DeploymentHandle] = {}
         self._health = PartHealth("down", "starting")
+        self.is_new = True
         self._task: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Future[Any]] = set()
 
@@ -187,7 +192,7 @@ class AppConnection:
         else:
             if self._health.status == "down":
                 logger.info("%s is available.", self.part)
-            self._health = health
+            self._health, self.is_new = health, False
 
 
 async def _result_of(response: Any) -> Any:

@@ -38,7 +38,13 @@ def deploy(spec: ModelSpec, profile: Profile, defaults: dict[str, Any]) -> None:
     Raises:
         RuntimeError: Serve gave up; `serve.status()` has the reason.
     """
-    serve.run(build_llm_application(spec, profile, defaults), name=app_name(spec.model_id), route_prefix=None)
+    serve.run(
+        build_llm_application(spec, profile, defaults),
+        name=app_name(spec.model_id),
+        route_prefix=None,
+        # Probes come every second; the ingress logs what people ask.
+        logging_config={"enable_access_log": False},
+    )
 
 
 def build_llm_application(spec: ModelSpec, profile: Profile, defaults: dict[str, Any]) -> Application:

@@ -171,9 +171,8 @@ class ModelDirectory:
         return self._connections[model_id]
 
     async def _engine(self, model_id: str) -> "LocalEngine":
-        is_new = model_id not in self._connections
         connection = self._connection(model_id)
-        if is_new:
+        if connection.is_new:
             await connection.wait_until_up(CONNECT_TIMEOUT_S)
         if model_id not in self._engines:
             self._engines[model_id] = LocalEngine(LLMHandle(connection), model_id, self)

@@ -30,6 +30,7 @@ from aihub.registry.downloads.events import JobEvent
 from aihub.registry.local import open_registry
 from aihub.registry.service import ModelRegistry
 from aihub.settings import Settings
+from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
 from aihub.telemetry.logging import configure_logging
 from aihub.telemetry.registry_metrics import RegistryMetrics
 from deployments.llm_app import engine_dtype
@@ -90,14 +91,6 @@ class Models:
             digests_in_use=self._digests_in_use,
         )
         self._dtype = engine_dtype(profile.llm, profile.device)
-        self._installed = InstalledModels(
-            profile,
-            dtype=self._dtype,
-            default=default,
-            catalogue=self._registry.catalogue,
-            installs=self._registry.installs,
-            models_path=settings.models_path,
-        )
         self._models: dict[str, LocalModel] = {}
         self._configuration = await asyncio.to_thread(self._registry.configuration.read)
         self._lifecycle = await self._open_lifecycle(settings)
@@ -113,6 +106,15 @@ class Models:
         amx, capability = await asyncio.to_thread(lambda: (has_amx_tiles(), read_compute_capability()))
         self._ability = DeviceAbility(device, capability if device != "cpu" else None, amx)
         self._capacity_bytes = budget.models_bytes
+        self._installed = InstalledModels(
+            self._profile,
+            dtype=self._dtype,
+            default=self._default,
+            catalogue=self._registry.catalogue,
+            installs=self._registry.installs,
+            models_path=settings.models_path,
+            capacity_bytes=self._capacity_bytes,
+        )
         return ModelLifecycle(
             self._host,
             open_ledger(budget),
@@ -120,6 +122,7 @@ class Models:
             policy=_policy(self._configuration),
             desired=DesiredState(folder / "desired.json", first=(self._default.model_id,)),
             peaks=PeakStore(folder / "peaks.json"),
+            metrics=LifecycleMetrics(self._metrics),
         )
 
     async def report(

@@ -14,8 +14,12 @@ import psutil
 import pytest
 
 from aihub.cli import processes
+from aihub.profiles import load_profile
+from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
+from aihub.registry.selection import select_chat_model, select_embedding_model
 from aihub.settings import Settings
 from benchmarks.servers import free_port
+from tests.serve.second_model import build_second_model
 
 # Ray reads this once, when it is first imported: tests join the hub's cluster with the token its start has made.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -23,6 +27,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 90.0
+MODELS_MEMORY_GB = 5.0
+SECOND_MODEL = "tiny-second"
 
 
 @dataclass
@@ -56,12 +62,12 @@ def title(process: psutil.Process) -> str:
 
 
 def start_hub(home: Path, *, environment: dict[str, str] | None = None) -> RunningHub:
-    """Run `aihub serve` until it says it is ready; the models of the project's own state folder are shared."""
-    models = Settings().models_path
-    models.mkdir(parents=True, exist_ok=True)
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "models").exists():
-        (home / "models").symlink_to(models)
+    """Run `aihub serve` until it says it is ready.
+
+    The models of the project's own state folder are shared; beside them lies a second chat model, and memory for chat models
+    is limited so that only one of the two fits.
+    """
+    _share_models(home / "models")
     port = free_port()
     run_id = f"test-{os.getpid()}-{port}"
     process = subprocess.Popen(
@@ -73,6 +79,7 @@ def start_hub(home: Path, *, environment: dict[str, str] | None = None) -> Runni
         start_new_session=True,
         env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
         | {"AIHUB_HOME": str(home), processes.RUN_ID_VARIABLE: run_id}
+        | {"AIHUB_MODELS_MEMORY_GB": str(MODELS_MEMORY_GB), "MIN_RESIDENCY": "1"}
         | (environment or {}),
     )
     assert process.stdout is not None
@@ -85,6 +92,19 @@ def start_hub(home: Path, *, environment: dict[str, str] | None = None) -> Runni
     log = home / "logs" / "serve.log"
     tail = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.is_file() else ""
     pytest.fail(f"the hub did not start:\n{printed}\n{tail}")
+
+
+def _share_models(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = Settings()
+    profile = load_profile(settings.profile)
+    first = prepare_chat_model(select_chat_model(settings, profile).source, settings)
+    prepare_embedding_model(select_embedding_model(settings, profile).source, settings, backend=profile.embeddings.backend)
+    for shared in settings.models_path.iterdir():
+        if shared.is_dir() and not (folder / shared.name).exists():
+            (folder / shared.name).symlink_to(shared)
+    if not (folder / SECOND_MODEL).exists():
+        build_second_model(first, folder / SECOND_MODEL)
 
 
 def stop_hub(hub: RunningHub) -> str:

@@ -149,7 +149,7 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Load a model in the running hub."""
-    run(lambda backend: backend.load(model_id, force_reload), tables.show_loaded, as_json=as_json, needs_hub=True)
+    run(lambda backend: backend.load(model_id, force_reload), tables.show_model, as_json=as_json, needs_hub=True)
 
 
 @app.command()
@@ -158,7 +158,7 @@ def unload(
     as_json: Json = False,
 ) -> None:
     """Unload a model and wait until its memory is back."""
-    run(lambda backend: backend.unload(model_id), tables.show_loaded, as_json=as_json, needs_hub=True)
+    run(lambda backend: backend.unload(model_id), tables.show_model, as_json=as_json, needs_hub=True)
 
 
 @app.command()

@@ -2,17 +2,17 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from aihub.cli.models_backend import Answer
+from aihub.lifecycle.ledger import gib
 
 PIPE_WIDTH = 200
 STATE_STYLES = {"available": "green", "cached": "yellow", "damaged": "red bold", "missing": "dim"}
+STATE_STYLES |= {"ready": "green", "failed": "red bold", "loading": "yellow", "queued": "yellow"}
 
 
 def show_status(answer: Answer) -> None:
@@ -120,36 +120,54 @@ def show_update(answer: Answer) -> None:
         show_downloads(answer)
 
 
+def show_model(answer: Answer) -> None:
+    """One model after it was loaded or unloaded."""
+    if answer["state"] != "ready":
+        _print(f"{answer['model_id']} is {answer['state']}.")
+        return
+    took = "" if answer["load_time_s"] is None else f", loaded in {answer['load_time_s']:.1f} s"
+    _print(f"{answer['model_id']} is ready on {answer['device']} with {_memory(answer)}{took}.")
+
+
 def show_loaded(answer: Answer) -> None:
-    """Lists of the answer as tables and the rest as lines; the hub's answers say what their numbers are in their names."""
-    for name, value in answer.items():
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            _print(_rows_table(name, value))
-        elif isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
-            _print(_rows_table(name, [{"name": key} | item for key, item in value.items()]))
-        elif value not in (None, [], {}):
-            _print(f"{name}: {_cell(name, value)}")
+    """Models that are in memory, on their way or failed; then who holds the memory of each device."""
+    shown = [model for model in answer["models"] if model["state"] != "unloaded"]
+    table = _table("model", "state", "memory", "device", "in flight", "last used", "pinned", "")
+    for model in sorted(shown, key=lambda model: (not model["used_bytes"], model["model_id"])):
+        state = Text(model["state"], style=STATE_STYLES.get(model["state"], ""))
+        used = "" if model["last_used_at"] is None else _ago(time.time() - model["last_used_at"])
+        pinned = "yes" if model["pinned"] else ""
+        table.add_row(
+            model["model_id"], state, _memory(model), model["device"], str(model["in_flight"]), used, pinned, _remark(model)
+        )
+    _print(table if shown else "No model is loaded.")
+    others = [model["model_id"] for model in answer["models"] if model["state"] == "unloaded"]
+    if others:
+        _print(f"Installed, loaded by their first request: {', '.join(others)}")
+    for device in answer["devices"]:
+        holders = ", ".join(f"{held['holder']} {gib(held['size_bytes'])}" for held in device["holders"]) or "nobody"
+        free = "" if device["free_bytes"] is None else f"; {gib(device['free_bytes'])} are free on the device"
+        account = f"{gib(device['reserved_bytes'])} of {gib(device['budget_bytes'])} reserved"
+        _print(f"{device['device']}: {account} ({holders}){free}")
 
 
-def _rows_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = _table(*(column.removesuffix("_bytes") for column in columns))
-    table.title, table.title_justify = title, "left"
-    for row in rows:
-        table.add_row(*(_cell(column, row.get(column)) for column in columns))
-    return table
+def _memory(model: Answer) -> str:
+    """What it was seen to hold, else what is reserved for it."""
+    return gib(model["used_bytes"]) if model["used_bytes"] else f"up to {gib(model['need_bytes'])}"
 
 
-def _cell(name: str, value: object) -> str:
-    if value is None:
-        return ""
-    if name.endswith("_bytes") and isinstance(value, int):
-        return _size(value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(name, item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(_cell(name, item) for item in value)
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+def _remark(model: Answer) -> str:
+    waiting = f"{model['waiting']} requests wait for it" if model["waiting"] else ""
+    retry = f" (again in {model['retry_in_s']:.0f} s)" if model["retry_in_s"] else ""
+    failure = f"{model['failure']}{retry}" if model["failure"] else ""
+    return "; ".join(filter(None, (failure, waiting)))
+
+
+def _ago(seconds: float) -> str:
+    for unit_s, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:.0f} {name} ago"
+    return f"{max(seconds, 0):.0f} s ago"
 
 
 def _table(*columns: str) -> Table:

@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +14,7 @@ from aihub.lifecycle.requirement import GIB
 from aihub.profiles import Profile, load_profile
 from aihub.registry.catalogue import load_catalogue
 from aihub.registry.configuration import CONFIGURATION_NAME, ConfigurationStore
+from aihub.registry.machine import read_ram
 from aihub.settings import Settings
 
 _WORDS = {"fits": "fits", "alone": "only alone", "too_large": "too large", "elsewhere": "not here"}
@@ -30,20 +30,18 @@ def plan(
     """Show which models of the catalogue fit the device, alone and together, and why."""
     settings = Settings()
     chosen = load_profile(profile or settings.profile)
-    made = _plan(chosen, settings.home_path, memory_gb)
+    made = _plan(chosen, settings, memory_gb)
     if as_json:
         typer.echo(json.dumps(plan_document(made), indent=1))
     else:
         _print(made)
 
 
-def _plan(profile: Profile, home: Path, memory_gb: float | None) -> Plan:
-    import psutil
-
+def _plan(profile: Profile, settings: Settings, memory_gb: float | None) -> Plan:
     memory_bytes = int(memory_gb * GIB) if memory_gb is not None else None
-    ram_bytes = memory_bytes if memory_bytes is not None else int(psutil.virtual_memory().total)
-    budget = device_budget(profile, memory_bytes, ram_bytes=ram_bytes)
-    limit = ConfigurationStore(home / CONFIGURATION_NAME, os.environ).read().max_concurrent_models
+    ram_bytes = memory_bytes if memory_bytes is not None else read_ram()
+    budget = device_budget(profile, memory_bytes, ram_bytes=ram_bytes, models_memory_gb=settings.models_memory_gb)
+    limit = ConfigurationStore(settings.home_path / CONFIGURATION_NAME, os.environ).read().max_concurrent_models
     return make_plan(profile, budget, load_catalogue(), load_shapes(), max_models=limit)
 
 

@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from aihub.lifecycle.clients import ClientReports, Directory, ReadyModel
 from aihub.lifecycle.ledger import MemoryLedger
 from aihub.lifecycle.policy import LifecyclePolicy
 from aihub.lifecycle.state import IN_MEMORY, ModelRecord, ModelState, Signal
+from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
 
 
 @dataclass(slots=True)
@@ -30,6 +32,7 @@ class Board:
     Args:
         clock: Seconds that only grow; intervals are taken from it.
         wall_clock: Unix seconds, for people.
+        metrics: Counts what happens; on a registry of their own when None.
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class Board:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        metrics: LifecycleMetrics | None = None,
     ) -> None:
         self.ledger = ledger
         self.policy = policy
         self.clock = clock
         self.wall_clock = wall_clock
+        self.metrics = metrics if metrics is not None else LifecycleMetrics()
         self.records: dict[str, ModelRecord] = {}
         self.clients = ClientReports()
         self.changed = Signal()
@@ -51,6 +56,7 @@ class Board:
         self.version = int(wall_clock() * 1000)
         self.drain_after_s = 0.0
         self._lanes: dict[str, Lane] = {}
+        self._show_gauges()
 
     def lane(self, device: str) -> Lane:
         return self._lanes.setdefault(device, Lane())
@@ -87,3 +93,21 @@ class Board:
         loadable = frozenset(name for name in self.records if name not in ready)
         # A client gives up its directory before it is forgotten here.
         return Directory(self.version, ready, loadable, lease_s=self.policy.client_timeout_s * 0.8)
+
+    def _show_gauges(self) -> None:
+        for state in ModelState:
+            self.metrics.watch_models(state.value, partial(self._count, state))
+        self.metrics.waiting.set_function(lambda: sum(record.waiting for record in self.records.values()))
+        for device, budget_bytes in self.ledger.budgets.items():
+            self.metrics.watch_memory(device, "budget", partial(int, budget_bytes))
+            self.metrics.watch_memory(device, "reserved", partial(self._reserved_bytes, device))
+            self.metrics.watch_memory(device, "used", partial(self._used_bytes, device))
+
+    def _count(self, state: ModelState) -> int:
+        return sum(record.shown_state is state for record in self.records.values())
+
+    def _reserved_bytes(self, device: str) -> int:
+        return sum(held.size_bytes for held in self.ledger.holders(device))
+
+    def _used_bytes(self, device: str) -> int:
+        return sum(held.used_bytes or 0 for held in self.ledger.holders(device))

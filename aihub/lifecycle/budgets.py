@@ -46,12 +46,13 @@ def device_budget(
         profile: Says which device, how large the card is and what share embeddings take of it.
         total_bytes: Measured memory of the card; the profile's figure when None.
         ram_bytes: Memory of this machine, for a CPU profile.
-        models_memory_gb: What chat models may take, where the operator says so.
+        models_memory_gb: What chat models may take, where the operator says so; no more than the device has.
     """
     budget = _whole_budget(profile, total_bytes, ram_bytes)
     if models_memory_gb is None:
         return budget
-    return replace(budget, budget_bytes=int(models_memory_gb * GIB) + sum(budget.fixed.values()))
+    wanted_bytes = int(models_memory_gb * GIB) + sum(budget.fixed.values())
+    return replace(budget, budget_bytes=min(wanted_bytes, budget.total_bytes))
 
 
 def _whole_budget(profile: Profile, total_bytes: int | None, ram_bytes: int) -> DeviceBudget:

@@ -3,23 +3,23 @@
 import shutil
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 
 from aihub.lifecycle.host import DeviceMemory
+from aihub.registry.machine import CGROUP_LIMIT, read_ram
 
 MIB = 2**20
 NVIDIA_SMI_TIMEOUT_S = 5.0
 
 
-def read_device_memory(device: str) -> list[DeviceMemory]:
+def read_device_memory(device: str, cgroup: Path = CGROUP_LIMIT.parent) -> list[DeviceMemory]:
     """Return the memory of `cpu` or of every card; none where the driver does not answer. Blocking, up to a second.
 
-    Cards are `cuda:0`, `cuda:1`, ... in the driver's order.
+    Cards are `cuda:0`, `cuda:1`, ... in the driver's order. In a container with a memory limit, `cpu` is what it leaves.
     """
-    import psutil
-
     if device == "cpu":
-        memory = psutil.virtual_memory()
-        return [DeviceMemory("cpu", int(memory.total), int(memory.available))]
+        total_bytes = read_ram(cgroup / CGROUP_LIMIT.name)
+        return [DeviceMemory("cpu", total_bytes, _read_free_ram(total_bytes, cgroup))]
     rows = _ask_driver("--query-gpu=index,memory.total,memory.free")
     return [DeviceMemory(f"cuda:{index}", total * MIB, free * MIB) for index, total, free in rows]
 
@@ -59,6 +59,20 @@ def read_compute_capability() -> tuple[int, int] | None:
     lines = _run([program, "--query-gpu=compute_cap", "--format=csv,noheader"]).split()
     major, _, minor = lines[0].partition(".") if lines else ("", "", "")
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+
+
+def _read_free_ram(total_bytes: int, cgroup: Path) -> int:
+    import psutil
+
+    free_bytes = int(psutil.virtual_memory().available)
+    try:
+        used_bytes = int((cgroup / "memory.current").read_text(encoding="ascii"))
+        lines = (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
+        # Files read once and not since: the kernel drops them before it refuses memory.
+        droppable_bytes = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, ValueError, IndexError):
+        return min(free_bytes, total_bytes)  # The limits are not in version 2 of control groups, or there are none.
+    return max(min(free_bytes, total_bytes - used_bytes + droppable_bytes), 0)
 
 
 def _ask_driver(query: str) -> list[tuple[int, ...]]:

@@ -1,11 +1,14 @@
 """Generation defaults of each local model, kept in the state folder so that they outlive the model's time in memory."""
 
 import json
+import logging
 import threading
 from pathlib import Path
 from typing import Any
 
 from aihub.registry.documents import write_document
+
+logger = logging.getLogger(__name__)
 
 
 class GenerationDefaultsStore:
@@ -35,6 +38,9 @@ class GenerationDefaultsStore:
         try:
             document = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            logger.warning("%s is not readable (%s); models have their own generation defaults.", self._path, error)
             return {}
         if not isinstance(document, dict):
             return {}

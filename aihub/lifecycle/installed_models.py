@@ -1,19 +1,22 @@
 """The local chat models of this machine, ready to be started: the default one, installed ones, and folders people put there."""
 
-import json
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from aihub.errors import HubError
+from aihub.errors import ConfigurationError, HubError
 from aihub.lifecycle.host import ModelSpec
+from aihub.lifecycle.planner import SMALL_BATCH
 from aihub.lifecycle.requirement import GIB, estimate
 from aihub.profiles import Profile
 from aihub.registry.catalogue import Catalogue, CatalogueEntry
 from aihub.registry.detection import find_folders
 from aihub.registry.installs import InstallStore
 from aihub.registry.keys import ModelKey
+from aihub.registry.model_folder import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ class InstalledModels:
     Args:
         profile: Numbers every local model shares: context, batch, KV cache, type of numbers.
         dtype: What the engine computes in on this machine.
+        capacity_bytes: What one model may take; one that is too large for the profile's batch gets a small one.
     """
 
     def __init__(
@@ -71,7 +75,9 @@ class InstalledModels:
         catalogue: Catalogue,
         installs: InstallStore,
         models_path: Path,
+        capacity_bytes: float = math.inf,
     ) -> None:
+        self._capacity_bytes = capacity_bytes
         self._profile = profile
         self._dtype = dtype
         self._default = default
@@ -91,10 +97,10 @@ class InstalledModels:
                 continue
             try:
                 models[model_id] = self._describe(model_id, found, entry)
-            except HubError as error:
+            except (HubError, OSError) as error:
                 if found.path not in self._reported:
                     self._reported.add(found.path)
-                    logger.warning("%s cannot be served: %s", found.path, error.message)
+                    logger.warning("%s cannot be served: %s", found.path, error)
         return models
 
     def _folders(self) -> Iterator[_Found]:
@@ -109,17 +115,19 @@ class InstalledModels:
 
     def _describe(self, model_id: str, found: _Found, entry: CatalogueEntry | None) -> LocalModel:
         llm, device = self._profile.llm, "cpu" if self._profile.device == "cpu" else "cuda:0"
-        config = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
-        trained_tokens = int(config.get("max_position_embeddings") or llm.max_model_len)
-        context_tokens = min(llm.max_model_len, trained_tokens)
-        requirement = estimate(
-            found.path,
-            context_tokens=context_tokens,
-            max_num_seqs=llm.max_num_seqs,
-            device=device,
-            kv_cache_bytes=llm.cpu_kv_cache_gb * GIB if llm.cpu_kv_cache_gb is not None else None,
-            dtype=self._dtype,
-        )
+        config = _read_config(found.path)
+        context_tokens = min(llm.max_model_len, _trained_tokens(config) or llm.max_model_len)
+        for max_num_seqs in (llm.max_num_seqs, min(llm.max_num_seqs, SMALL_BATCH)):
+            requirement = estimate(
+                found.path,
+                context_tokens=context_tokens,
+                max_num_seqs=max_num_seqs,
+                device=device,
+                kv_cache_bytes=llm.cpu_kv_cache_gb * GIB if llm.cpu_kv_cache_gb is not None else None,
+                dtype=self._dtype,
+            )
+            if requirement.total_bytes <= self._capacity_bytes:
+                break
         is_default = found.path == self._default.path
         parser = entry.tool_call_parser if entry is not None else llm.tool_call_parser if is_default else None
         spec = ModelSpec(
@@ -129,7 +137,7 @@ class InstalledModels:
             device=device,
             requirement=requirement,
             context_tokens=context_tokens,
-            max_num_seqs=llm.max_num_seqs,
+            max_num_seqs=max_num_seqs,
             quantization=_quantization(config, entry) or (llm.quantization if is_default else None),
             tool_call_parser=parser,
             created=found.created,
@@ -147,7 +155,21 @@ def _model_id(found: _Found, entry: CatalogueEntry | None) -> str:
     return name.rsplit("/", 1)[-1].lower()
 
 
-def _quantization(config: dict[str, object], entry: CatalogueEntry | None) -> str | None:
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise ConfigurationError(f"{folder / 'config.json'} is not an object. Fetch the model again.")
+    return config
+
+
+def _trained_tokens(config: dict[str, Any]) -> int | None:
+    """Longest context the model was made for; that of a vision model lies under `text_config`."""
+    text = config.get("text_config")
+    stated = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    return stated if isinstance(stated, int) and stated > 0 else None
+
+
+def _quantization(config: dict[str, Any], entry: CatalogueEntry | None) -> str | None:
     stated = config.get("quantization_config")
     method = stated.get("quant_method") if isinstance(stated, dict) else None
     return str(method) if method else entry.quantization if entry is not None else None
@@ -155,10 +177,9 @@ def _quantization(config: dict[str, object], entry: CatalogueEntry | None) -> st
 
 def _is_chat_model(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        names = _read_config(folder).get("architectures")
+    except ConfigurationError:
         return False
-    names = config.get("architectures") if isinstance(config, dict) else None
     return isinstance(names, list) and any(str(name).endswith(CHAT_ARCHITECTURES) for name in names)
 
 

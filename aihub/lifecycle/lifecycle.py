@@ -18,6 +18,7 @@ from aihub.lifecycle.state import ModelRecord, ModelState
 from aihub.lifecycle.status import LifecycleStatus, ModelStatus, device_status, model_status
 from aihub.lifecycle.transitions import Transitions
 from aihub.lifecycle.upkeep import Upkeep
+from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
 
 SpecSource = Callable[[], Awaitable[dict[str, ModelSpec]]]
 SPECS_MAX_AGE_S = 1.0
@@ -36,6 +37,7 @@ class ModelLifecycle:
         policy: See `LifecyclePolicy`; `set_policy` replaces it at run time.
         desired: Remembers what is loaded and pinned.
         peaks: Measured memory; forgotten at the end when None.
+        metrics: Counts loads, unloads and memory; nobody reads them when None.
         clock: Seconds that only grow.
         wall_clock: Unix seconds.
     """
@@ -49,13 +51,14 @@ class ModelLifecycle:
         policy: LifecyclePolicy,
         desired: DesiredState,
         peaks: PeakStore | None = None,
+        metrics: LifecycleMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._host = host
         self._specs = specs
         self._peaks = peaks if peaks is not None else PeakStore()
-        self._board = Board(ledger, policy, clock=clock, wall_clock=wall_clock)
+        self._board = Board(ledger, policy, clock=clock, wall_clock=wall_clock, metrics=metrics)
         self._transitions = Transitions(self._board, host, self._peaks)
         self._loader = Loader(self._board, self._transitions)
         self._upkeep = Upkeep(self._board, self._transitions, host, desired, self._peaks, self.refresh)
@@ -264,7 +267,7 @@ class ModelLifecycle:
                     param="model_id",
                 )
             holds_memory = self._board.ledger.held_bytes(record.model_id) > 0
-            if holds_memory and not await self._transitions.stop(record):
+            if holds_memory and not await self._transitions.stop(record, "requested"):
                 reason = record.failure.reason if record.failure else "unknown"
                 raise ModelUnavailableError(f"The model {record.model_id!r} could not be unloaded: {reason}")
         await self._upkeep.save()

@@ -102,7 +102,7 @@ class Loader:
         victim = step.victim
         async with self._board.lane(victim.spec.device).lock:
             if step.is_patient or not self._board.is_busy(victim):
-                await self._transitions.make_room(victim, is_patient=step.is_patient)
+                await self._transitions.make_room(victim, is_patient=step.is_patient, reason="evicted")
 
     def refuse_hopeless(self, record: ModelRecord) -> None:
         """Refuse at once what cannot be loaded now.

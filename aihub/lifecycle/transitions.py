@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Literal
 
 from aihub.errors import HubError, ModelUnavailableError
 from aihub.lifecycle.board import Board
@@ -11,6 +12,9 @@ from aihub.lifecycle.peaks import PeakStore
 from aihub.lifecycle.state import Failure, ModelRecord, ModelState
 
 logger = logging.getLogger(__name__)
+
+Reason = Literal["evicted", "idle", "requested"]
+Stage = Literal["start", "run", "stop"]
 
 GIVEN_BACK = 0.9
 """Share of a stopped model's memory that must show as free again; drivers keep a little."""
@@ -46,12 +50,13 @@ class Transitions:
             reason = _reason(error, f"it did not start within {board.policy.start_timeout_s:.0f} s")
             logger.warning("Loading %s failed: %s", record.model_id, reason)
             await self.stop(record)
-            self.fail(record, reason)
+            self.fail(record, "start", reason)
             raise ModelUnavailableError(
                 f"The model {record.model_id!r} could not be loaded: {reason}", retry_after_s=self.retry_after_s(record)
             ) from error
         record.failure = None
         record.load_time_s = board.clock() - began_s
+        board.metrics.load_seconds.labels(spec.device).observe(record.load_time_s)
         self.enter_ready(record)
 
     def enter_ready(self, record: ModelRecord) -> None:
@@ -63,9 +68,10 @@ class Transitions:
         board.touch(record)
         board.set_state(record, ModelState.READY)
 
-    def fail(self, record: ModelRecord, reason: str) -> None:
+    def fail(self, record: ModelRecord, stage: Stage, reason: str) -> None:
         """Note a failure and when the next try makes sense."""
         policy = self._board.policy
+        self._board.metrics.failures.labels(record.spec.device, stage).inc()
         count = record.failure.count + 1 if record.failure else 1
         wait_s = min(policy.first_backoff_s * 2 ** min(count - 1, 16), policy.max_backoff_s)
         record.failure = Failure(reason, count, self._board.clock() + wait_s)
@@ -76,15 +82,15 @@ class Transitions:
         left_s = record.failure.retry_at_s - self._board.clock() if record.failure else 0.0
         return max(round(left_s + 0.5), 1)
 
-    async def make_room(self, record: ModelRecord, *, is_patient: bool, yields_to_requests: bool = False) -> None:
-        """Unload a ready model that is not pinned, unless requests keep it; arguments as for `drain`."""
+    async def make_room(self, record: ModelRecord, *, is_patient: bool, reason: Reason, yields_to_requests: bool = False) -> None:
+        """Unload a ready model that is not pinned, unless requests keep it; arguments as for `drain` and `stop`."""
         if record.state is not ModelState.READY or _is_pinned(record):
             return
         if await self.drain(record, is_patient=is_patient, yields_to_requests=yields_to_requests):
             if _is_pinned(record):  # meanwhile
                 self._board.set_state(record, ModelState.READY)
             else:
-                await self.stop(record)
+                await self.stop(record, reason)
 
     async def drain(self, record: ModelRecord, *, is_patient: bool, yields_to_requests: bool = False) -> bool:
         """Take a ready model out of the directory until nothing is in flight; False when it had to stay.
@@ -118,8 +124,13 @@ class Transitions:
         board.set_state(record, ModelState.READY)
         return False
 
-    async def stop(self, record: ModelRecord) -> bool:
-        """Stop a model and wait until its memory is back; False (state `failed`, memory still charged) when it stays."""
+    async def stop(self, record: ModelRecord, reason: Reason | None = None) -> bool:
+        """Stop a model and wait until its memory is back; False (state `failed`, memory still charged) when it stays.
+
+        Args:
+            record: The model.
+            reason: Counted; None for what is left of a model that did not start or stop.
+        """
         board = self._board
         board.set_state(record, ModelState.UNLOADING)
         before = await self._quietly_live(record.spec.device)
@@ -128,10 +139,12 @@ class Transitions:
             async with asyncio.timeout(board.policy.stop_timeout_s):
                 await self._host.stop(record.model_id)
         except Exception as error:  # noqa: BLE001  # a host may fail in any way; the model's memory stays charged to it
-            reason = _reason(error, f"it did not stop within {board.policy.stop_timeout_s:.0f} s")
-            logger.warning("Unloading %s failed: %s", record.model_id, reason)
-            self.fail(record, f"It could not be unloaded: {reason}")
+            cause = _reason(error, f"it did not stop within {board.policy.stop_timeout_s:.0f} s")
+            logger.warning("Unloading %s failed: %s", record.model_id, cause)
+            self.fail(record, "stop", f"It could not be unloaded: {cause}")
             return False
+        if reason is not None:
+            board.metrics.unloads.labels(record.spec.device, reason).inc()
         await self._wait_for_memory(record, before, used_bytes)
         board.ledger.release(record.model_id)
         record.used_bytes = None

@@ -134,7 +134,7 @@ class Upkeep:
                 continue
             if record.state is ModelState.READY:
                 board.ledger.release(record.model_id)
-                self._transitions.fail(record, "It stopped by itself; the log of the model has the reason.")
+                self._transitions.fail(record, "run", "It stopped by itself; the log of the model has the reason.")
             elif record.state is ModelState.FAILED and board.ledger.held_bytes(record.model_id):
                 board.ledger.release(record.model_id)
                 board.set_state(record, ModelState.UNLOADED)
@@ -155,7 +155,7 @@ class Upkeep:
         board = self._board
         async with board.lane(record.spec.device).lock:
             if board.clock() - record.used_s >= board.policy.unload_timeout_s > 0:
-                await self._transitions.make_room(record, is_patient=False, yields_to_requests=True)
+                await self._transitions.make_room(record, is_patient=False, reason="idle", yields_to_requests=True)
 
     def _save_peaks(self) -> None:
         try:

@@ -30,10 +30,11 @@ class Machine:
 def read_machine(state_folder: Path, cgroup_limit: Path = CGROUP_LIMIT) -> Machine:
     """Look at the machine; takes up to a second where a graphics driver is asked."""
     name, memory_bytes = _read_gpu()
-    return Machine(_read_ram(cgroup_limit), name, memory_bytes, _read_free(state_folder))
+    return Machine(read_ram(cgroup_limit), name, memory_bytes, _read_free(state_folder))
 
 
-def _read_ram(cgroup_limit: Path) -> int:
+def read_ram(cgroup_limit: Path = CGROUP_LIMIT) -> int:
+    """Return the memory in bytes this process may use in all; a container's limit where that is lower."""
     import psutil
 
     total = int(psutil.virtual_memory().total)

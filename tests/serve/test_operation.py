@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from deployments.handles import AppConnection
@@ -125,3 +126,15 @@ def test_stream_of_the_openai_helper_ends_by_itself(hub: RunningHub, client: ope
         events = [event.type for event in stream]
     assert events[-1] == "content.done"
     assert "Paris" in (stream.get_final_completion().choices[0].message.content or "")
+
+
+def test_no_process_of_the_hub_talks_to_another_machine(hub: RunningHub) -> None:
+    own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+    connections = [
+        (process.name(), connection.raddr.ip)
+        for process in hub.processes("")
+        for connection in process.net_connections("inet")
+        if connection.raddr
+    ]
+    assert connections
+    assert [pair for pair in connections if pair[1].removeprefix("::ffff:") not in own] == []

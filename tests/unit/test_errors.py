@@ -1,9 +1,11 @@
 import pickle
+import re
 
 import pytest
 
 from aihub import errors
 from aihub.errors import HubError
+from aihub.providers import failures
 
 TREE = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, HubError)]
 
@@ -27,3 +29,13 @@ def test_openai_shape_has_exactly_the_four_fields() -> None:
     assert body == {
         "error": {"message": "No such model.", "type": "invalid_request_error", "param": "model", "code": "model_not_found"}
     }
+
+
+@pytest.mark.parametrize(
+    "error_type",
+    [value for value in vars(failures).values() if isinstance(value, type) and issubclass(value, HubError)] + TREE,
+    ids=lambda error_type: error_type.__name__,
+)
+def test_tree_in_the_docstring_names_every_error_with_its_status(error_type: type[HubError]) -> None:
+    if error_type is not HubError:
+        assert re.search(rf"[├└]── {error_type.__name__} +{error_type.status}\b", str(errors.__doc__))

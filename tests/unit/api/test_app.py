@@ -11,13 +11,27 @@ from aihub.api.requests import StrictRoute
 from .conftest import assert_refused
 
 ROUTES = """
+DELETE /models/jobs/{job_id}
 DELETE /v1/files/{file_id}
 DELETE /v1/vector_stores/{store_id}
 DELETE /v1/vector_stores/{store_id}/files/{file_id}
+GET /api/v1/models
+GET /api/v1/models/info
+GET /api/v1/models/status
 GET /docs
 GET /docs/{name}
 GET /health
 GET /metrics
+GET /models/configuration
+GET /models/detect
+GET /models/health
+GET /models/jobs
+GET /models/jobs/{job_id}
+GET /models/jobs/{job_id}/events
+GET /models/recommended
+GET /models/status
+GET /models/update/{key:path}
+GET /models/versions/{key:path}
 GET /openapi.json
 GET /v1/files
 GET /v1/files/{file_id}
@@ -30,10 +44,25 @@ GET /v1/vector_stores/{store_id}/files
 GET /v1/vector_stores/{store_id}/files/{file_id}
 GET /v1/vector_stores/{store_id}/files/{file_id}/content
 POST /api/v1/chat/completions
+POST /api/v1/models/clear_cache
+POST /api/v1/models/generation_config
+POST /api/v1/models/load
+POST /api/v1/models/pin
+POST /api/v1/models/unload
+POST /api/v1/models/unpin
+POST /models/cleanup
+POST /models/configure
+POST /models/download/{key:path}
+POST /models/ensure
+POST /models/pin
+POST /models/rollback
+POST /models/unpin
+POST /models/validate
 POST /v1/chat/completions
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/files
+POST /v1/generate
 POST /v1/vector_stores
 POST /v1/vector_stores/{store_id}
 POST /v1/vector_stores/{store_id}/files

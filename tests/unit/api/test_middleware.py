@@ -2,12 +2,18 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import unquote
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from aihub.telemetry.answer_notes import note
 from aihub.telemetry.logging import configure_logging
+from aihub.telemetry.registry_metrics import RegistryMetrics
 
 from .conftest import chat_body
 from .services import Parts
@@ -83,6 +89,39 @@ async def test_no_request_is_in_flight_after_all_answers_but_the_probe_itself(cl
     await client.post("/v1/chat/completions", json=chat_body(stream=True))
     await client.get("/nothing")
     assert (await samples(client))["aihub_http_requests_in_flight", ()] == 1
+
+
+async def test_decisions_about_a_request_are_headers_of_its_answer_only(client: httpx.AsyncClient, parts: Parts) -> None:
+    def answer(prompt: str) -> str:
+        if "auto" in prompt:
+            note("x-aihub-model", "mô-hình")
+            note("x-aihub-route-reasons", "task chat; loaded 35\r\nset-cookie: a=b")
+        return "Chào bạn."
+
+    parts.engine._answer = answer
+    for stream in (False, True):
+        noted = await client.post(
+            "/v1/chat/completions", json=chat_body(messages=[{"role": "user", "content": "auto"}], stream=stream)
+        )
+        assert unquote(noted.headers["x-aihub-model"]) == "mô-hình"
+        assert unquote(noted.headers["x-aihub-route-reasons"]).startswith("task chat; loaded 35")
+        assert "set-cookie" not in noted.headers
+    plain = await client.post("/v1/chat/completions", json=chat_body())
+    assert not [name for name in plain.headers if name.startswith("x-aihub")]
+
+
+async def test_metrics_of_other_processes_follow_the_replicas_own(app: FastAPI, client: httpx.AsyncClient, parts: Parts) -> None:
+    async def others() -> bytes:
+        registry = CollectorRegistry()
+        RegistryMetrics(registry).set_totals(total=5, available=3, required=2, missing_required=1)
+        return generate_latest(registry)
+
+    app.state.services = replace(parts.services(), more_metrics=others)
+    counted = await samples(client)
+    assert counted["aihub_registry_models", (("state", "missing_required"),)] == 1
+    assert counted["aihub_http_requests_in_flight", ()] == 1
+    families = [line.split()[2] for line in (await client.get("/metrics")).text.splitlines() if line.startswith("# TYPE")]
+    assert len(set(families)) == len(families)
 
 
 class TestLogging:

@@ -1,5 +1,6 @@
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,8 +11,16 @@ from typer.testing import CliRunner, Result
 
 from aihub.cli import models_backend, models_tables
 from aihub.cli.models import app
+from aihub.lifecycle.board import Board
+from aihub.lifecycle.host import ModelSpec
+from aihub.lifecycle.ledger import MemoryLedger
+from aihub.lifecycle.policy import LifecyclePolicy
+from aihub.lifecycle.requirement import MemoryRequirement
+from aihub.lifecycle.state import ModelRecord
+from aihub.lifecycle.status import model_status
 from aihub.registry.installs import InstallStore
 from aihub.registry.keys import parse_key
+from aihub.schemas.lifecycle import model_report
 from tests.unit.registry.test_keys import BAD_KEYS
 
 SPEECH = parse_key("vosk:vi")
@@ -270,18 +279,55 @@ def test_answer_that_is_no_answer_is_a_clear_failure(hub: FakeHub, content: str)
     assert "same version" in result.stderr
 
 
-def test_loaded_models_are_shown_as_tables(hub: FakeHub) -> None:
-    hub.answers["GET /api/v1/models/status"] = (
-        200,
-        {
-            "models": [{"id": "smollm2", "state": "ready", "memory_bytes": 3 * 10**9, "pinned": True}],
-            "devices": [{"device": "cpu", "total_bytes": 8 * 10**9, "holders": {"smollm2": 3 * 10**9}}],
-        },
-    )
+def local_model(model_id: str, **changes: Any) -> dict[str, Any]:
+    """A model as `/api/v1/models` describes it."""
+    requirement = MemoryRequirement(2**30, 2**29, 2**29)
+    record = ModelRecord(ModelSpec(model_id, f"local:{model_id}", Path("/m"), "cpu", requirement, 4096, 16), 2 * 2**30)
+    return model_report(model_status(record, Board(MemoryLedger({"cpu": 0}), LifecyclePolicy()))).model_dump() | changes
+
+
+def show_loaded(hub: FakeHub, *models: dict[str, Any], **device: Any) -> list[str]:
+    """The lines of `aihub models ps`."""
+    holders = [{"holder": "mô-hình", "size_bytes": 3 * 2**30, "used_bytes": None, "fixed": False}]
+    account = {"device": "cpu", "total_bytes": 8 * 2**30, "free_bytes": 2**30, "budget_bytes": 6 * 2**30}
+    data = {"models": list(models), "devices": [account | {"reserved_bytes": 3 * 2**30, "holders": holders} | device]}
+    hub.answers["GET /api/v1/models/status"] = (200, {"success": True, "data": data})
     result = call("ps")
     assert result.exit_code == 0, result.output
-    assert "smollm2" in result.stdout
-    assert "3.0 GB" in result.stdout
+    return result.stdout.splitlines()
+
+
+def test_loaded_models_are_shown_with_their_memory_use_and_pins(hub: FakeHub) -> None:
+    used = {"used_bytes": 5 * 2**29, "last_used_at": time.time() - 130, "in_flight": 2, "pinned": True}
+    lines = show_loaded(hub, local_model("a-loading", state="loading"), local_model("mô-hình", state="ready", **used))
+    assert lines[0].split() == "model state memory device in flight last used pinned".split()
+    assert lines[1].split() == "mô-hình ready 2.5 GiB cpu 2 2 min ago yes".split()
+    assert lines[2].split() == "a-loading loading up to 2.0 GiB cpu 0".split()
+    assert lines[3] == "cpu: 3.0 GiB of 6.0 GiB reserved (mô-hình 3.0 GiB); 1.0 GiB are free on the device"
+
+
+def test_failed_and_awaited_models_say_why_and_when(hub: FakeHub) -> None:
+    failed = local_model("broken", state="failed", failure="out of memory", retry_in_s=9.6, waiting=3)
+    (line,) = [line for line in show_loaded(hub, failed) if line.startswith("broken")]
+    assert line.endswith("out of memory (again in 10 s); 3 requests wait for it")
+
+
+def test_models_that_are_not_loaded_are_named_below(hub: FakeHub) -> None:
+    lines = show_loaded(hub, local_model("smollm2"), local_model("qwen"), holders=[], free_bytes=None, reserved_bytes=0)
+    assert lines == [
+        "No model is loaded.",
+        "Installed, loaded by their first request: smollm2, qwen",
+        "cpu: 0.0 GiB of 6.0 GiB reserved (nobody)",
+    ]
+
+
+def test_load_and_unload_tell_what_came_of_it(hub: FakeHub) -> None:
+    ready = local_model("smollm2", state="ready", load_time_s=12.34)
+    hub.answers["POST /api/v1/models/load"] = (200, {"success": True, "data": ready})
+    hub.answers["POST /api/v1/models/unload"] = (200, {"success": True, "data": local_model("smollm2")})
+    assert call("load", "smollm2").stdout == "smollm2 is ready on cpu with up to 2.0 GiB, loaded in 12.3 s.\n"
+    assert call("unload", "smollm2").stdout == "smollm2 is unloaded.\n"
+    assert json.loads(call("load", "smollm2", "--json").stdout)["state"] == "ready"
 
 
 def test_bench_measures_through_the_api(hub: FakeHub) -> None:

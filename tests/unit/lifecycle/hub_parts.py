@@ -18,6 +18,7 @@ from aihub.lifecycle.peaks import PeakStore
 from aihub.lifecycle.policy import LifecyclePolicy
 from aihub.lifecycle.requirement import MemoryRequirement
 from aihub.lifecycle.status import ModelStatus
+from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
 
 from .virtual_time import now_s
 
@@ -103,11 +104,13 @@ class Ingress:
             await self.lifecycle.ensure(model_id)
         self.in_flight[model_id] += 1
         self._used.add(model_id)
-        self.host.begin_request(model_id)
         try:
-            await asyncio.sleep(duration_s)
+            self.host.begin_request(model_id)
+            try:
+                await asyncio.sleep(duration_s)
+            finally:
+                self.host.end_request(model_id)
         finally:
-            self.host.end_request(model_id)
             self.in_flight[model_id] -= 1
 
 
@@ -121,6 +124,7 @@ async def running_hub(
     desired: Desired | None = None,
     fixed: Mapping[str, float] | None = None,
     peaks: PeakStore | None = None,
+    metrics: LifecycleMetrics | None = None,
     clients: int = 1,
 ) -> AsyncIterator[Hub]:
     """A started lifecycle with `clients` ingress replicas; at the end every model may still be loaded."""
@@ -136,7 +140,14 @@ async def running_hub(
         return installed
 
     lifecycle = ModelLifecycle(
-        host, ledger, list_specs, policy=policy, desired=memory, peaks=peaks, clock=asyncio.get_running_loop().time
+        host,
+        ledger,
+        list_specs,
+        policy=policy,
+        desired=memory,
+        peaks=peaks,
+        metrics=metrics,
+        clock=asyncio.get_running_loop().time,
     )
     await lifecycle.start()
     replicas = [Ingress(lifecycle, host, f"ingress-{number}") for number in range(clients)]

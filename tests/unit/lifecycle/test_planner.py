@@ -119,6 +119,13 @@ def test_command_prints_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert {one["verdict"] for one in document["models"]} >= {"fits", "elsewhere"}
 
 
+def test_plan_keeps_to_what_the_operator_gives_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AIHUB_HOME", str(tmp_path))
+    monkeypatch.setenv("AIHUB_MODELS_MEMORY_GB", "4")
+    result = CliRunner().invoke(app, ["--profile", "rtx4060ti", "--json"])
+    assert json.loads(result.stdout)["device"]["models_bytes"] == 4 * GIB
+
+
 def test_more_memory_fits_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AIHUB_HOME", str(tmp_path))
     result = CliRunner().invoke(app, ["--profile", "rtx4060ti", "--memory-gb", "24", "--json"])

@@ -114,3 +114,16 @@ async def test_damaged_state_file_is_kept_aside_and_counts_as_empty(tmp_path: Pa
     assert path.with_suffix(".damaged").read_text(encoding="utf-8") == content
     await DesiredState(path).write(Desired(("a",)))
     assert await DesiredState(path).read() == Desired(("a",))
+
+
+async def test_without_a_state_file_the_first_models_are_wanted_and_afterwards_what_was_written(tmp_path: Path) -> None:
+    state = DesiredState(tmp_path / "models.json", first=("smollm2",))
+    assert await state.read() == Desired(loaded=("smollm2",))
+    await state.write(Desired())
+    assert await state.read() == Desired()
+
+
+async def test_damaged_state_file_does_not_bring_the_first_models_back(tmp_path: Path) -> None:
+    path = tmp_path / "models.json"
+    path.write_text("{", encoding="utf-8")
+    assert await DesiredState(path, first=("smollm2",)).read() == Desired()

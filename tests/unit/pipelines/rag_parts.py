@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,10 @@ class OneModel:
 
     def __init__(self, engine: ChatEngine) -> None:
         self._engine = engine
+        self.asked: list[tuple[str, Mapping[str, Any] | None]] = []
 
-    async def resolve(self, model_id: str) -> ChatEngine:
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
+        self.asked.append((model_id, body))
         card = await self._engine.card()
         if model_id != card.model_id:
             raise model_not_found(model_id, [card.model_id])

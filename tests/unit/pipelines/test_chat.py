@@ -1,6 +1,6 @@
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx2
@@ -188,7 +188,7 @@ async def test_client_that_leaves_while_the_stream_opens_stops_the_engine() -> N
 
 async def test_model_that_is_loading_is_unavailable() -> None:
     class Loading(OneModel):
-        async def resolve(self, model_id: str) -> Any:
+        async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> Any:
             raise ModelUnavailableError("The model is loading.")
 
         async def list(self) -> list[ChatModelCard]:
@@ -277,3 +277,31 @@ async def test_special_tokens_of_the_model_are_broken_in_messages() -> None:
     parts = hub(engine=engine)
     await parts.chat.chat(CALLER, request("Xin <|turn>system chào"))
     assert "<|turn>" not in engine.bodies[-1]["messages"][-1]["content"]
+
+
+class AnyModel(OneModel):
+    """Resolves every name to its engine, as `auto` is."""
+
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> Any:
+        self.asked.append((model_id, body))
+        return self._engine
+
+
+async def test_auto_is_decided_by_the_body_of_each_kind_of_request() -> None:
+    parts = hub()
+    parts.chat._engines = directory = AnyModel(parts.engine)
+    await parts.chat.chat(CALLER, request("Phở bò giá bao nhiêu?", model="auto"))
+    await (await parts.chat.open_chat_stream(CALLER, request("Viết hàm Python", model="auto", stream=True))).aclose()
+    await parts.chat.complete(CALLER, completion(model="auto", prompt="def f("))
+    await (await parts.chat.open_complete_stream(CALLER, completion(model="auto", prompt="class A:", stream=True))).aclose()
+    assert [model_id for model_id, _ in directory.asked] == ["auto"] * 4
+    bodies = [body for _, body in directory.asked if body is not None]
+    assert [body["messages"][-1]["content"] for body in bodies[:2]] == ["Phở bò giá bao nhiêu?", "Viết hàm Python"]
+    assert [body["prompt"] for body in bodies[2:]] == ["def f(", "class A:"]
+
+
+async def test_named_model_is_resolved_without_reading_the_body() -> None:
+    parts = hub()
+    parts.chat._engines = directory = AnyModel(parts.engine)
+    await parts.chat.chat(CALLER, request(model="smollm2"))
+    assert directory.asked == [("smollm2", None)]

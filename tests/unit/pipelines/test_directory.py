@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ class Local:
         self.engines = {name: FakeChatEngine(name) for name in names}
         self.unavailable: set[str] = set()
 
-    async def resolve(self, model_id: str) -> ChatEngine:
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
         if model_id in self.unavailable:
             raise ModelUnavailableError(f"{model_id} is not loaded")
         if model_id not in self.engines:

@@ -95,7 +95,8 @@ class Hub:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    # The library reads the variable once, when it is imported; these tests talk to their own server even in an offline run.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     started = Hub()
     yield started
@@ -203,7 +204,8 @@ async def test_room_is_asked_for_before_the_first_byte(hub: Hub, tmp_path: Path)
     assert hub.asked == []
 
 
-async def test_no_hub_is_one_clear_error(tmp_path: Path) -> None:
+async def test_no_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     fetcher = HubFetcher(endpoint="http://127.0.0.1:9", patience=QUICK)
     async with asyncio.timeout(30):
         with pytest.raises(DownloadError, match="the hub does not answer"):

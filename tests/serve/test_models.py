@@ -1,0 +1,214 @@
+"""Local models on the running hub: loaded on request, evicted for each other, unloaded when idle; the registry's API."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from deployments.client import HubClient
+from tests.cluster import MODELS_MEMORY_GB, SECOND_MODEL, RunningHub
+
+LOAD_TIMEOUT_S = 300.0
+
+
+def states(hub: RunningHub) -> dict[str, str]:
+    answer = httpx.get(f"{hub.url}/api/v1/models", timeout=30).json()
+    return {model["model_id"]: model["state"] for model in answer["data"]["models"]}
+
+
+def ask(hub: RunningHub, model: str, **fields: Any) -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "Xin chào!"}], "max_tokens": 4} | fields
+    return httpx.post(f"{hub.url}/v1/chat/completions", json=body, timeout=LOAD_TIMEOUT_S)
+
+
+def post(hub: RunningHub, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    return httpx.post(f"{hub.url}{path}", json=body, timeout=LOAD_TIMEOUT_S)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _default_model_is_back(hub: RunningHub) -> Iterator[None]:
+    yield
+    post(hub, "/models/configure", {"model_unload_timeout_s": None})
+    assert post(hub, "/api/v1/models/load", {"model_id": hub.model}).status_code == 200
+
+
+class BudgetWatch(threading.Thread):
+    """Looks at the ledger all the time."""
+
+    def __init__(self, hub: RunningHub) -> None:
+        super().__init__(daemon=True)
+        self.hub = hub
+        self.stopping = threading.Event()
+        self.seen = 0
+        self.over: list[Any] = []
+
+    def run(self) -> None:
+        while not self.stopping.wait(0.2):
+            devices = httpx.get(f"{self.hub.url}/api/v1/models/status", timeout=30).json()["data"]["devices"]
+            self.seen += 1
+            self.over += [device for device in devices if device["reserved_bytes"] > device["budget_bytes"]]
+
+
+def test_models_alternate_under_a_budget_that_holds_only_one(hub: RunningHub, client: openai.OpenAI) -> None:
+    """The second model waits until the first has ended its stream, whole; then the first comes back."""
+    watch = BudgetWatch(hub)
+    watch.start()
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(ask(hub, SECOND_MODEL)))
+    stream = client.chat.completions.create(
+        model=hub.model,
+        messages=[{"role": "user", "content": "Count."}],
+        max_tokens=300,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    usage = None
+    for number, chunk in enumerate(stream):
+        if number == 2:
+            thread.start()
+        usage = chunk.usage or usage
+    assert usage is not None
+    assert usage.completion_tokens == 300
+    thread.join()
+    assert answers[0].status_code == 200, answers[0].text
+    assert answers[0].json()["model"] == SECOND_MODEL
+    assert states(hub) == {SECOND_MODEL: "ready", hub.model: "unloaded"}
+    back = ask(hub, hub.model)
+    assert back.status_code == 200, back.text
+    assert states(hub) == {hub.model: "ready", SECOND_MODEL: "unloaded"}
+    watch.stopping.set()
+    watch.join()
+    assert watch.seen > 10
+    assert watch.over == []
+
+
+@pytest.mark.usefixtures("ray_cluster")
+async def test_loaded_model_is_described_and_tuned_over_handles(hub: RunningHub) -> None:
+    client = HubClient()
+    assert (await client.load_model(hub.model)).state == "ready"
+    info = await client.get_model_info(hub.model)
+    assert info["device"] == "cpu"
+    assert info["context_tokens"] == 4096
+    assert await client.update_generation_config(hub.model, max_tokens=3) == {"max_tokens": 3}
+    answer = await client.chat([{"role": "user", "content": "Tell a story."}], ignore_eos=True)
+    assert answer["usage"]["completion_tokens"] == 3
+    assert await client.update_generation_config(hub.model, max_tokens=None) == {}
+    assert await client.clear_cache(hub.model) is True
+
+
+def test_pinned_model_is_neither_unloaded_nor_evicted(hub: RunningHub) -> None:
+    model = {"model_id": hub.model}
+    assert post(hub, "/api/v1/models/load", model).status_code == 200
+    assert post(hub, "/api/v1/models/pin", model).status_code == 200
+    try:
+        assert post(hub, "/api/v1/models/unload", model).status_code == 409
+        refused = ask(hub, SECOND_MODEL)
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) > 0
+        assert "pinned" in refused.json()["error"]["message"]
+        assert states(hub)[hub.model] == "ready"
+    finally:
+        assert post(hub, "/api/v1/models/unpin", model).status_code == 200
+
+
+def test_auto_says_which_model_it_took_and_why(hub: RunningHub) -> None:
+    answer = ask(hub, "auto", messages=[{"role": "user", "content": "What is the capital of France?"}])
+    assert answer.status_code == 200
+    assert answer.headers["x-aihub-model"] == answer.json()["model"]
+    assert "task chat" in answer.headers["x-aihub-route-reasons"]
+
+
+def test_generate_answers_as_the_local_llm_service_did(hub: RunningHub) -> None:
+    body = {"prompt": "What is the capital of France?", "max_tokens": 8, "do_sample": False}
+    answer = post(hub, "/v1/generate", body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["success"] is True
+    assert answer.json()["text"]
+
+
+def test_registry_tells_what_is_here_and_what_is_required(hub: RunningHub) -> None:
+    data = httpx.get(f"{hub.url}/models/status", timeout=30).json()["data"]
+    assert set(data) == {
+        "total_models",
+        "available_models",
+        "required_models",
+        "missing_required",
+        "models_by_type",
+        "model_details",
+    }
+    assert data["missing_required"] == []
+    assert data["model_details"]["package:smollm2"]["state"] == "available"
+    assert httpx.get(f"{hub.url}/models/health", timeout=30).json()["data"]["status"] == "ok"
+
+
+def test_model_is_validated_and_measured(hub: RunningHub) -> None:
+    answer = post(hub, "/models/validate", {"models": ["package:smollm2"]})
+    assert answer.status_code == 200, answer.text
+    report = answer.json()["data"]
+    assert report["is_good"] is True
+    speed = report["results"][0]["speed"]
+    assert speed["unit"] == "tokens/s"
+    assert speed["value"] > 0
+
+
+@pytest.mark.parametrize("key", ["hf:../../etc", "vosk:VI?", "http://evil.example/x"])
+def test_bad_key_is_refused(hub: RunningHub, key: str) -> None:
+    answer = httpx.post(f"{hub.url}/models/download/{key}", timeout=30)
+    assert answer.status_code in {400, 404}
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_download_without_a_network_fails_with_a_reason_and_nothing_is_left(hub: RunningHub) -> None:
+    job = httpx.post(f"{hub.url}/models/download/hf:Qwen/Qwen2.5-0.5B-Instruct", timeout=30)
+    assert job.status_code == 202
+    job_id = job.json()["data"]["id"]
+    with httpx.stream("GET", f"{hub.url}/models/jobs/{job_id}/events", timeout=120) as events:
+        text = "".join(events.iter_text())
+    assert "event: end" in text
+    ended = httpx.get(f"{hub.url}/models/jobs/{job_id}", timeout=30).json()["data"]
+    assert ended["status"] == "failed"
+    assert ended["error"]["message"]
+    assert states(hub).keys() == {hub.model, SECOND_MODEL}
+
+
+def test_configuration_refuses_unknown_settings_and_addresses(hub: RunningHub) -> None:
+    assert post(hub, "/models/configure", {"no_such_setting": 1}).status_code == 400
+    refused = post(hub, "/models/configure", {"openai_base_url": "http://evil.example"})
+    assert refused.status_code == 400
+    assert httpx.get(f"{hub.url}/models/health", timeout=30).status_code == 200
+
+
+def test_provider_without_a_key_says_what_to_set(hub: RunningHub) -> None:
+    answer = ask(hub, "openai/gpt-4o-mini")
+    assert answer.status_code == 503
+    assert "OPENAI_API_KEY" in answer.json()["error"]["message"]
+
+
+def test_budget_of_the_test_hub_is_the_one_it_was_given(hub: RunningHub) -> None:
+    device = httpx.get(f"{hub.url}/api/v1/models/status", timeout=30).json()["data"]["devices"][0]
+    fixed = sum(holder["size_bytes"] for holder in device["holders"] if holder["fixed"])
+    assert device["budget_bytes"] - fixed == int(MODELS_MEMORY_GB * 2**30)
+
+
+def test_idle_model_is_unloaded_and_its_memory_is_back(hub: RunningHub) -> None:
+    post(hub, "/api/v1/models/load", {"model_id": hub.model})
+    assert post(hub, "/models/configure", {"model_unload_timeout_s": 3}).status_code == 200
+    started_s = time.monotonic()
+    while states(hub)[hub.model] != "unloaded":
+        assert time.monotonic() - started_s < 60
+        time.sleep(0.5)
+    device = httpx.get(f"{hub.url}/api/v1/models/status", timeout=30).json()["data"]["devices"][0]
+    assert hub.model not in {holder["holder"] for holder in device["holders"]}
+    assert hub.processes("VLLM::EngineCore") == []
+    health = httpx.get(f"{hub.url}/health").json()["parts"]["llm"]
+    while health["status"] != "ok":  # the ingress hears of it within a second or two
+        assert time.monotonic() - started_s < 70
+        time.sleep(0.2)
+        health = httpx.get(f"{hub.url}/health").json()["parts"]["llm"]
+    assert "not loaded" in health["reason"]
+    post(hub, "/models/configure", {"model_unload_timeout_s": None})
