@@ -78,6 +78,11 @@ def test_size_falls_with_the_time_allowed() -> None:
     assert choose_dim(pairs, 12, 0.0) == 32
 
 
+def test_size_falls_with_the_catalogue_so_that_answers_stay_quick() -> None:
+    pairs = PairMatrix(np.array([0, 1]), np.zeros(1, np.int32), np.ones(1, np.float32), np.zeros(1, np.int64), 100_000)
+    assert choose_dim(pairs, 12, float("inf")) == 64
+
+
 def test_settings_are_those_the_hold_out_likes_best() -> None:
     pairs = shop_of_tastes(40).index().pairs()
     qualities = iter([0.1, 0.4, 0.2, 0.3, 0.5, 0.6, 0.1])
