@@ -56,7 +56,9 @@ def show(name: str, fit: RecommendationFit, test: HoldOut, wall_s: float) -> Non
     epoch_s = fit.recommender.notes["seconds"].get("neumf_epoch")
     epoch = f"{epoch_s:6.1f} s an epoch" if epoch_s else " " * 17
     print(f"  {name:20s} HR@10 {figures['hr_10']:.4f}  NDCG@10 {figures['ndcg_10']:.4f} {epoch} {wall_s:6.1f} s in all", end="")
-    print(f"  kept: {fit.recommender.family} (hold-out {fit.metrics['hr_10']:.3f}/{fit.metrics['ndcg_10']:.3f})", flush=True)
+    print(f"  kept: {fit.recommender.family} (hold-out {fit.metrics['hr_10']:.3f}/{fit.metrics['ndcg_10']:.3f})", end="")
+    epochs = fit.recommender.notes["neumf_epochs"]
+    print(f"  NeuMF's best epoch: {epochs[0]} of {epochs[1]}" if epochs else "", flush=True)
 
 
 def show_answer_time(fit: RecommendationFit) -> None:

@@ -28,12 +28,14 @@ class NeumfFit:
 
     Attributes:
         quality: What `judge` gave them.
+        best_epoch: The one kept; 0 is the start from factors, which no training made better.
         epochs: Trained, all together.
         epoch_s: Mean seconds of training per epoch.
     """
 
     parameters: Parameters
     quality: float
+    best_epoch: int
     epochs: int
     epoch_s: float
 
@@ -60,9 +62,9 @@ def fit_neumf(
         TrainingCancelledError: `cancelled` turned True; asked before each step.
     """
     training = _Training(pairs, settings, factors)
-    best = NeumfFit({}, float("-inf"), 0, 0.0)
+    best = NeumfFit({}, float("-inf"), 0, 0, 0.0)
     if factors is not None:
-        best = NeumfFit(training.snapshot(), judge(training.score), 0, 0.0)
+        best = NeumfFit(training.snapshot(), judge(training.score), 0, 0, 0.0)
     spent_s, last_better, done = 0.0, 0, 0
     for epoch in range(1, settings.epochs + 1):
         if epoch > 1 and time.monotonic() > until:
@@ -74,10 +76,10 @@ def fit_neumf(
         quality = judge(training.score)
         after_epoch(epoch, quality)
         if quality > best.quality:
-            best, last_better = NeumfFit(training.snapshot(), quality, 0, 0.0), epoch
+            best, last_better = NeumfFit(training.snapshot(), quality, epoch, 0, 0.0), epoch
         elif epoch - last_better >= settings.patience:
             break
-    return NeumfFit(best.parameters, best.quality, done, spent_s / max(1, done))
+    return NeumfFit(best.parameters, best.quality, best.best_epoch, done, spent_s / max(1, done))
 
 
 class _Training:

@@ -5,7 +5,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,13 @@ def fit_recommendation(
     }
     logger.info("recommendation trained", extra={"winner": ranked[0].family, "metrics": metrics})
     progress("done", 1.0)
-    notes = {"metrics": metrics, "ials": asdict(run.chosen), "neumf": asdict(settings.neumf), "seconds": run.seconds}
+    notes: dict[str, Any] = {
+        "metrics": metrics,
+        "ials": asdict(run.chosen),
+        "neumf": asdict(settings.neumf),
+        "seconds": run.seconds,
+    }
+    notes["neumf_epochs"] = run.neumf_epochs
     return RecommendationFit(replace(ranked[0], notes=notes), metrics, hold_out)
 
 
@@ -134,6 +140,7 @@ class _Run:
         self.counts = train.item_counts()
         self.chosen = settings.ials
         self.seconds: dict[str, float] = {}
+        self.neumf_epochs: tuple[int, int] | None = None
         self.started = time.monotonic()
         self._until = self.started + settings.time_limit_s
         self._progress, self._cancelled, self._checkpoint = progress, cancelled, checkpoint
@@ -200,6 +207,7 @@ class _Run:
             cancelled=self._cancelled,
         )
         self.seconds["neumf_epoch"] = fitted.epoch_s
+        self.neumf_epochs = (fitted.best_epoch, fitted.epochs)
         return Recommender.of_neumf(fitted.parameters, self.indexed.user_table, self.indexed.item_table, self.counts)
 
     def _fingerprint(self) -> str:
