@@ -65,6 +65,23 @@ def build_models(args: AppArgs) -> Application:
     return deployment.bind(settings=settings, profile=profile, default=DefaultModel(choice.model_id, key, path))
 
 
+def build_recsys(args: AppArgs) -> Application:
+    """Build the `recsys` application: answers of each store's models, and trainings as Ray jobs."""
+    from aihub.storage.migrate import upgrade
+    from deployments.recsys import Recsys
+    from deployments.stores import connect_stores
+
+    settings = Settings()
+    profile = read_profile(args, settings)
+    settings = connect_stores(settings)
+    assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
+    upgrade(settings.database_url.get_secret_value())
+    options = serve_options(profile.hub, autoscaling_config=None, num_replicas=1)
+    # Models lie in the state folder, on the head node's disk.
+    options["ray_actor_options"] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+    return serve.deployment(Recsys, name="Recsys", **options).bind(settings=settings)
+
+
 def build_hub(args: AppArgs) -> Application:
     """Build the `hub` application: the ingress and its pipelines."""
     from aihub.storage.migrate import upgrade

@@ -111,6 +111,21 @@ class HubClient:
         cleared: bool = await self._call("clear_cache", model_id)
         return cleared
 
+    async def recommend(self, store_id: int, user_id: int, n: int = 10) -> dict[str, Any]:
+        """Recommend items of a store to a customer; the fields of `POST /predict/recommendations`."""
+        answer: dict[str, Any] = await self._call("recommend", store_id, user_id, n)
+        return answer
+
+    async def trending(self, store_id: int, n: int = 10) -> dict[str, Any]:
+        """Return what will sell most in a store's next period; the fields of `POST /predict/trending`."""
+        answer: dict[str, Any] = await self._call("trending", store_id, n)
+        return answer
+
+    async def next_items(self, store_id: int, item_history: Sequence[int], top_k: int = 10) -> dict[str, Any]:
+        """Return what may follow these items, oldest first; the fields of `POST /predict/next-items`."""
+        answer: dict[str, Any] = await self._call("next_items", store_id, list(item_history), top_k)
+        return answer
+
     async def _call(self, method: str, *args: Any) -> Any:
         try:
             return await getattr(self._hub, method).remote(*args)

@@ -25,6 +25,7 @@ from deployments.handles import AppConnection, EmbedderHandle
 from deployments.model_directory import ModelDirectory
 from deployments.model_services import RemoteLifecycle, RemoteRegistry
 from deployments.provider_settings import provider_settings
+from deployments.recsys_service import RemoteRecsys
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.documents import Files, VectorStores
@@ -38,6 +39,7 @@ from pipelines.routing_rules import load_routing_rules
 
 EMBEDDINGS_APP = "embeddings"
 MODELS_APP = "models"
+RECSYS_APP = "recsys"
 
 
 class HubParts:
@@ -47,6 +49,7 @@ class HubParts:
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
         self._models = AppConnection(MODELS_APP, "The model manager")
         self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model")
+        self._recsys = AppConnection(RECSYS_APP, "The recommender")
         self._database = Database(settings.database_url.get_secret_value(), timeout_s=settings.storage_timeout_s)
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
@@ -88,6 +91,7 @@ class HubParts:
             history=history,
         )
         self.lifecycle = RemoteLifecycle(self._models)
+        self.recsys = RemoteRecsys(self._recsys)
         rag = RagPipeline(finder=retriever, stores=stores, embedder=embedder, prompts=self.prompts)
         self.services = Services(
             settings=settings,
@@ -104,6 +108,7 @@ class HubParts:
             ),
             registry=RemoteRegistry(self._models),
             lifecycle=self.lifecycle,
+            recsys=self.recsys,
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,
@@ -113,6 +118,7 @@ class HubParts:
         """Open what can be opened; a part that is missing now is used when it comes."""
         self._models.start()
         self._embeddings.start()
+        self._recsys.start()
         self._tasks.append(asyncio.create_task(self._directory.run()))
         await self._database.open()
         await self._parser.start()
@@ -124,7 +130,7 @@ class HubParts:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._parser.close()
-        await asyncio.gather(self._models.close(), self._embeddings.close(), self._cache.close())
+        await asyncio.gather(self._models.close(), self._embeddings.close(), self._recsys.close(), self._cache.close())
         await asyncio.gather(self._directory.close(), self._pool.close())
         await self._database.close()
 
@@ -147,6 +153,7 @@ class HubParts:
             "llm": self._directory.health(),
             "models": self._models.health,
             "embeddings": self._embeddings.health,
+            "recsys": self._recsys.health,
             "postgres": postgres,
             "redis": redis,
         }

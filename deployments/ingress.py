@@ -12,6 +12,7 @@ from aihub.lifecycle.status import ModelStatus
 from aihub.profiles import Profile
 from aihub.schemas.chat import ChatCompletionRequest
 from aihub.schemas.lifecycle import GenerationDefaults
+from aihub.schemas.recsys import NextItemsRequest, RecommendationsRequest, TrendingRequest
 from aihub.schemas.validation import validate
 from aihub.security.principal import Principal
 from aihub.settings import Settings
@@ -92,6 +93,21 @@ class Ingress:
     async def clear_cache(self, model_id: str) -> bool:
         """Forget the cached prompts of a loaded model; False when requests in flight still hold some."""
         return await self._parts.services.lifecycle.clear_cache(Principal(), model_id)
+
+    async def recommend(self, store_id: int, user_id: int, n: int = 10) -> dict[str, Any]:
+        """Return what `POST /predict/recommendations` answers."""
+        request = validate(RecommendationsRequest, {"store_id": store_id, "user_id": user_id, "n": n})
+        return (await self._parts.recsys.recommendations(Principal(), request)).model_dump(mode="json")
+
+    async def trending(self, store_id: int, n: int = 10) -> dict[str, Any]:
+        """Return what `POST /predict/trending` answers."""
+        request = validate(TrendingRequest, {"store_id": store_id, "n": n})
+        return (await self._parts.recsys.trending(Principal(), request)).model_dump(mode="json")
+
+    async def next_items(self, store_id: int, item_history: list[int], top_k: int = 10) -> dict[str, Any]:
+        """Return what `POST /predict/next-items` answers."""
+        request = validate(NextItemsRequest, {"store_id": store_id, "item_history": item_history, "top_k": top_k})
+        return (await self._parts.recsys.next_items(Principal(), request)).model_dump(mode="json")
 
     async def check_health(self) -> None:
         """Raise when the ingest worker has ended, so that Serve replaces this replica; outages of parts do not count."""

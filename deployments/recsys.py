@@ -5,9 +5,19 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from aihub.api.recsys_answers import (
+    next_items_answer,
+    recommendations_answer,
+    rollback_answer,
+    served_model,
+    training_answer,
+    training_job,
+    trending_answer,
+)
 from aihub.engines.base import PartHealth
-from aihub.errors import ConflictError, HubError, InternalError, NotFoundError, StorageUnavailableError, UnavailableError
-from aihub.recsys.artifacts import ModelType
+from aihub.errors import ConflictError, HubError, InternalError, UnavailableError
+from aihub.recsys.artifacts import MODEL_TYPES, ModelType
+from aihub.recsys.families import choose_loader, with_defaults
 from aihub.recsys.open_models import OpenModels
 from aihub.recsys.predictions import Predictions
 from aihub.recsys.settings import RecsysSettings
@@ -56,7 +66,9 @@ class Recsys:
         )
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
-        self._models = OpenModels(self._place.artifacts, load_models(), most=recsys.max_models)
+        self._models = OpenModels(
+            self._place.artifacts, {kind: choose_loader(kind) for kind in MODEL_TYPES}, most=recsys.max_models
+        )
         self._predictions = Predictions(self._models, self._shop, self._cache, ttl_s=recsys.cache_ttl_s)
         self._jobs = TrainingJobs()
         await self._database.open()
@@ -97,7 +109,7 @@ class Recsys:
                 await self._notice_death(run)
             run = await self._runs.get(tenant, job_id)
         if run.status != "succeeded":
-            raise training_error(run)
+            raise _failure_of(run)
         return training_answer(run)
 
     async def job(self, tenant: str, job_id: str) -> TrainingJob:
@@ -111,10 +123,10 @@ class Recsys:
         return training_job(await self._runs.request_cancel(tenant, job_id))
 
     async def store_status(self, tenant: str, store_id: int) -> StoreStatus:
-        models, runs = await asyncio.gather(
-            self._runs.store_models(tenant, store_id), self._runs.recent(tenant, store_id)
+        models, runs = await asyncio.gather(self._runs.store_models(tenant, store_id), self._runs.recent(tenant, store_id))
+        return StoreStatus(
+            store_id=store_id, models=[served_model(model) for model in models], jobs=[training_job(run) for run in runs]
         )
-        return store_status(store_id, models, runs)
 
     async def rollback(self, tenant: str, store_id: int, model_type: ModelType) -> RollbackAnswer:
         """Serve the version before the current one again."""
@@ -123,24 +135,22 @@ class Recsys:
         await self._runs.set_store_model(
             tenant, store_id, model_type, version=version.name, model_path=path, metrics=version.metrics
         )
-        return RollbackAnswer(
-            store_id=store_id, model_type=model_type, version=version.name, model_path=path, metrics=dict(version.metrics)
-        )
+        return rollback_answer(store_id, model_type, version, path)
 
     async def recommendations(self, tenant: str, request: RecommendationsRequest) -> RecommendationsAnswer:
         answer = await self._predictions.recommendations(
             tenant, request.store_id, request.user_id, request.n, exclude_purchased=request.exclude_purchased
         )
-        return recommendations_answer(request, answer)
+        return recommendations_answer(request.store_id, request.user_id, answer)
 
     async def trending(self, tenant: str, request: TrendingRequest) -> TrendingAnswer:
-        return trending_answer(request, await self._predictions.trending(tenant, request.store_id, request.n))
+        return trending_answer(request.store_id, await self._predictions.trending(tenant, request.store_id, request.n))
 
     async def next_items(self, tenant: str, request: NextItemsRequest) -> NextItemsAnswer:
         answer = await self._predictions.next_items(
             tenant, request.store_id, request.item_history, request.top_k, exclude_history=request.exclude_history
         )
-        return next_items_answer(request, answer)
+        return next_items_answer(request.store_id, answer)
 
     async def health(self) -> PartHealth:
         """Answer the ingress's probe."""
@@ -155,3 +165,12 @@ class Recsys:
         if ended is not None:
             message = f"Its job ended ({ended}) before the training did. Start it again; it goes on where it stopped."
             await self._runs.fail(run.tenant_id, run.id, code="job_ended", message=message)
+
+
+def _failure_of(run: RunRecord) -> HubError:
+    """Return the error a training ended with; the log has its code and words."""
+    error = run.error or {}
+    message = error.get("message") or run.message or f"The training ended as {run.status}."
+    code = error.get("code") or f"training_{run.status}"
+    kind = InternalError if code == InternalError.code else UnavailableError if run.status == "interrupted" else ConflictError
+    return kind(message, code=code)

@@ -42,9 +42,9 @@ def main() -> None:
     try:
         result = run(options.run_id, options.tenant, options.store_id, options.model_type, options.parameters)
     except HubError as error:
-        print(f"training: {error.message}", file=sys.stderr)
+        logger.error("%s", error.message)
         sys.exit(1)
-    print(result.message)
+    logger.info("%s", result.message)
 
 
 def run(run_id: str, tenant: str, store_id: int, model_type: ModelType, parameters: dict[str, Any]) -> TrainingResult:

@@ -16,6 +16,7 @@ from aihub.api.routes import (
     lifecycle,
     metrics,
     models,
+    recsys,
     registry,
     vector_stores,
 )
@@ -37,6 +38,7 @@ _ROUTES = (
     models,
     lifecycle,
     registry,
+    recsys,
     health,
     metrics,
     docs,

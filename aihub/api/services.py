@@ -15,6 +15,7 @@ from aihub.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from aihub.api.lifecycle_service import LifecycleService
+    from aihub.api.recsys_service import RecsysService
     from aihub.api.registry_service import RegistryService
     from aihub.schemas.chat import ChatCompletionRequest
     from aihub.schemas.common import DeletedObject, Page
@@ -141,7 +142,9 @@ class Services:
     Attributes:
         registry: Every model the hub could use.
         lifecycle: Local models in memory.
-        health: State of each part by name (`llm`, `models`, `embeddings`, `postgres`, `redis`); must answer within 2 s and
+        recsys: Recommendations of each store.
+        health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `postgres`,
+            `redis`); must answer within 2 s and
             never raise.
         more_metrics: Metrics of other processes in Prometheus' text format.
     """
@@ -153,6 +156,7 @@ class Services:
     vector_stores: VectorStoreService
     registry: "RegistryService"
     lifecycle: "LifecycleService"
+    recsys: "RecsysService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

@@ -4,12 +4,13 @@ import sys
 
 import typer
 
-from aihub.cli import db, models, plan, serve
+from aihub.cli import db, models, plan, recsys, serve
 from aihub.errors import HubError
 
 app = typer.Typer(name="aihub", help="AI Hub: chat, retrieval and embeddings on one Ray cluster.", no_args_is_help=True)
 app.add_typer(db.app, name="db")
 app.add_typer(models.app, name="models")
+app.add_typer(recsys.app, name="recsys")
 app.command(name="plan")(plan.plan)
 app.command(name="serve")(serve.serve)
 

@@ -31,6 +31,7 @@ def test_health_names_every_part(hub: RunningHub) -> None:
         "llm": "ok",
         "models": "ok",
         "embeddings": "ok",
+        "recsys": "ok",
         "postgres": "ok",
         "redis": "ok",
     }

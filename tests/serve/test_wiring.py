@@ -35,7 +35,7 @@ def test_adapter_offers_every_name_it_promises() -> None:
 
 def test_serve_config_is_valid_and_keeps_parts_in_their_own_applications() -> None:
     config = check_serve_config(SERVE_CONFIG)
-    assert [app.name for app in config.applications] == ["embeddings", "models", "hub"]
+    assert [app.name for app in config.applications] == ["embeddings", "models", "recsys", "hub"]
     assert config.http_options.host == "127.0.0.1"
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from aihub.api.lifecycle_service import LifecycleService
+from aihub.api.recsys_service import RecsysService
 from aihub.api.registry_service import RegistryService
 from aihub.api.services import FileService, Services, VectorStoreService
 from aihub.engines.base import EmbedderCard, Embeddings, PartHealth
@@ -108,6 +109,7 @@ class Parts:
             vector_stores=cast(VectorStoreService, None),
             registry=cast(RegistryService, None),
             lifecycle=cast(LifecycleService, None),
+            recsys=cast(RecsysService, None),
             health=health,
             metrics=self.metrics,
         )

@@ -1,0 +1,63 @@
+"""The service behind `/train` and `/predict`, over the handle of the `recsys` application."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from aihub.schemas.recsys import (
+    ModelType,
+    NextItemsAnswer,
+    NextItemsRequest,
+    RecommendationsAnswer,
+    RecommendationsRequest,
+    RollbackAnswer,
+    StoreStatus,
+    TrainingAnswer,
+    TrainingJob,
+    TrendingAnswer,
+    TrendingRequest,
+)
+from aihub.security.principal import Principal
+from deployments.handles import AppConnection
+
+Result = TypeVar("Result")
+
+
+class RemoteRecsys:
+    """Implements `aihub.api.recsys_service.RecsysService`."""
+
+    def __init__(self, recsys: AppConnection) -> None:
+        self._recsys = recsys
+
+    async def start_training(
+        self, principal: Principal, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
+    ) -> TrainingJob:
+        return await self._call(TrainingJob, "start_training", principal, store_id, model_type, dict(parameters))
+
+    async def finish_training(self, principal: Principal, job_id: str) -> TrainingAnswer:
+        return await self._call(TrainingAnswer, "finish_training", principal, job_id)
+
+    async def job(self, principal: Principal, job_id: str) -> TrainingJob:
+        return await self._call(TrainingJob, "job", principal, job_id)
+
+    async def cancel_job(self, principal: Principal, job_id: str) -> TrainingJob:
+        return await self._call(TrainingJob, "cancel_job", principal, job_id)
+
+    async def status(self, principal: Principal, store_id: int) -> StoreStatus:
+        return await self._call(StoreStatus, "store_status", principal, store_id)
+
+    async def rollback(self, principal: Principal, store_id: int, model_type: ModelType) -> RollbackAnswer:
+        return await self._call(RollbackAnswer, "rollback", principal, store_id, model_type)
+
+    async def recommendations(self, principal: Principal, request: RecommendationsRequest) -> RecommendationsAnswer:
+        return await self._call(RecommendationsAnswer, "recommendations", principal, request)
+
+    async def trending(self, principal: Principal, request: TrendingRequest) -> TrendingAnswer:
+        return await self._call(TrendingAnswer, "trending", principal, request)
+
+    async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer:
+        return await self._call(NextItemsAnswer, "next_items", principal, request)
+
+    async def _call(self, result_type: type[Result], method: str, principal: Principal, *args: Any) -> Result:
+        """Call the application; `result_type` is what that method returns, for the type checker."""
+        result: Result = await self._recsys.call(method, principal.tenant_id, *args)
+        return result
