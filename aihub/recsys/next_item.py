@@ -6,9 +6,9 @@ best there serves, rebuilt on everything.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from aihub.recsys.next_item_examination import Examination
 
 Ranker = Literal["sequence_rules", "session_neighbours", "learned_ranking"]
-RULES, NEIGHBOURS, LEARNED = "sequence_rules", "session_neighbours", "learned_ranking"
+RULES: Final = "sequence_rules"
+NEIGHBOURS: Final = "session_neighbours"
+LEARNED: Final = "learned_ranking"
 FORMAT = 1
 _RULE_ITEMS = 8
 
@@ -255,8 +257,3 @@ def build_source(sequences: Sequences, settings: NextItemSettings) -> tuple[NDAr
     """Number the items and build what candidates are drawn from."""
     table = sequences.table()
     return table, CandidateSource.build(Windows.cut(sequences, table, window_items=settings.window_items), len(table))
-
-
-def settings_facts(settings: NextItemSettings) -> dict[str, float]:
-    """The settings as plain numbers, for the training log."""
-    return asdict(settings)

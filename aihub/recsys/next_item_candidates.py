@@ -177,7 +177,7 @@ def _rows(
     starts = offsets[items]
     lengths = offsets[items + 1] - starts
     rows = expand_ranges(starts, lengths)
-    return targets[rows], values[rows] * np.repeat(weights, lengths)
+    return targets[rows], values[rows].astype(np.float64) * np.repeat(weights, lengths)
 
 
 def _head(found: tuple[NDArray[np.int32], NDArray[np.float64]], count: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

@@ -21,7 +21,7 @@ from aihub.recsys.next_item import (
     build_source,
     score_candidates,
 )
-from aihub.recsys.next_item_candidates import FEATURES, HISTORY_ITEMS, RANKED, Candidates, CandidateSource
+from aihub.recsys.next_item_candidates import FEATURES, HISTORY_ITEMS, Candidates, CandidateSource
 from aihub.recsys.results import Cancelled, Progress, raise_if_cancelled
 from aihub.recsys.sequences import Sequences, number_items
 
@@ -105,7 +105,9 @@ def examine(sequences: Sequences, settings: NextItemSettings, progress: Progress
         until = started + settings.max_fit_s * 3 / 4
         booster = _learn(features, hits, settings, until, progress, cancelled)
     asked = questions.take(rng.permutation(np.flatnonzero(examined))[: settings.examination_histories])
-    rankers: list[Ranker] = [RULES, NEIGHBOURS, *([LEARNED] if booster is not None else [])]
+    rankers: list[Ranker] = [RULES, NEIGHBOURS]
+    if booster is not None:
+        rankers.append(LEARNED)
     progress("examining", 0.8)
     figures = _compare(asked, table, source, rankers, booster, cancelled)
     best = max(rankers, key=lambda ranker: figures[ranker]["recall@20"] + figures[ranker]["mrr@20"])
@@ -222,8 +224,10 @@ def _compare(
 
 
 def _place(candidates: Candidates | None, item: int, ranker: Ranker, booster: "Booster | None") -> int | None:
-    place = np.flatnonzero(candidates.items[:RANKED] == item) if candidates is not None else []
-    if candidates is None or len(place) == 0:
+    if candidates is None:
+        return None
+    place = np.flatnonzero(candidates.items == item)
+    if len(place) == 0:
         return None
     scores = score_candidates(candidates, ranker, booster)
     return int(np.sum(scores > scores[place[0]]))

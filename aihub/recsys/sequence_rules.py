@@ -79,7 +79,8 @@ class SequenceRules:
     @classmethod
     def load(cls, folder: Path, n_sequences: int, *, mmap: bool = True) -> Self:
         names = ("rule_offsets", "rule_targets", "rule_weights", "rule_counts", "item_counts")
-        return cls(*(load_array(folder, name, mmap=mmap) for name in names), n_sequences)
+        offsets, targets, weights, counts, items = (load_array(folder, name, mmap=mmap) for name in names)
+        return cls(offsets, targets, weights, counts, items, n_sequences)
 
 
 def strongest(

@@ -134,4 +134,5 @@ def expand_ranges(starts: NDArray[Any], lengths: NDArray[Any]) -> Ids:
     ends = np.cumsum(lengths)
     if len(ends) == 0:
         return np.empty(0, np.int64)
-    return (np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)).astype(np.int64)
+    indices: Ids = np.arange(ends[-1], dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    return indices

@@ -1,8 +1,8 @@
 """Which variants will sell most in the next period.
 
-LightGBM learns the median of a variant's next sales (absolute error, once on units and once on their square root, which counts
-small sellers more). It is compared with plain forecasts, alone and mixed with them, on the newest periods, each forecast from
-what lay before; the winner is rebuilt on everything. A forecast with a larger error there than the median of the last four
+LightGBM learns the median of a variant's next sales (absolute error of the square root, so that the few giant orders do not
+drown the small sellers). It is compared with plain forecasts, alone and mixed with them, on the newest periods, each forecast
+from what lay before; the winner is rebuilt on everything. A forecast with a larger error there than the median of the last four
 periods is never kept.
 
 The list is in order of `predicted_sales`: which variants grow fastest by ratio can hardly be foreseen. `trend_score` is
@@ -54,8 +54,8 @@ class TrendingSettings:
         max_periods: Newest periods that are looked at.
         examined_periods: Newest periods on which the forecasts are compared.
         max_rows: Rows (variants times periods) that LightGBM learns from, the newest ones.
-        trees, leaves, learning_rate: Size of each of the two LightGBM models.
-        max_fit_s: No further trees after this; the plain forecasts stand in for models that were not reached.
+        trees, leaves, learning_rate: Size of the LightGBM model.
+        max_fit_s: No further trees after this; the plain forecasts stand in for a model that was not reached.
         threads: Cores LightGBM may use. One by default: with more, it waits for the slowest, and on a busy machine that is long.
         seed: Makes fits repeatable.
 
@@ -65,10 +65,10 @@ class TrendingSettings:
 
     max_periods: int = 160
     examined_periods: int = 6
-    max_rows: int = 300_000
-    trees: int = 160
+    max_rows: int = 100_000
+    trees: int = 120
     leaves: int = 31
-    learning_rate: float = 0.05
+    learning_rate: float = 0.06
     max_fit_s: float = 60.0
     threads: int = 1
     seed: int = 7
@@ -94,7 +94,7 @@ class TrendingModel:
         period_number: The period that is forecast (see `aihub.recsys.store_data.sales`).
         winner: Which forecast won, a key of `MIXTURES`.
         metrics: `wape`, `mae`, `top_50_overlap` of the winner on the newest periods, and `<forecast>_wape` of each.
-        boosters: The two LightGBM models, where they serve; for a look at what they learnt.
+        booster: The LightGBM model, where it takes part; for a look at what it learnt.
     """
 
     variant_ids: NDArray[np.int64]
@@ -104,7 +104,7 @@ class TrendingModel:
     period_number: int
     winner: str
     metrics: dict[str, float]
-    boosters: "tuple[Booster, ...]" = ()
+    booster: "Booster | None" = None
 
     def predict(self, n: int) -> list[TrendItem]:
         """Return the `n` best sellers of the next period; fewer where fewer variants sold at all.
@@ -121,8 +121,8 @@ class TrendingModel:
         """Write the model into an existing folder: `.npy` arrays, LightGBM text, JSON."""
         names = ("variant_ids", "item_ids", "predicted_sales", "trend_scores")
         save_arrays(folder, {name: getattr(self, name) for name in names})
-        for number, booster in enumerate(self.boosters):
-            (folder / f"trees_{number}.txt").write_text(booster.model_to_string(), encoding="utf-8")
+        if self.booster is not None:
+            (folder / "trees.txt").write_text(self.booster.model_to_string(), encoding="utf-8")
         facts = {"format": FORMAT, "winner": self.winner, "metrics": self.metrics, "period_number": self.period_number}
         (folder / "trending.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
@@ -141,7 +141,8 @@ class TrendingModel:
         if version != FORMAT:
             raise ModelUnavailableError("The trending model is of another version of the hub; train the store again.")
         names = ("variant_ids", "item_ids", "predicted_sales", "trend_scores")
-        return cls(*(load_array(folder, name, mmap=mmap) for name in names), number, winner, metrics)
+        variants, items, predicted, scores = (load_array(folder, name, mmap=mmap) for name in names)
+        return cls(variants, items, predicted, scores, number, winner, metrics)
 
 
 def fit_trending(
@@ -163,15 +164,15 @@ def fit_trending(
     first = max(1, table.n_periods - settings.examined_periods)
     examined = list(range(first, table.n_periods))
     forecasts = [np.zeros((0, 0))] * 4
-    boosters = _learn(table.before(first), settings, (until + time.monotonic()) / 2, cancelled)
+    booster = _learn(table.before(first), settings, (until + time.monotonic()) / 2, cancelled)
     if examined:
-        forecasts = [np.stack(column, axis=1) for column in zip(*(_forecast(table, c, boosters) for c in examined), strict=True)]
-    winner, metrics = _choose(forecasts, table.units[:, first:], has_trees=bool(boosters))
+        forecasts = [np.stack(column, axis=1) for column in zip(*(_forecast(table, c, booster) for c in examined), strict=True)]
+    winner, metrics = _choose(forecasts, table.units[:, first:], has_trees=booster is not None)
     progress("rebuilding", 0.5)
-    boosters = _learn(table, settings, until, cancelled) if MIXTURES[winner][0] and boosters else ()
-    if MIXTURES[winner][0] and not boosters:
+    booster = _learn(table, settings, until, cancelled) if MIXTURES[winner][0] else None
+    if MIXTURES[winner][0] and booster is None:
         winner = FLOOR
-    predicted = mix(_forecast(table, table.n_periods, boosters), winner)
+    predicted = mix(_forecast(table, table.n_periods, booster), winner)
     usual = recent_alike(table, table.n_periods, 4)
     usual_sales = usual.mean(axis=1) if usual.shape[1] else table.units.mean(axis=1)
     scores = (predicted + 1) / (usual_sales + 1)
@@ -179,7 +180,7 @@ def fit_trending(
     progress("done", 1.0)
     return TrendingModel(
         table.variant_ids[order], table.item_ids[order], predicted[order], scores[order],
-        table.first_period + table.n_periods, winner, metrics, boosters,
+        table.first_period + table.n_periods, winner, metrics, booster,
     )  # fmt: skip
 
 
@@ -216,27 +217,24 @@ def _choose(forecasts: list[Matrix], true: Matrix, *, has_trees: bool) -> tuple[
     return winner, metrics | {f"{name}_top_50_overlap": figures[name]["top_50_overlap"] for name in figures}
 
 
-def _forecast(table: SalesTable, column: int, boosters: "tuple[Booster, ...]") -> list[Matrix]:
+def _forecast(table: SalesTable, column: int, booster: "Booster | None") -> list[Matrix]:
     plain = [median_of_four(table, column), smooth(table, column), seasonal_naive(table, column)]
-    if not boosters:
+    if booster is None:
         return [plain[0], *plain]
-    features = describe(table, column)
-    on_units, on_roots = (np.maximum(np.asarray(booster.predict(features)), 0) for booster in boosters)
-    return [(on_units + on_roots**2) / 2, *plain]
+    roots = np.asarray(booster.predict(describe(table, column), num_threads=1))
+    return [np.maximum(roots, 0) ** 2, *plain]
 
 
-def _learn(table: SalesTable, settings: TrendingSettings, until: float, cancelled: Cancelled) -> "tuple[Booster, ...]":
-    """Two LightGBM models, or none where the history or the time is too short."""
+def _learn(table: SalesTable, settings: TrendingSettings, until: float, cancelled: Cancelled) -> "Booster | None":
+    """A LightGBM model, or None where the history or the time is too short."""
     raise_if_cancelled(cancelled)
     first = LEAST_HISTORY * table.step
     columns = range(max(first, table.n_periods - settings.max_rows // max(1, len(table.units))), table.n_periods)
     if len(columns) < 2 or time.monotonic() > until:
-        return ()
+        return None
     features = np.concatenate([describe(table, column) for column in columns])
     units = np.concatenate([table.units[:, column] for column in columns])
-    halfway = (until + time.monotonic()) / 2
-    first_model = _boost(features, units, settings, halfway, cancelled)
-    return first_model, _boost(features, np.sqrt(units), settings, until, cancelled)
+    return _boost(features, np.sqrt(units), settings, until, cancelled)
 
 
 def _boost(

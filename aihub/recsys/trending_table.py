@@ -96,19 +96,22 @@ def _carry_forward(prices: Matrix) -> Matrix:
 def recent_alike(table: SalesTable, column: int, count: int) -> Matrix:
     """Units of the last `count` periods like that of `column` (same weekday, for days), newest first; fewer where none were."""
     places = np.arange(column - table.step, -1, -table.step)[:count]
-    return table.units[:, places]
+    alike: Matrix = table.units[:, places]
+    return alike
 
 
 def seasonal_naive(table: SalesTable, column: int) -> Matrix:
     """What was sold a year ago where there is more than a year of history, else in the last period alike."""
     lag = table.year if column >= table.year + 4 * table.step else table.step
-    return table.units[:, max(0, column - lag)]
+    then: Matrix = table.units[:, max(0, column - lag)]
+    return then
 
 
 def median_of_four(table: SalesTable, column: int) -> Matrix:
     """Median of the last four periods alike."""
     alike = recent_alike(table, column, 4)
-    return np.median(alike, axis=1) if alike.shape[1] else table.units[:, :column].mean(axis=1)
+    median: Matrix = np.median(alike, axis=1) if alike.shape[1] else table.units[:, :column].mean(axis=1)
+    return median
 
 
 def smooth(table: SalesTable, column: int, share: float = _SMOOTHING) -> Matrix:
