@@ -119,8 +119,8 @@ def import_sources(
         for table in FORMATS:
             if table in sources:
                 counts[table] = _load(connection, table, sources[table], tenant, store_id, progress)
-        for table in counts:
-            connection.execute(SQL("ANALYZE {}").format(Identifier(table)))
+                # Checks of foreign keys read whole tables when the planner takes them for empty, as it does until this.
+                connection.execute(SQL("ANALYZE {}").format(Identifier(table)))
     return counts
 
 
