@@ -132,7 +132,7 @@ def predict(
     model: Kind,
     user: Annotated[int | None, typer.Option(min=0, help="Customer, for recommendation.")] = None,
     history: Annotated[str, typer.Option(help="Items so far, oldest first, with commas, for next-item.")] = "",
-    n: Annotated[int, typer.Option(min=1, max=1000, help="Items wanted.")] = 10,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, max=1000, help="Items wanted.")] = 10,
     all_items: Annotated[bool, typer.Option("--all", help="Bought items too.")] = False,
 ) -> None:
     """Ask a store's model; prints JSON."""

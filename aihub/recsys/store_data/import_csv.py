@@ -152,6 +152,10 @@ def _load(
         _upsert(connection, table, source.columns, tenant, store_id)
         progress(f"loading {table}", 1.0)
         return rows
+    except psycopg.errors.CardinalityViolation as error:
+        raise InvalidRequestError(
+            f"{source.name}: an id comes a second time. Nothing was imported. Keep one row of each."
+        ) from error
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         where = (error.diag.context or "").replace(f"COPY staging_{table}, ", "").split("\n")[0]
         detail = error.diag.message_detail or ""

@@ -91,6 +91,8 @@ class LiveShop:
                         if isinstance(error, psycopg.errors.QueryCanceled | PoolTimeout):
                             raise
                         # A connection that died in the pool; checking each before use would cost every answer a round trip.
+                        if self._pool is not None:
+                            await self._pool.check()
                         return await self._fetch(compose, parameters)
             except (PoolTimeout, TooManyRequests, TimeoutError) as error:
                 raise ShopUnavailableError("The shop's database has no connection left in time. Try again.") from error

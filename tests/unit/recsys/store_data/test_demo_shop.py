@@ -57,5 +57,5 @@ def test_store_is_filled_from_the_file_or_made_up_without_it(shop: Shop, tmp_pat
         assert load_demo_shop(shop.dsn, path, store_id=1, tenant=shop.tenant) == counts
     with open_store(shop.dsn, load_mapping(), tenant=shop.tenant, store_id=1) as store:
         events = store.interactions()
-        assert len(store.sales("week")) > 0
+        assert len(store.sales("day")) > 0
     assert len(events) >= (2 if has_file else 10_000)
