@@ -108,9 +108,9 @@ class AppConnection:
             self._health = PartHealth("down", "its replica died; Serve starts a new one")
         return translated
 
-    async def call(self, name: str, *args: Any) -> Any:
+    async def call(self, name: str, *args: Any, **options: Any) -> Any:
         """Call a plain method and translate its errors."""
-        response = self.method(name).remote(*args)
+        response = self.method(name).remote(*args, **options)
         try:
             return await self._first(_result_of(response))
         except asyncio.CancelledError:
