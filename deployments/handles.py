@@ -49,12 +49,18 @@ def translate_error(error: BaseException, part: str) -> HubError:
 class AppConnection:
     """One Serve application by name: found lazily, watched by a probe, refused while down.
 
+    Args:
+        app_name: Of the application.
+        part: What messages call it.
+        holds_engine: The replica dies with an engine it holds: when it says that is gone, the part is down.
+
     Attributes:
         is_new: It has not answered a probe yet.
     """
 
-    def __init__(self, app_name: str, part: str) -> None:
+    def __init__(self, app_name: str, part: str, *, holds_engine: bool = False) -> None:
         self.part = part
+        self._holds_engine = holds_engine
         self._app_name = app_name
         self._handle: DeploymentHandle | None = None
         self._methods: dict[tuple[str, bool], DeploymentHandle] = {}
@@ -97,13 +103,14 @@ class AppConnection:
     def fail(self, error: BaseException) -> HubError:
         """Translate a failed call, and mark the part down when its replica is gone."""
         translated = translate_error(error, self.part)
-        if isinstance(translated, ModelUnavailableError):
+        was_answered = isinstance(error.cause if isinstance(error, RayTaskError) else error, HubError)
+        if isinstance(translated, ModelUnavailableError) and (self._holds_engine or not was_answered):
             self._health = PartHealth("down", "its replica died; Serve starts a new one")
         return translated
 
-    async def call(self, name: str, *args: Any) -> Any:
+    async def call(self, name: str, *args: Any, **options: Any) -> Any:
         """Call a plain method and translate its errors."""
-        response = self.method(name).remote(*args)
+        response = self.method(name).remote(*args, **options)
         try:
             return await self._first(_result_of(response))
         except asyncio.CancelledError:

@@ -165,7 +165,7 @@ class ModelDirectory:
 
     def _connection(self, model_id: str) -> AppConnection:
         if model_id not in self._connections:
-            connection = AppConnection(app_name(model_id), f"The model {model_id}")
+            connection = AppConnection(app_name(model_id), f"The model {model_id}", holds_engine=True)
             connection.start()
             self._connections[model_id] = connection
         return self._connections[model_id]

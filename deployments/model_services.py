@@ -65,7 +65,7 @@ class RemoteRegistry:
 
     async def validate(self, principal: Principal, keys: Keys | None, *, with_load: bool) -> ValidationReport:
         known = keys if keys is None else [await self._known(key) for key in keys]
-        return await self._call(ValidationReport, "validate", known, with_load)
+        return await self._call(ValidationReport, "validate", known, with_load=with_load)
 
     async def cleanup(self, principal: Principal, *, keep: int) -> CleanupReport:
         return await self._call(CleanupReport, "cleanup", keep)
@@ -95,9 +95,9 @@ class RemoteRegistry:
         """Return the key in the capitals its model is known by; raise `InvalidRequestError` for others."""
         return await self._call(ModelKey, "parse_key", str(key))
 
-    async def _call(self, result_type: type[Result], method: str, *args: Any) -> Result:
+    async def _call(self, result_type: type[Result], method: str, *args: Any, **options: Any) -> Result:
         """Call the registry; `result_type` is what that method returns, for the type checker."""
-        result: Result = await self._models.call("registry_call", method, *args)
+        result: Result = await self._models.call("registry_call", method, *args, **options)
         return result
 
 

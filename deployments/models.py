@@ -177,7 +177,7 @@ class Models:
         await self._require_loaded(model_id)
         return bool(await self._host.call(model_id, "clear_cache"))
 
-    async def registry_call(self, method: str, *args: Any) -> Any:
+    async def registry_call(self, method: str, *args: Any, **options: Any) -> Any:
         """Call a method of `ModelRegistry` or of its downloads; the ingress has checked the arguments."""
         if method in {"list", "get", "cancel"}:
             return await getattr(self._registry.downloads, method)(*args)
@@ -187,7 +187,7 @@ class Models:
             self._configuration = await self._registry.configure(*args)
             self._lifecycle.set_policy(_policy(self._configuration))
             return self._configuration.shown()
-        result = await getattr(self._registry, method)(*args)
+        result = await getattr(self._registry, method)(*args, **options)
         if method in {"rollback", "pin", "unpin"}:
             await self._lifecycle.refresh()
         return result

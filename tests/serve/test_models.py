@@ -12,7 +12,9 @@ import pytest
 from deployments.client import HubClient
 from tests.cluster import MODELS_MEMORY_GB, SECOND_MODEL, RunningHub
 
-LOAD_TIMEOUT_S = 300.0
+LOAD_TIMEOUT_S = 400.0
+
+pytestmark = pytest.mark.timeout(900)
 
 
 def states(hub: RunningHub) -> dict[str, str]:
