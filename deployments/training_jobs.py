@@ -46,7 +46,7 @@ class TrainingJobs:
     # Inside a worker the client's own guess is the default port, whatever the dashboard's really is.
     def _server(self) -> JobSubmissionClient:
         if self._client is None:
-            address = _internal_kv_get(DASHBOARD_ADDRESS.encode(), namespace=KV_NAMESPACE_DASHBOARD.encode())
+            address = _internal_kv_get(DASHBOARD_ADDRESS.encode(), namespace=KV_NAMESPACE_DASHBOARD)
             if address is None:
                 raise RuntimeError("this cluster has no dashboard, and so no job server")
             self._client = JobSubmissionClient(f"http://{address.decode()}")
