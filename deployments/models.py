@@ -40,6 +40,8 @@ from deployments.model_prober import EngineProber
 logger = logging.getLogger(__name__)
 
 LIFECYCLE_FOLDER = "lifecycle"
+TICK_S = 2.0
+"""Each tick asks Serve's controller which applications run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,4 +270,5 @@ def _policy(configuration: HubConfiguration) -> LifecyclePolicy:
         unload_timeout_s=configuration.model_unload_timeout_s,
         max_concurrent_models=configuration.max_concurrent_models,
         min_residency_s=configuration.min_residency_s,
+        tick_s=TICK_S,
     )

@@ -44,5 +44,5 @@ class LifecyclePolicy:
     first_backoff_s: float = 10.0
     max_backoff_s: float = 300.0
     poll_s: float = 0.25
-    tick_s: float = 2.0
+    tick_s: float = 1.0
     live_margin_bytes: int = 256 * 2**20

@@ -12,6 +12,7 @@ from .conftest import assert_refused
 
 ROUTES = """
 DELETE /models/jobs/{job_id}
+DELETE /train/jobs/{job_id}
 DELETE /v1/files/{file_id}
 DELETE /v1/vector_stores/{store_id}
 DELETE /v1/vector_stores/{store_id}/files/{file_id}
@@ -33,6 +34,8 @@ GET /models/status
 GET /models/update/{key:path}
 GET /models/versions/{key:path}
 GET /openapi.json
+GET /train/jobs/{job_id}
+GET /train/status/{store_id}
 GET /v1/files
 GET /v1/files/{file_id}
 GET /v1/files/{file_id}/content
@@ -58,6 +61,13 @@ POST /models/pin
 POST /models/rollback
 POST /models/unpin
 POST /models/validate
+POST /predict/next-items
+POST /predict/recommendations
+POST /predict/trending
+POST /train/next-item
+POST /train/recommendation
+POST /train/rollback
+POST /train/trending
 POST /v1/chat/completions
 POST /v1/completions
 POST /v1/embeddings
