@@ -2,15 +2,16 @@
 
 import logging
 import math
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aihub.errors import ConfigurationError, HubError
 from aihub.lifecycle.host import ModelSpec
 from aihub.lifecycle.planner import SMALL_BATCH
-from aihub.lifecycle.requirement import GIB, estimate
+from aihub.lifecycle.requirement import GIB, MemoryRequirement, estimate
 from aihub.profiles import Profile
 from aihub.registry.catalogue import Catalogue, CatalogueEntry
 from aihub.registry.detection import find_folders
@@ -129,6 +130,8 @@ class InstalledModels:
             if requirement.total_bytes <= self._capacity_bytes:
                 break
         is_default = found.path == self._default.path
+        if is_default:
+            requirement = self._fill_share(requirement)
         parser = entry.tool_call_parser if entry is not None else llm.tool_call_parser if is_default else None
         spec = ModelSpec(
             model_id=model_id,
@@ -146,6 +149,15 @@ class InstalledModels:
         weights_bytes = sum(path.stat().st_size for path in found.path.glob("*.safetensors"))
         types, languages = (entry.types, entry.languages) if entry is not None else (("chat",), ())
         return LocalModel(spec, types, languages, weights_bytes)
+
+    def _fill_share(self, requirement: MemoryRequirement) -> MemoryRequirement:
+        """Give the default model all of `gpu_memory_utilization`: what weights and engine leave is KV cache."""
+        utilization = self._profile.llm.gpu_memory_utilization
+        if self._profile.device == "cpu" or utilization is None:
+            return requirement
+        share_bytes = min(int(utilization * self._profile.gpu_memory_gb * GIB), int(min(self._capacity_bytes, sys.maxsize)))
+        kv_cache_bytes = share_bytes - requirement.weights_bytes - requirement.overhead_bytes
+        return replace(requirement, kv_cache_bytes=max(requirement.kv_cache_bytes, kv_cache_bytes))
 
 
 def _model_id(found: _Found, entry: CatalogueEntry | None) -> str:

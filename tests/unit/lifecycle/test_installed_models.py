@@ -167,3 +167,14 @@ def test_speech_model_is_no_chat_model(machine: Machine) -> None:
     write_model(machine.installs.staging(speech))
     machine.installs.publish(speech, machine.installs.staging(speech), digest="c" * 40, source="test")
     assert machine.ids() == ["smollm2-135m-instruct"]
+
+
+def test_default_model_fills_its_share_of_the_card_and_others_take_what_they_need(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, profile="rtx4060ti")
+    machine.put("another")
+    models = machine.installed.read()
+    profile = load_profile("rtx4060ti")
+    assert profile.llm.gpu_memory_utilization is not None
+    share_bytes = int(profile.llm.gpu_memory_utilization * profile.gpu_memory_gb * GIB)
+    assert models["smollm2-135m-instruct"].spec.requirement.total_bytes == share_bytes
+    assert models["another"].spec.requirement.total_bytes < share_bytes / 4
