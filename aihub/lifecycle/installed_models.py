@@ -94,7 +94,10 @@ class InstalledModels:
             entry = self._catalogue.get(found.key) if found.key is not None else None
             is_default = found.path == self._default.path
             model_id = self._default.model_id if is_default else _model_id(found, entry)
-            if model_id in models or not (is_default or _is_chat_model(found.path)):
+            if not (is_default or _is_chat_model(found.path)):
+                continue
+            if model_id in models:
+                self._report_name_taken(model_id, found.path, models[model_id].spec.path)
                 continue
             try:
                 models[model_id] = self._describe(model_id, found, entry)
@@ -103,6 +106,11 @@ class InstalledModels:
                     self._reported.add(found.path)
                     logger.warning("%s cannot be served: %s", found.path, error)
         return models
+
+    def _report_name_taken(self, model_id: str, path: Path, taken_by: Path) -> None:
+        if path.resolve() != taken_by.resolve() and path not in self._reported:
+            self._reported.add(path)
+            logger.warning("%s is not served: the name %s belongs to %s. Rename one folder.", path, model_id, taken_by)
 
     def _folders(self) -> Iterator[_Found]:
         default_key = next((entry.key for entry in self._catalogue.entries if str(entry.key) == self._default.key), None)

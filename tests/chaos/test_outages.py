@@ -123,6 +123,19 @@ def test_frozen_engine_is_noticed_and_replaced(hub: RunningHub) -> None:
     assert not any(is_alive(engine) for engine in frozen), "the frozen engine still holds its memory"
 
 
+def test_model_manager_killed_chat_goes_on_and_the_loaded_model_is_taken_over(hub: RunningHub) -> None:
+    engines = {engine.pid for engine in engine_processes(hub)}
+    (replica,) = hub.processes("ServeReplica:models")
+    replica.kill()
+    for _ in range(10):
+        assert chat(hub).status_code == 200
+        time.sleep(0.5)
+    wait_for(lambda: parts(hub)["models"] == "ok", 60)
+    models = httpx.get(f"{hub.url}/api/v1/models", timeout=30).json()["data"]["models"]
+    assert {model["model_id"]: model["state"] for model in models}[hub.model] == "ready"
+    assert {engine.pid for engine in engine_processes(hub)} == engines
+
+
 def test_embeddings_replica_killed_comes_back(hub: RunningHub) -> None:
     (replica,) = hub.processes("ServeReplica:embeddings")
     replica.kill()

@@ -178,3 +178,11 @@ def test_default_model_fills_its_share_of_the_card_and_others_take_what_they_nee
     share_bytes = int(profile.llm.gpu_memory_utilization * profile.gpu_memory_gb * GIB)
     assert models["smollm2-135m-instruct"].spec.requirement.total_bytes == share_bytes
     assert models["another"].spec.requirement.total_bytes < share_bytes / 4
+
+
+def test_second_folder_of_a_name_is_left_out_and_that_is_said_once(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    machine.put("Shop-Bot")
+    machine.put("shop-bot")
+    with caplog.at_level(logging.WARNING):
+        assert machine.ids() == machine.ids() == ["smollm2-135m-instruct", "shop-bot"]
+    assert caplog.text.count("belongs to") == 1
