@@ -23,6 +23,9 @@ from tests.serve.second_model import build_second_model
 
 # Ray reads this once, when it is first imported: tests join the hub's cluster with the token its start has made.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+# A call without a cluster must fail; by default Ray would start a second one beside the hub's.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+OWN_VARIABLES = frozenset({"RAY_AUTH_MODE", "RAY_ENABLE_AUTO_CONNECT"})
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 600.0
@@ -77,7 +80,7 @@ def start_hub(home: Path, *, environment: dict[str, str] | None = None) -> Runni
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+        env={name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
         | {"AIHUB_HOME": str(home), processes.RUN_ID_VARIABLE: run_id}
         | {"AIHUB_MODELS_MEMORY_GB": str(MODELS_MEMORY_GB), "MIN_RESIDENCY": "1"}
         | (environment or {}),

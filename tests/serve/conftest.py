@@ -20,7 +20,7 @@ async def async_client(hub: RunningHub) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ray_cluster(hub: RunningHub) -> Iterator[None]:
     """Join the hub's Ray cluster as a driver, with the token Ray made when the hub started."""
     command = next(process.cmdline() for process in hub.processes("gcs_server"))

@@ -36,6 +36,10 @@ def _default_model_is_back(hub: RunningHub) -> Iterator[None]:
     yield
     post(hub, "/models/configure", {"model_unload_timeout_s": None})
     assert post(hub, "/api/v1/models/load", {"model_id": hub.model}).status_code == 200
+    deadline_s = time.monotonic() + 30
+    while httpx.get(f"{hub.url}/health", timeout=30).status_code != 200:  # the ingress hears of it within a second or two
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
 
 
 class BudgetWatch(threading.Thread):

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deployments.client import HubClient
-from tests.cluster import ROOT, RunningHub
+from tests.cluster import OWN_VARIABLES, ROOT, RunningHub
 
 STORE = 7
 TRAIN_TIMEOUT_S = 400.0
@@ -32,7 +32,7 @@ def post(hub: RunningHub, path: str, body: dict[str, Any]) -> httpx.Response:
 def shop(hub: RunningHub) -> int:
     """Load a made-up shop into the running hub's database, as an operator would."""
     command = [str(Path(sys.executable).parent / "aihub"), "recsys", "demo-shop", "--store", str(STORE)]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"} | {"AIHUB_HOME": str(hub.home)}
+    environment = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES} | {"AIHUB_HOME": str(hub.home)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return STORE
