@@ -220,10 +220,14 @@ class LLMHandle:
     def __init__(self, connection: AppConnection) -> None:
         self._connection = connection
         self._card: ChatModelCard | None = None
+        self._card_lock = asyncio.Lock()
 
     async def card(self) -> ChatModelCard:
         if self._card is None:
-            self._card = await self._connection.call("card")
+            # Once for all who ask: in a burst, a call each would fill the model's queue, and the refusals would wait in it.
+            async with self._card_lock:
+                if self._card is None:
+                    self._card = await self._connection.call("card")
         return self._card
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
