@@ -79,8 +79,13 @@ class HubParts:
         known, history = load_known_providers(), EngineHistory()
         self._settings = settings
         self._pool = ProviderPool(provider_settings(settings, HubConfiguration()), known, ProviderMetrics(metrics.registry))
+        llm = profile.llm
         self._directory = ModelDirectory(
-            self._models, default_model=model_id, history=history, configured=self._configure_providers
+            self._models,
+            default_model=model_id,
+            history=history,
+            configured=self._configure_providers,
+            max_in_flight=(llm.max_ongoing_requests + llm.max_queued_requests) * llm.autoscaling.max_replicas,
         )
         self.engines = ProviderDirectory(
             local=self._directory,

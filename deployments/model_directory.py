@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from aihub.engines.base import ChatEngine, ChatModelCard, PartHealth
-from aihub.errors import HubError, NotFoundError
+from aihub.errors import HubError, NotFoundError, OverloadedError
 from aihub.registry.configuration import HubConfiguration
 from deployments.handles import AppConnection, LLMHandle
 from deployments.llm_app import app_name
@@ -36,6 +36,7 @@ class ModelDirectory:
         default_model: Whose state is the state of the part `llm`.
         history: Speeds seen lately, reported on.
         configured: Called when the run-time settings have changed.
+        max_in_flight: Requests one model may hold, its queue included; more are refused before they cost anything.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class ModelDirectory:
         default_model: str,
         history: EngineHistory,
         configured: Callable[[HubConfiguration], None],
+        max_in_flight: int,
     ) -> None:
+        self._max_in_flight = max_in_flight
         self._models = models
         self._default_model = default_model
         self._history = history
@@ -129,7 +132,13 @@ class ModelDirectory:
         return PartHealth("ok", f"{view.model_id} is not loaded; its first request loads it")
 
     def note_begin(self, model_id: str) -> None:
-        """Count a request handed to a model."""
+        """Count a request handed to a model.
+
+        Raises:
+            OverloadedError: It holds as many as it may.
+        """
+        if self._in_flight[model_id] >= self._max_in_flight:
+            raise OverloadedError(f"The model {model_id} is busy: its queue is full. Retry in a second.")
         self._in_flight[model_id] += 1
         self._used.add(model_id)
 

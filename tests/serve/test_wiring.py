@@ -22,8 +22,10 @@ from aihub.profiles import PROFILES_DIR, load_profile
 from deployments import vllm_adapter
 from deployments.app import AppArgs
 from deployments.handles import AppConnection, translate_error
+from deployments.model_directory import ModelDirectory
 from deployments.options import serve_options
 from deployments.serve_config import check_serve_config
+from pipelines.history import EngineHistory
 from tests.cluster import ROOT
 
 SERVE_CONFIG = ROOT / "serve_config.yaml"
@@ -117,3 +119,20 @@ def test_failed_handle_call_becomes_a_hub_error_without_details(error: Exception
 def test_connection_that_found_nothing_yet_refuses_at_once() -> None:
     with pytest.raises(ModelUnavailableError, match="Retry"):
         AppConnection("llm-none", "The model").method("chat_once")
+
+
+def test_model_that_holds_as_many_requests_as_it_may_refuses_the_next_at_once() -> None:
+    directory = ModelDirectory(
+        AppConnection("models", "The model manager"),
+        default_model="a",
+        history=EngineHistory(),
+        configured=lambda _: None,
+        max_in_flight=2,
+    )
+    directory.note_begin("a")
+    directory.note_begin("a")
+    with pytest.raises(OverloadedError):
+        directory.note_begin("a")
+    directory.note_begin("b")
+    directory.note_end("a")
+    directory.note_begin("a")
