@@ -19,8 +19,6 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
     "RAY_SERVE_LOG_TO_STDERR": "1",
-    # Ray's default of 15 lets any other work on the machine starve the models; training lowers its own priority.
-    "RAY_worker_niceness": "0",
 }
 _ERROR_LINE = re.compile(r"(?:ConfigurationError|DeployFailed): (?P<message>.+)")
 
