@@ -14,7 +14,6 @@ from deployments.handles import translate_error
 from deployments.llm_app import app_name
 
 EMBEDDINGS_APP = "embeddings"
-EMBEDDING_KEYS = frozenset({"package:minilm"})
 
 
 class EngineProber:
@@ -23,11 +22,20 @@ class EngineProber:
     Args:
         ensure: Loads a model and returns once it can be asked.
         model_id_of: Finds a local chat model by its key; None when there is none.
+        embedding_source: Where the served embedding model comes from, as the profile names it.
     """
 
-    def __init__(self, ensure: Callable[[str], Awaitable[Any]], model_id_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        ensure: Callable[[str], Awaitable[Any]],
+        model_id_of: Callable[[str], str | None],
+        *,
+        embedding_source: str,
+    ) -> None:
         self._ensure = ensure
         self._model_id_of = model_id_of
+        # A hub id stands in the profile without the prefix of its key.
+        self._embedding_keys = frozenset({embedding_source, f"hf:{embedding_source}"})
 
     async def load(self, key: ModelKey) -> None:
         """Load the model and get one short answer.
@@ -35,7 +43,7 @@ class EngineProber:
         Raises:
             ConflictError: It is neither a local chat model nor the embedding model that is served.
         """
-        if str(key) in EMBEDDING_KEYS:
+        if str(key) in self._embedding_keys:
             await self._call(EMBEDDINGS_APP, "embed", TEXTS[:1])
             return
         model_id = self._chat_model(key)
@@ -45,7 +53,7 @@ class EngineProber:
     async def measure(self, key: ModelKey) -> Speed:
         """Return tokens a second of one answer, or embeddings a second of one batch."""
         started_s = time.perf_counter()
-        if str(key) in EMBEDDING_KEYS:
+        if str(key) in self._embedding_keys:
             await self._call(EMBEDDINGS_APP, "embed", TEXTS)
             return Speed("embeddings/s", len(TEXTS) / (time.perf_counter() - started_s))
         tokens = await self._chat(self._chat_model(key), max_tokens=ANSWER_TOKENS)

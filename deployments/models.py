@@ -28,6 +28,7 @@ from aihub.profiles import Profile
 from aihub.registry.configuration import HubConfiguration
 from aihub.registry.downloads.events import JobEvent
 from aihub.registry.local import open_registry
+from aihub.registry.selection import select_embedding_model
 from aihub.registry.service import ModelRegistry
 from aihub.settings import Settings
 from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
@@ -89,7 +90,11 @@ class Models:
             settings,
             os.environ,
             metrics=RegistryMetrics(self._metrics),
-            prober=EngineProber(self.ensure, self._model_id_of),
+            prober=EngineProber(
+                self.ensure,
+                self._model_id_of,
+                embedding_source=select_embedding_model(settings, profile).source,
+            ),
             digests_in_use=self._digests_in_use,
         )
         self._dtype = engine_dtype(profile.llm, profile.device)

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from aihub.registry.documents import write_document
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +61,7 @@ class DesiredState:
             return Desired()
 
     def _write(self, desired: Desired) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump({"loaded": list(desired.loaded), "pinned": list(desired.pinned)}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
+        write_document(self._path, {"loaded": list(desired.loaded), "pinned": list(desired.pinned)})
 
 
 def _names(value: Any) -> tuple[str, ...]:
