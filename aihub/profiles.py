@@ -6,9 +6,8 @@ default models. Unknown keys are refused, so a typo never silently falls back to
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -17,11 +16,11 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
 from aihub.errors import ConfigurationError
+from aihub.typed_yaml import load_typed_yaml
 
 PROFILES_DIR = Path(__file__).resolve().parent.parent / "configs" / "profiles"
 
@@ -165,12 +164,7 @@ def load_profile(name: str | None = None, directory: Path = PROFILES_DIR) -> Pro
     if chosen not in known:
         raise ConfigurationError(f"No profile named {chosen!r}. Set AIHUB_PROFILE to one of: {', '.join(known)}.")
     path = directory / f"{chosen}.yaml"
-    data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    try:
-        profile = Profile.model_validate(data)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigurationError(f"Profile {path.name} is wrong: {problems}.") from error
+    profile = load_typed_yaml(path, Profile, what="Profile")
     if profile.name != chosen:
         raise ConfigurationError(f"Profile {path.name} calls itself {profile.name!r}; make both names equal.")
     return profile

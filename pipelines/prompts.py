@@ -9,14 +9,13 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from aihub.errors import ConfigurationError
 from aihub.profiles import StrictModel
 from aihub.security.markers import neutralise_markers
+from aihub.typed_yaml import load_typed_yaml
 
 PROMPTS_DIR = Path(__file__).resolve().parent.parent / "configs" / "prompts"
 DEFAULT_LANGUAGE = "en"
@@ -84,14 +83,7 @@ def load_prompts(directory: Path = PROMPTS_DIR) -> Prompts:
 
 
 def _load_template(path: Path) -> PromptTemplate:
-    try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        template = PromptTemplate.model_validate(data)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"Prompt file {path.name} is not YAML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigurationError(f"Prompt file {path.name} is wrong: {problems}.") from error
+    template = load_typed_yaml(path, PromptTemplate, what="Prompt file")
     if template.language != path.stem:
         raise ConfigurationError(f"Prompt file {path.name} says language {template.language!r}; make both equal.")
     return template

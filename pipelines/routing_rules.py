@@ -4,13 +4,12 @@ import re
 import unicodedata
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from aihub.errors import ConfigurationError
 from aihub.profiles import StrictModel
+from aihub.typed_yaml import load_typed_yaml
 from pipelines.prompts import has_vietnamese_letters
 
 ROUTING_FILE = Path(__file__).resolve().parent.parent / "configs" / "routing.yaml"
@@ -106,11 +105,4 @@ def load_routing_rules(path: Path = ROUTING_FILE) -> RoutingRules:
     Raises:
         ConfigurationError: The file is no YAML, or a key or value is wrong; the message names each.
     """
-    try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return RoutingRules.model_validate(data)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path.name} is not YAML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigurationError(f"{path.name} is wrong: {problems}.") from error
+    return load_typed_yaml(path, RoutingRules)

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import yaml
-from pydantic import Field, PositiveInt, SecretStr, ValidationError
+from pydantic import Field, PositiveInt, SecretStr
 
-from aihub.errors import ConfigurationError
 from aihub.profiles import StrictModel
+from aihub.typed_yaml import load_typed_yaml
 
 ProviderName = Literal["local", "openai", "github", "ollama"]
 PROVIDER_NAMES: tuple[ProviderName, ...] = get_args(ProviderName)
@@ -95,11 +94,4 @@ def load_known_providers(path: Path = PROVIDERS_FILE) -> KnownProviders:
     Raises:
         ConfigurationError: The file is no YAML, or a key or value is wrong; the message names each.
     """
-    try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return KnownProviders.model_validate(data)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path.name} is not YAML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigurationError(f"{path.name} is wrong: {problems}.") from error
+    return load_typed_yaml(path, KnownProviders)
