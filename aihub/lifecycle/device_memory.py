@@ -1,15 +1,13 @@
 """Live memory of the devices of this machine, as the kernel and the NVIDIA driver tell it."""
 
-import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 from aihub.lifecycle.host import DeviceMemory
+from aihub.nvidia_driver import ask_driver
 from aihub.registry.machine import CGROUP_LIMIT, read_ram
 
 MIB = 2**20
-NVIDIA_SMI_TIMEOUT_S = 5.0
 
 
 def read_device_memory(device: str, cgroup: Path = CGROUP_LIMIT.parent) -> list[DeviceMemory]:
@@ -20,7 +18,7 @@ def read_device_memory(device: str, cgroup: Path = CGROUP_LIMIT.parent) -> list[
     if device == "cpu":
         total_bytes = read_ram(cgroup / CGROUP_LIMIT.name)
         return [DeviceMemory("cpu", total_bytes, _read_free_ram(total_bytes, cgroup))]
-    rows = _ask_driver("--query-gpu=index,memory.total,memory.free")
+    rows = _ask_numbers("--query-gpu=index,memory.total,memory.free")
     return [DeviceMemory(f"cuda:{index}", total * MIB, free * MIB) for index, total, free in rows]
 
 
@@ -39,7 +37,7 @@ def read_process_memory(device: str, process_ids: Iterable[int]) -> int:
         except psutil.NoSuchProcess:
             continue
     if device != "cpu":
-        rows = _ask_driver("--query-compute-apps=pid,used_memory")
+        rows = _ask_numbers("--query-compute-apps=pid,used_memory")
         return sum(used * MIB for process_id, used in rows if process_id in tree)
     held = 0
     for process in tree.values():
@@ -53,11 +51,8 @@ def read_process_memory(device: str, process_ids: Iterable[int]) -> int:
 
 def read_compute_capability() -> tuple[int, int] | None:
     """Return the first card's compute capability, (8, 9) for an RTX 4060 Ti; None without a driver. Blocking."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    lines = _run([program, "--query-gpu=compute_cap", "--format=csv,noheader"]).split()
-    major, _, minor = lines[0].partition(".") if lines else ("", "", "")
+    rows = ask_driver("--query-gpu=compute_cap")
+    major, _, minor = rows[0][0].partition(".") if rows else ("", "", "")
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
@@ -75,19 +70,5 @@ def _read_free_ram(total_bytes: int, cgroup: Path) -> int:
     return max(min(free_bytes, total_bytes - used_bytes + droppable_bytes), 0)
 
 
-def _ask_driver(query: str) -> list[tuple[int, ...]]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    rows = [line.split(",") for line in _run([program, query, "--format=csv,noheader,nounits"]).splitlines()]
-    return [tuple(int(cell) for cell in row) for row in rows if all(cell.strip().isdecimal() for cell in row)]
-
-
-def _run(command: list[str]) -> str:
-    try:
-        answer = subprocess.run(  # noqa: S603  # a fixed command line, arguments as a list
-            command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout if answer.returncode == 0 else ""
+def _ask_numbers(question: str) -> list[tuple[int, ...]]:
+    return [tuple(map(int, row)) for row in ask_driver(question) if all(cell.isdecimal() for cell in row)]

@@ -1,12 +1,12 @@
 """What this machine has: memory, graphics card, free disk."""
 
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from aihub.nvidia_driver import ask_driver
+
 GIB = 2**30
-NVIDIA_SMI_TIMEOUT_S = 5.0
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -43,18 +43,8 @@ def read_ram(cgroup_limit: Path = CGROUP_LIMIT) -> int:
 
 
 def _read_gpu() -> tuple[str | None, int]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None, 0
-    question = [program, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(  # noqa: S603  # a fixed command line, arguments as a list
-            question, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None, 0
-    cards = [line.rpartition(",") for line in answer.stdout.splitlines()] if answer.returncode == 0 else []
-    found = [(int(mebibytes) * 2**20, name.strip()) for name, _, mebibytes in cards if mebibytes.strip().isdecimal()]
+    cards = [(", ".join(row[:-1]), row[-1]) for row in ask_driver("--query-gpu=name,memory.total") if row]
+    found = [(int(mebibytes) * 2**20, name) for name, mebibytes in cards if mebibytes.isdecimal()]
     if not found:
         return None, 0
     memory_bytes, name = max(found)
