@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aihub.recsys.artifacts import Version
+from aihub.recsys.fit_checkpoint import FitCheckpoint
+from aihub.recsys.interactions import Interactions
 from aihub.recsys.results import NextItem, Scored, TrendItem
 
 
@@ -87,16 +89,17 @@ class SmallTrained:
 class SmallFamily:
     """Learns nothing; its figure is the hyper-parameter `dim` / 100."""
 
+    data_type: type[Interactions] = Interactions
+
     def __init__(self) -> None:
-        self.during: Callable[[Any, Any, Path], None] = lambda progress, cancelled, checkpoint: None
+        self.during: Callable[[Any, Any, FitCheckpoint], None] = lambda progress, cancelled, checkpoint: None
 
     def read(self, reader: Any, parameters: Mapping[str, Any]) -> Any:
         return reader.interactions()
 
-    def count(self, data: Any) -> int:
-        return len(data)
-
-    def fit(self, data: Any, parameters: Mapping[str, Any], *, progress: Any, cancelled: Any, checkpoint: Path) -> SmallTrained:
+    def fit(
+        self, data: Any, parameters: Mapping[str, Any], *, progress: Any, cancelled: Any, checkpoint: FitCheckpoint
+    ) -> SmallTrained:
         progress("counting", 0.5)
         self.during(progress, cancelled, checkpoint)
         figure = parameters.get("dim", 50) / 100
