@@ -100,7 +100,7 @@ def test_settings_are_those_the_hold_out_clearly_likes_best(qualities: list[floa
 
 
 def test_completed_user_has_the_exact_solution_of_all_pairs_and_the_others_stay() -> None:
-    pairs = shop_of_tastes(40).index().pairs()
+    pairs = shop_of_tastes(40).index().pairs(weight_cap=1.0)
     keep = np.ones(len(pairs.items), np.bool_)
     keep[pairs.indptr[[3, 8]]] = False
     factors = fit_ials(pairs.take(keep), SETTINGS, never_stop)
