@@ -13,6 +13,8 @@ ROLLING = (4, 8, 13, 26)
 LEAST_HISTORY = 4
 """Periods alike that must lie before a period to learn from it."""
 
+_MOST_CHANGE = 1e6  # of a price; more does not fit the features
+
 
 def describe(table: SalesTable, column: int) -> NDArray[np.float32]:
     """Describe every variant as known before a period.
@@ -82,6 +84,6 @@ def _price(table: SalesTable, column: int) -> list[NDArray[np.float64]]:
     """The last price, and it over the price of eight periods alike ago."""
     last = table.prices[:, column - 1]
     earlier = table.prices[:, max(0, column - 1 - 8 * table.step)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        change = np.where(earlier > 0, last / earlier, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        change = np.where(earlier > 0, np.minimum(last / earlier, _MOST_CHANGE), np.nan)
     return [last, change]
