@@ -99,13 +99,30 @@ def start_from(parameters: Parameters, factors: Factors, scale: float, offset: f
     import torch
 
     users, items = factors
-    lengths = [max(float(np.sqrt(np.mean(np.square(table)))), 1e-12) for table in factors]
-    ratio = (lengths[1] / lengths[0]) ** 0.5
-    parameters["gmf_users"] = torch.from_numpy(users * np.float32(scale**0.5 * ratio))
-    parameters["gmf_items"] = torch.from_numpy(items * np.float32(scale**0.5 / ratio))
+    user_scale = _user_scale(factors, scale)
+    parameters["gmf_users"] = torch.from_numpy(users * np.float32(user_scale))
+    parameters["gmf_items"] = torch.from_numpy(items * np.float32(scale / user_scale))
     parameters["gmf_head"] = torch.ones(users.shape[1])
     parameters["bias"] = torch.tensor([offset], dtype=torch.float32)
     parameters["mlp_head"] *= _FIRST_VOICE
+
+
+def shift_users(parameters: Parameters, factors: Factors, completed: Factors, scale: float) -> Parameters:
+    """Move users' embeddings of the product as their factors moved when they learnt more; for parameters begun by `start_from`.
+
+    Args:
+        factors, scale: What `start_from` was given.
+        completed: The same factors with users that have learnt more.
+    """
+    import torch
+
+    moved = (completed[0] - factors[0]) * np.float32(_user_scale(factors, scale))
+    return parameters | {"gmf_users": parameters["gmf_users"] + torch.from_numpy(moved)}
+
+
+def _user_scale(factors: Factors, scale: float) -> float:
+    lengths = [max(float(np.sqrt(np.mean(np.square(table)))), 1e-12) for table in factors]
+    return float((scale * lengths[1] / lengths[0]) ** 0.5)
 
 
 def calibrate(pairs: PairMatrix, factors: Factors, settings: NeumfSettings) -> tuple[float, float]:

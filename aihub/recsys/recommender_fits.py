@@ -12,7 +12,7 @@ from aihub.recsys.factor_settings import choose_dim, choose_settings
 from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.ials import Factors, IalsSettings, complete_factors, fit_ials
 from aihub.recsys.interactions import IndexedInteractions, PairMatrix
-from aihub.recsys.neumf import NeumfSettings, Parameters
+from aihub.recsys.neumf import NeumfSettings, Parameters, calibrate, shift_users
 from aihub.recsys.neumf_fit import ScorePairs, complete_users, fit_neumf
 from aihub.recsys.recommender import Recommender
 from aihub.recsys.results import Cancelled, Progress
@@ -91,8 +91,7 @@ class RecommenderFits:
 
     def _fit_ials(self) -> Recommender:
         factors = self._matrix_factors()
-        full = complete_factors(factors, self._pairs, self.cases.users, self.chosen, self._cancelled)
-        return self._of_factors(factors).completed(self._of_factors(full), self.cases.users)
+        return self._of_factors(factors).completed(self._of_factors(self._completed(factors)), self.cases.users)
 
     def _fit_neumf(self) -> Recommender:
         factors = self._matrix_factors() if self._settings.pretrain else None
@@ -110,7 +109,11 @@ class RecommenderFits:
         self.seconds["neumf_epoch"] = fitted.epoch_s
         self.neumf_epochs = (fitted.best_epoch, fitted.epochs)
         self._progress("rebuilding", 0.0)
-        full = complete_users(fitted.parameters, self._pairs, self.cases.users, settings, self._cancelled)
+        if factors is None:
+            full = complete_users(fitted.parameters, self._pairs, self.cases.users, settings, self._cancelled)
+        else:
+            scale, _ = calibrate(self.train, factors, settings)
+            full = shift_users(fitted.parameters, factors, self._completed(factors), scale)
         return self._of_neumf(fitted.parameters).completed(self._of_neumf(full), self.cases.users)
 
     def _matrix_factors(self) -> Factors:
@@ -145,6 +148,9 @@ class RecommenderFits:
 
         fit_ials(self.train, self.chosen, after_epoch, self._cancelled)
         return best[0][1]
+
+    def _completed(self, factors: Factors) -> Factors:
+        return complete_factors(factors, self._pairs, self.cases.users, self.chosen, self._cancelled)
 
     def _judge(self, score: ScorePairs) -> float:
         """NDCG@10 on the hold-out, by index."""

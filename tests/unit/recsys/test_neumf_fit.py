@@ -8,7 +8,7 @@ from aihub.recsys import fit_checkpoint
 from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.ials import IalsSettings, fit_ials
 from aihub.recsys.interactions import PairMatrix
-from aihub.recsys.neumf import NeumfSettings, new_parameters, score_pairs, start_from
+from aihub.recsys.neumf import NeumfSettings, new_parameters, score_pairs, shift_users, start_from
 from aihub.recsys.neumf_fit import ScorePairs, complete_users, fit_neumf
 from aihub.recsys.results import TrainingCancelledError, never_cancelled
 from tests.unit.recsys.shops import TASTES, shop_of_tastes
@@ -64,6 +64,19 @@ def test_product_started_from_factors_ranks_as_the_factors_do() -> None:
     users, items = np.arange(60), np.tile(np.arange(pairs.n_items), (60, 1))
     expected = 6.0 * (factors[0] @ factors[1].T) - 3.0
     np.testing.assert_allclose(score_pairs(parameters, users, items), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_product_moves_as_the_factors_of_its_users_did() -> None:
+    pairs = shop_of_tastes(60).index().pairs()
+    factors = fit_ials(pairs, IalsSettings(dim=6, epochs=3), lambda epoch, found: False)
+    completed = (factors[0] + np.float32(0.5) * (np.arange(60) == 7)[:, None], factors[1])
+    parameters = new_parameters(pairs.n_users, pairs.n_items, replace(SETTINGS, tower=4))
+    parameters["mlp_head"].zero_()
+    start_from(parameters, factors, 6.0, -3.0)
+    users, items = np.arange(60), np.tile(np.arange(pairs.n_items), (60, 1))
+    expected = 6.0 * (completed[0] @ completed[1].T) - 3.0
+    shifted = shift_users(parameters, factors, completed, 6.0)
+    np.testing.assert_allclose(score_pairs(shifted, users, items), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_pretrained_model_is_never_worse_on_the_hold_out_than_its_factors() -> None:
