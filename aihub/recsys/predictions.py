@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
 from aihub.recsys.artifacts import ModelType
@@ -52,6 +52,9 @@ class _Candidates:
     is_all: bool
 
 
+_Flight = asyncio.Future[_Candidates]
+
+
 class Predictions:
     """Predictions of all stores.
 
@@ -69,7 +72,8 @@ class Predictions:
         self._availability = availability
         self._cache = cache
         self._ttl_s = ttl_s
-        self._flights: dict[str, asyncio.Task[_Candidates]] = {}
+        self._flights: dict[str, _Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def recommendations(
         self, tenant: str, store_id: int, user_id: int, n: int, *, exclude_purchased: bool = True
@@ -172,36 +176,43 @@ class Predictions:
         """Take a ranking from the cache, or make it once for all who ask for it at the same time."""
         if key is None:
             return await rank()
-        task = self._flights.get(key)
-        if task is None:
-            task = asyncio.create_task(self._fetch(key, rank, kind))
-            self._flights[key] = task
-            task.add_done_callback(lambda done: self._land(key, done))
-        return await asyncio.shield(task)
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(self._fly(key, flight, rank, kind))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(flight)
 
-    def _land(self, key: str, task: asyncio.Task[_Candidates]) -> None:
-        """Forget a finished task; its error belongs to those who waited, and they may all have left."""
-        self._flights.pop(key, None)
-        if not task.cancelled():
-            task.exception()
-
-    async def _fetch(self, key: str, rank: Callable[[], Awaitable[_Candidates]], kind: type[Any]) -> _Candidates:
-        kept = None if self._cache is None else await self._cache.get(key)
-        found = None if kept is None else _decode(kept, kind)
-        if found is not None:
-            return found
-        candidates = await rank()
-        if self._cache is not None:
-            await self._cache.set(key, _encode(candidates), self._ttl_s)
-        return candidates
+    async def _fly(self, key: str, flight: _Flight, rank: Callable[[], Awaitable[_Candidates]], kind: type[Any]) -> None:
+        """Answer all who wait, then fill the cache; who asks in between is answered too."""
+        try:
+            kept = None if self._cache is None else await self._cache.get(key)
+            found = None if kept is None else _decode(kept, kind)
+            if found is not None:
+                flight.set_result(found)
+                return
+            candidates = await rank()
+            flight.set_result(candidates)
+            if self._cache is not None:
+                await self._cache.set(key, _encode(candidates, kind), self._ttl_s)
+        except Exception as error:
+            if flight.done():
+                raise
+            flight.set_exception(error)
+            flight.exception()  # it belongs to those who wait, and they may all have left
+        finally:
+            flight.cancel()
+            del self._flights[key]
 
 
 def _id_of(item: Any) -> int:
     return int(item.variant_id) if isinstance(item, TrendItem) else int(item.item_id)
 
 
-def _encode(candidates: _Candidates) -> bytes:
-    rows = [list(asdict(item).values()) for item in candidates.items]
+def _encode(candidates: _Candidates, kind: type[Any]) -> bytes:
+    names = [item.name for item in fields(kind)]
+    rows = [[getattr(item, name) for name in names] for item in candidates.items]
     return json.dumps([candidates.fallback, candidates.is_all, rows], separators=(",", ":")).encode()
 
 

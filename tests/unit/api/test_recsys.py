@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from aihub.api.errors import install_error_handlers
 from aihub.api.middleware import RequestContext
 from aihub.api.recsys_answers import next_items_answer, recommendations_answer, training_answer, training_job, trending_answer
-from aihub.api.routes import recsys
+from aihub.api.routes import predictions, recsys
 from aihub.errors import ConflictError, NotFoundError
 from aihub.recsys.predictions import Answer
 from aihub.recsys.results import NextItem, Scored, TrendItem
@@ -120,6 +120,7 @@ async def http(service: FakeRecsys) -> AsyncIterator[httpx.AsyncClient]:
     install_error_handlers(app)
     app.add_middleware(RequestContext, sends_id=True)
     app.include_router(recsys.router)
+    app.include_router(predictions.router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
         yield client
