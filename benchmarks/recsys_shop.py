@@ -59,7 +59,7 @@ def fill(dsn: str, items: int) -> None:
 
 
 def train_factors(dsn: str, home: Path) -> TrainingResult:
-    """Fit and publish matrix factors of the size that the hub chooses."""
+    """Fit and publish matrix factors of the size that the hub chooses for so many items."""
     place = TrainingPlace(hub_dsn=dsn, shop_dsn=dsn, mapping=load_mapping(MAPPING_PATH), home=home)
     with tqdm(desc="training", unit="%", total=100) as bar:
 
@@ -67,7 +67,7 @@ def train_factors(dsn: str, home: Path) -> TrainingResult:
             bar.set_description(step)
             bar.update(round(100 * share) - bar.n)
 
-        parameters = {"model": "ials", "search": False}
+        parameters = {"model": "ials", "search": False, "time_limit_s": 120}
         return train(place, choose_family("recommendation"), STORE, "recommendation", parameters, progress=show)
 
 

@@ -13,8 +13,9 @@ from aihub.recsys.store_data.live import Availability
 
 Fallback = Literal["popular"]
 
-_SPARE = 20
-"""Candidates beyond what is asked for, so that a few sold-out goods do not cost a second ranking."""
+_LEAST_SPARE = 10
+_SPARE_SHARE = 0.5
+"""Candidates beyond what is asked for: a few sold-out goods do not cost a second ranking, but each is looked up in the shop."""
 _WIDEN = 4
 
 
@@ -45,11 +46,19 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """A ranking before the shop was asked; `is_all` when the model has no more."""
+    """A ranking before the shop was asked what is on sale.
+
+    Attributes:
+        items: Best first.
+        fallback: As in `Answer`.
+        is_all: The model has no more.
+        has_no_bought: It was made just now, without what the customer has bought.
+    """
 
     items: list[Any]
     fallback: Fallback | None
     is_all: bool
+    has_no_bought: bool = False
 
 
 _Flight = asyncio.Future[_Candidates]
@@ -94,14 +103,15 @@ class Predictions:
                 items = opened.model.predict(user_id, count, exclude=bought)
                 if items is None:
                     popular = opened.model.most_popular(count, exclude=bought)
-                    return _Candidates(popular, "popular", len(popular) < count)
-                return _Candidates(items, None, len(items) < count)
+                    return _Candidates(popular, "popular", len(popular) < count, has_no_bought=True)
+                return _Candidates(items, None, len(items) < count, has_no_bought=True)
 
             return await asyncio.to_thread(ask)
 
-        async def sellable(items: Sequence[Any]) -> dict[int, int]:
-            ids = [item.item_id for item in items]
-            return await self._availability.items_on_sale(tenant, store_id, ids, not_bought_by=buyer)
+        async def sellable(candidates: _Candidates) -> dict[int, int]:
+            ids = [item.item_id for item in candidates.items]
+            asker = None if candidates.has_no_bought else buyer
+            return await self._availability.items_on_sale(tenant, store_id, ids, not_bought_by=asker)
 
         key = f"{user_id}:{int(exclude_purchased)}"
         return await self._answer(tenant, store_id, "recommendation", opened, key, n, rank, Scored, sellable)
@@ -114,8 +124,9 @@ class Predictions:
             items = await asyncio.to_thread(opened.model.predict, count)
             return _Candidates(items, None, len(items) < count)
 
-        async def sellable(items: Sequence[Any]) -> dict[int, int]:
-            found = await self._availability.variants_on_sale(tenant, store_id, [item.variant_id for item in items])
+        async def sellable(candidates: _Candidates) -> dict[int, int]:
+            ids = [item.variant_id for item in candidates.items]
+            found = await self._availability.variants_on_sale(tenant, store_id, ids)
             return {variant: variant for variant in found}
 
         return await self._answer(tenant, store_id, "trending", opened, "", n, rank, TrendItem, sellable)
@@ -139,8 +150,8 @@ class Predictions:
 
             return await asyncio.to_thread(ask)
 
-        async def sellable(items: Sequence[Any]) -> dict[int, int]:
-            return await self._availability.items_on_sale(tenant, store_id, [item.item_id for item in items])
+        async def sellable(candidates: _Candidates) -> dict[int, int]:
+            return await self._availability.items_on_sale(tenant, store_id, [item.item_id for item in candidates.items])
 
         key = f"{','.join(map(str, history[-50:]))}:{int(exclude_history)}"
         cacheable = len(history) <= 50
@@ -158,14 +169,14 @@ class Predictions:
         wanted: int,
         rank: Callable[[int], Awaitable[_Candidates]],
         kind: type[Any],
-        sellable: Callable[[Sequence[Any]], Awaitable[dict[int, int]]],
+        sellable: Callable[[_Candidates], Awaitable[dict[int, int]]],
     ) -> Answer:
         """Rank, keep what may be sold, and rank further down until enough is left or the model has no more."""
-        count = wanted + _SPARE
+        count = wanted + max(_LEAST_SPARE, round(wanted * _SPARE_SHARE))
         key = None if question is None else f"recsys:{tenant}:{store_id}:{model_type}:{opened.version}:{question}:{count}"
         candidates = await self._recall(key, lambda: rank(count), kind)
         while True:
-            on_sale = await sellable(candidates.items)
+            on_sale = await sellable(candidates)
             kept = [item for item in candidates.items if _id_of(item) in on_sale][:wanted]
             if len(kept) >= wanted or candidates.is_all:
                 return Answer(kept, [on_sale[_id_of(item)] for item in kept], candidates.fallback, opened.version)

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from aihub.api.app import create_prediction_app
 from aihub.api.errors import install_error_handlers
 from aihub.api.middleware import RequestContext
 from aihub.api.recsys_answers import next_items_answer, recommendations_answer, training_answer, training_job, trending_answer
 from aihub.api.routes import predictions, recsys
+from aihub.api.services import PredictionServices
 from aihub.errors import ConflictError, NotFoundError
 from aihub.recsys.predictions import Answer
 from aihub.recsys.results import NextItem, Scored, TrendItem
@@ -33,7 +35,7 @@ from aihub.schemas.recsys import (
 from aihub.security.principal import Principal
 from aihub.settings import Settings
 from aihub.storage.recsys_runs import RunRecord
-from aihub.telemetry.metrics import Metrics
+from aihub.telemetry.metrics import Metrics, RequestMetrics
 
 from .conftest import assert_refused
 
@@ -138,6 +140,25 @@ async def test_recommendations_have_the_promised_fields(http: httpx.AsyncClient)
         ],
         "model_version": "000001",
     }
+
+
+async def test_predictions_served_alone_answer_as_the_whole_application_does(
+    http: httpx.AsyncClient, service: FakeRecsys
+) -> None:
+    metrics = RequestMetrics(prefix="aihub_recsys")
+    app = create_prediction_app(PredictionServices(Settings(), service, metrics))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hub") as alone:
+        for path, body, count in PREDICTIONS:
+            for sent in (body, body | {count: 0}, {}, [1]):
+                expected, answer = await http.post(path, json=sent), await alone.post(path, json=sent)
+                assert (answer.status_code, answer.content) == (expected.status_code, expected.content)
+                assert answer.headers["x-request-id"]
+        assert_refused(await alone.post("/predict/nothing"), 404, code="unknown_url")
+        assert_refused(await alone.get("/v1/models"), 404, code="unknown_url")
+        assert_refused(await alone.get("/predict/trending"), 405)
+    assert metrics.registry.get_sample_value(
+        "aihub_recsys_http_requests_total", {"method": "POST", "route": "/predict/trending", "status": "200"}
+    ) == 1.0  # fmt: skip
 
 
 async def test_unknown_customer_and_empty_history_are_answered_by_popular_items(http: httpx.AsyncClient) -> None:
