@@ -17,7 +17,7 @@ from aihub.api.recsys_answers import next_items_answer, recommendations_answer, 
 from aihub.api.routes import predictions, recsys
 from aihub.api.services import PredictionServices
 from aihub.errors import ConflictError, NotFoundError
-from aihub.recsys.predictions import Answer
+from aihub.recsys.predictions import Answer, Fallback
 from aihub.recsys.results import NextItem, Scored, TrendItem
 from aihub.schemas.recsys import (
     NextItemsAnswer,
@@ -39,7 +39,7 @@ from aihub.telemetry.metrics import Metrics, RequestMetrics
 
 from .conftest import assert_refused
 
-PREDICTIONS = [
+PREDICTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("/predict/recommendations", {"store_id": 1, "user_id": 5}, "n"),
     ("/predict/trending", {"store_id": 1}, "n"),
     ("/predict/next-items", {"store_id": 1, "item_history": [3, 4]}, "top_k"),
@@ -98,7 +98,7 @@ class FakeRecsys:
     async def recommendations(self, principal: Principal, request: RecommendationsRequest) -> RecommendationsAnswer:
         if request.store_id == 9:
             raise NotFoundError("Store 9 has no model. Train one: POST /train/recommendation", code="model_not_trained")
-        fallback = None if request.user_id == 5 else "popular"
+        fallback: Fallback | None = None if request.user_id == 5 else "popular"
         answer = Answer([Scored(item, 0.5) for item in range(request.n)][:3], [1, 11, 21][: request.n], fallback, "000001")
         return recommendations_answer(request.store_id, request.user_id, answer)
 
@@ -106,7 +106,7 @@ class FakeRecsys:
         return trending_answer(request.store_id, Answer([TrendItem(11, 1, 9.5, 1.2)], [11], None, "000001"))
 
     async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer:
-        fallback = None if request.item_history else "popular"
+        fallback: Fallback | None = None if request.item_history else "popular"
         return next_items_answer(request.store_id, Answer([NextItem(1, 0.5, 0.4, 0.3)], [11], fallback, "000001"))
 
 

@@ -1,6 +1,7 @@
 """The short way over real sockets: a server as Serve's proxy is, and applications behind Unix sockets."""
 
 import asyncio
+import importlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yarl import URL
 
 from aihub.api.local_server import LocalServer
+from aihub.cli.preflight import SERVE_ENVIRONMENT
 from deployments.short_way import ShortWay, Way
 
 
@@ -130,6 +132,11 @@ async def url(front: Front) -> AsyncIterator[str]:
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
         yield session
+
+
+def test_start_of_the_hub_names_these_middlewares() -> None:
+    module, _, name = SERVE_ENVIRONMENT["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 async def test_request_and_answer_pass_unchanged(front: Front, url: str, client: aiohttp.ClientSession) -> None:
