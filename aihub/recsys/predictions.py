@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
 from aihub.recsys.artifacts import ModelType
@@ -193,7 +193,8 @@ class Predictions:
             task = asyncio.create_task(self._fly(key, flight, rank, kind))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(flight)
+            return await asyncio.shield(flight)
+        return replace(await asyncio.shield(flight), has_no_bought=False)  # somebody's who came earlier
 
     async def _fly(self, key: str, flight: _Flight, rank: Callable[[], Awaitable[_Candidates]], kind: type[Any]) -> None:
         """Answer all who wait, then fill the cache; who asks in between is answered too."""
