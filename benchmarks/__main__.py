@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a running hub; one is started otherwise")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["llm", "empty", "embeddings", "retrieval"])
+    parser.add_argument("--only", choices=["llm", "empty", "embeddings", "retrieval", "recsys"])
     options = parser.parse_args()
     logs = Settings().home_path / "logs"
     print(f"{os.cpu_count()} cores; medians of {options.rounds} interleaved rounds; the last column is the aim.")
@@ -86,6 +86,10 @@ def main() -> None:
         from benchmarks import retrieval_speed
 
         retrieval_speed.main([])
+    if options.only in {None, "recsys"}:
+        from benchmarks import recsys_speed
+
+        recsys_speed.main([])
 
 
 def measure_hub(url: str, logs: Path, rounds: int, only: str | None) -> None:

@@ -1,12 +1,19 @@
-"""A small streaming load generator: what an OpenAI client sees, with as little CPU of its own as possible."""
+"""A small load generator: what a client sees, with as little CPU of its own as possible."""
 
 import asyncio
+import gc
 import json
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import aiohttp
+import numpy as np
+
+_TIMER_S = 0.0015
+"""The event loop's timer is up to a millisecond late; the rest of a wait goes by in turns of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +78,75 @@ async def measure_get(url: str, *, rounds: int) -> float:
                 json.loads(await response.read())
             times.append(time.perf_counter() - started_s)
     return statistics.median(times)
+
+
+@dataclass(slots=True)
+class Latencies:
+    """Seconds of each answer with status 200, and how many others there were."""
+
+    seconds: list[float] = field(default_factory=list)
+    errors: int = 0
+
+    def percentile_ms(self, percent: float) -> float:
+        return float(1000 * np.percentile(self.seconds, percent)) if self.seconds else float("nan")
+
+
+async def measure_in_turn(url: str, bodies: Sequence[bytes]) -> Latencies:
+    """Post JSON bodies one after another on one connection."""
+    found = Latencies()
+    with _no_collection():
+        async with aiohttp.ClientSession(headers=_JSON) as session:
+            for body in bodies:
+                await _post(session, url, body, time.perf_counter(), found)
+    return found
+
+
+async def measure_arrivals(url: str, bodies: Sequence[bytes], rate: float) -> Latencies:
+    """Post JSON bodies at random moments, `rate` in a second, whether or not earlier ones are answered.
+
+    An answer's time begins when its request was due, so waiting of any kind counts.
+    """
+    found = Latencies()
+    waits_s = np.random.default_rng(0).exponential(1 / rate, size=len(bodies)).tolist()
+    with _no_collection():
+        async with aiohttp.ClientSession(headers=_JSON, connector=aiohttp.TCPConnector(limit=0)) as session:
+            async with asyncio.TaskGroup() as tasks:
+                due_s = time.perf_counter()
+                for body, wait_s in zip(bodies, waits_s, strict=True):
+                    due_s += wait_s
+                    await _sleep_until(due_s)
+                    tasks.create_task(_post(session, url, body, due_s, found))
+    return found
+
+
+_JSON = {"Content-Type": "application/json"}
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: bytes, begin_s: float, found: Latencies) -> None:
+    try:
+        async with session.post(url, data=body) as response:
+            await response.read()
+            is_answered = response.status == 200
+    except (aiohttp.ClientError, OSError):
+        is_answered = False
+    if is_answered:
+        found.seconds.append(time.perf_counter() - begin_s)
+    else:
+        found.errors += 1
+
+
+async def _sleep_until(due_s: float) -> None:
+    await asyncio.sleep(due_s - _TIMER_S - time.perf_counter())
+    while time.perf_counter() < due_s:  # noqa: ASYNC110  # a moment is no event
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A garbage collection of this process would count as the server's time."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -27,11 +27,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_hub(log: Path) -> Iterator[str]:
-    """Run `aihub serve` on a free port; yield its address."""
+def running_hub(log: Path, environment: dict[str, str] | None = None) -> Iterator[str]:
+    """Run `aihub serve` on a free port, with more variables if given; yield its address."""
     port = free_port()
     command = [str(Path(sys.executable).parent / "aihub"), "serve", "--port", str(port)]
-    with running_process(command, log, {}, f"http://127.0.0.1:{port}/health") as url:
+    with running_process(command, log, environment or {}, f"http://127.0.0.1:{port}/health") as url:
         yield url.removesuffix("/health")
 
 

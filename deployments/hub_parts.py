@@ -167,9 +167,13 @@ class HubParts:
         self._pool.configure(provider_settings(self._settings, configuration))
 
     async def _more_metrics(self) -> bytes:
-        """The model manager's metrics; none while it is away."""
-        try:
-            text: bytes = await self._models.call("metrics")
-        except HubError:
-            return b""
-        return text
+        """Metrics of the model manager and the recommender; none of one that is away."""
+        return b"".join(await asyncio.gather(_metrics_of(self._models), _metrics_of(self._recsys)))
+
+
+async def _metrics_of(part: AppConnection) -> bytes:
+    try:
+        text: bytes = await part.call("metrics")
+    except HubError:
+        return b""
+    return text

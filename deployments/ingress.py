@@ -8,6 +8,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from aihub.api.app import create_app
+from aihub.api.local_server import LocalServer
 from aihub.lifecycle.status import ModelStatus
 from aihub.profiles import Profile
 from aihub.schemas.chat import ChatCompletionRequest
@@ -18,6 +19,7 @@ from aihub.security.principal import Principal
 from aihub.settings import Settings
 from aihub.telemetry.logging import configure_logging
 from deployments.hub_parts import HubParts
+from deployments.short_way import HUB, socket_path
 from pipelines.answer import GeneratedAnswer, generate_answer
 
 logger = logging.getLogger("ray.serve")
@@ -34,6 +36,10 @@ class Ingress:
         self._model_id = model_id
         self._parts = HubParts(settings, profile, model_id, tokenizer_path)
         await self._parts.start()
+        self._server: LocalServer | None = None
+        if profile.hub.autoscaling.max_replicas == 1:  # several share their requests, and Serve decides how
+            self._server = LocalServer(create_app(self._parts.services), socket_path(settings.home_path, HUB))
+            await self._server.start()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self._parts.services, sends_request_id=False)  # Ray Serve adds it
@@ -114,6 +120,8 @@ class Ingress:
         self._parts.check()
 
     async def __del__(self) -> None:
+        if self._server is not None:
+            await self._server.close()
         await asyncio.shield(self._parts.close())
 
     def _with_model(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from prometheus_client import generate_latest
+
+from aihub.api.app import create_prediction_app
+from aihub.api.local_server import LocalServer
 from aihub.api.recsys_answers import (
     next_items_answer,
     recommendations_answer,
@@ -14,6 +18,7 @@ from aihub.api.recsys_answers import (
     training_job,
     trending_answer,
 )
+from aihub.api.services import PredictionServices
 from aihub.engines.base import PartHealth
 from aihub.errors import ConflictError, HubError, InternalError, UnavailableError
 from aihub.recsys.artifacts import MODEL_TYPES, ModelType
@@ -40,6 +45,9 @@ from aihub.storage.cache import Cache
 from aihub.storage.postgres import Database
 from aihub.storage.recsys_runs import ENDED, RunRecord, TrainingRunTable
 from aihub.telemetry.logging import configure_logging
+from aihub.telemetry.metrics import RequestMetrics
+from deployments.recsys_service import OwnPredictions
+from deployments.short_way import RECSYS, socket_path
 from deployments.training_jobs import TrainingJobs
 
 logger = logging.getLogger(__name__)
@@ -71,7 +79,12 @@ class Recsys:
         )
         self._predictions = Predictions(self._models, self._shop, self._cache, ttl_s=recsys.cache_ttl_s)
         self._jobs = TrainingJobs()
+        self._metrics = RequestMetrics(prefix="aihub_recsys")
         await self._database.open()
+        # The proxy brings `/predict` here without the ingress between; its calls over the handle go on.
+        services = PredictionServices(settings, OwnPredictions(self), self._metrics)
+        self._server = LocalServer(create_prediction_app(services), socket_path(settings.home_path, RECSYS))
+        await self._server.start()
 
     async def start_training(
         self, tenant: str, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
@@ -152,11 +165,16 @@ class Recsys:
         )
         return next_items_answer(request.store_id, answer)
 
+    async def metrics(self) -> bytes:
+        """Metrics of the requests that came without the ingress, in Prometheus' text format."""
+        return generate_latest(self._metrics.registry)
+
     async def health(self) -> PartHealth:
         """Answer the ingress's probe."""
         return PartHealth("ok")
 
     async def __del__(self) -> None:
+        await self._server.close()
         await asyncio.gather(self._shop.close(), self._cache.close())
         await self._database.close()
 

@@ -1,7 +1,7 @@
-"""The service behind `/train` and `/predict`, over the handle of the `recsys` application."""
+"""The service behind `/train` and `/predict`: over the handle of the `recsys` application, and inside its replica."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aihub.schemas.recsys import (
     ModelType,
@@ -61,3 +61,29 @@ class RemoteRecsys:
         """Call the application; `result_type` is what that method returns, for the type checker."""
         result: Result = await self._recsys.call(method, principal.tenant_id, *args)
         return result
+
+
+class TenantPredictions(Protocol):
+    """What the replica offers over its handle: the tenant in the principal's place."""
+
+    async def recommendations(self, tenant: str, request: RecommendationsRequest) -> RecommendationsAnswer: ...
+
+    async def trending(self, tenant: str, request: TrendingRequest) -> TrendingAnswer: ...
+
+    async def next_items(self, tenant: str, request: NextItemsRequest) -> NextItemsAnswer: ...
+
+
+class OwnPredictions:
+    """Implements `aihub.api.recsys_service.PredictionService` inside the replica."""
+
+    def __init__(self, replica: TenantPredictions) -> None:
+        self._replica = replica
+
+    async def recommendations(self, principal: Principal, request: RecommendationsRequest) -> RecommendationsAnswer:
+        return await self._replica.recommendations(principal.tenant_id, request)
+
+    async def trending(self, principal: Principal, request: TrendingRequest) -> TrendingAnswer:
+        return await self._replica.trending(principal.tenant_id, request)
+
+    async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer:
+        return await self._replica.next_items(principal.tenant_id, request)

@@ -16,11 +16,12 @@ from aihub.api.routes import (
     lifecycle,
     metrics,
     models,
+    predictions,
     recsys,
     registry,
     vector_stores,
 )
-from aihub.api.services import Services
+from aihub.api.services import PredictionServices, Services
 from aihub.schemas.common import ErrorBody
 
 _DESCRIPTION = """\
@@ -39,6 +40,7 @@ _ROUTES = (
     lifecycle,
     registry,
     recsys,
+    predictions,
     health,
     metrics,
     docs,
@@ -63,9 +65,20 @@ def create_app(services: Services, *, sends_request_id: bool = True) -> FastAPI:
         redoc_url=None,
         responses={"4XX": {"model": ErrorBody, "description": "The request is wrong."}, "5XX": {"model": ErrorBody}},
     )
+    for routes in _ROUTES:
+        app.include_router(routes.router)
+    return _with_edge(app, services, sends_request_id=sends_request_id)
+
+
+def create_prediction_app(services: PredictionServices) -> FastAPI:
+    """Build what answers `/predict` alone, as the whole application would; it has no documentation of its own."""
+    app = FastAPI(redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(predictions.router)
+    return _with_edge(app, services, sends_request_id=True)
+
+
+def _with_edge(app: FastAPI, services: Services | PredictionServices, *, sends_request_id: bool) -> FastAPI:
     app.state.services = services
     install_error_handlers(app)
     app.add_middleware(RequestContext, sends_id=sends_request_id)
-    for routes in _ROUTES:
-        app.include_router(routes.router)
     return app

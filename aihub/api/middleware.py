@@ -16,7 +16,7 @@ from aihub.errors import InvalidRequestError, NotFoundError
 from aihub.security.limits import MAX_HEADER_BYTES
 from aihub.telemetry.answer_notes import answer_notes
 from aihub.telemetry.logging import request_id
-from aihub.telemetry.metrics import Metrics
+from aihub.telemetry.metrics import RequestMetrics
 
 logger = logging.getLogger("aihub.access")
 
@@ -41,7 +41,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         started_s = time.perf_counter()
-        metrics: Metrics = scope["app"].state.services.metrics
+        metrics: RequestMetrics = scope["app"].state.services.metrics
         header_bytes, sent_id = _scan_headers(scope)
         current = sent_id or f"req_{secrets.token_hex(12)}"
         token = request_id.set(current)
@@ -78,7 +78,7 @@ class RequestContext:
             answer_notes.reset(notes_token)
 
 
-def _record(metrics: Metrics, scope: Scope, status: int, seconds: float) -> None:
+def _record(metrics: RequestMetrics, scope: Scope, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     method = scope["method"] if scope.get("route") is not None and scope["method"] in _METHODS else "any"
     metrics.observe_request(method, route, status, seconds)

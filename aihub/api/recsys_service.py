@@ -19,11 +19,21 @@ from aihub.schemas.recsys import (
 from aihub.security.principal import Principal
 
 
-class RecsysService(Protocol):
+class PredictionService(Protocol):
     """Recommendations of all stores. Answers never name what is deleted or out of stock.
 
-    The three of prediction raise `NotFoundError` for a store without the model, saying how to train it.
+    All raise `NotFoundError` for a store without the model, saying how to train it.
     """
+
+    async def recommendations(self, principal: Principal, request: RecommendationsRequest) -> RecommendationsAnswer: ...
+
+    async def trending(self, principal: Principal, request: TrendingRequest) -> TrendingAnswer: ...
+
+    async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer: ...
+
+
+class RecsysService(PredictionService, Protocol):
+    """Predictions, and the trainings behind them."""
 
     async def start_training(
         self, principal: Principal, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
@@ -44,9 +54,3 @@ class RecsysService(Protocol):
     async def status(self, principal: Principal, store_id: int) -> StoreStatus: ...
 
     async def rollback(self, principal: Principal, store_id: int, model_type: ModelType) -> RollbackAnswer: ...
-
-    async def recommendations(self, principal: Principal, request: RecommendationsRequest) -> RecommendationsAnswer: ...
-
-    async def trending(self, principal: Principal, request: TrendingRequest) -> TrendingAnswer: ...
-
-    async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer: ...

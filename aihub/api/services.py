@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from aihub.engines.base import Embedder, PartHealth
 from aihub.security.principal import Principal
 from aihub.settings import Settings
-from aihub.telemetry.metrics import Metrics
+from aihub.telemetry.metrics import Metrics, RequestMetrics
 
 if TYPE_CHECKING:
     from aihub.api.lifecycle_service import LifecycleService
-    from aihub.api.recsys_service import RecsysService
+    from aihub.api.recsys_service import PredictionService, RecsysService
     from aihub.api.registry_service import RegistryService
     from aihub.schemas.chat import ChatCompletionRequest
     from aihub.schemas.common import DeletedObject, Page
@@ -160,3 +160,12 @@ class Services:
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionServices:
+    """What `/predict` may call where it is served alone."""
+
+    settings: Settings
+    recsys: "PredictionService"
+    metrics: RequestMetrics

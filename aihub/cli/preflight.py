@@ -19,6 +19,8 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
     "RAY_SERVE_LOG_TO_STDERR": "1",
+    # The proxy passes requests to replicas of this machine over a Unix socket (docs/adr/0014-short-way.md).
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.short_way:middlewares",
 }
 _ERROR_LINE = re.compile(r"(?:ConfigurationError|DeployFailed): (?P<message>.+)")
 

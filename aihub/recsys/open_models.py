@@ -1,6 +1,7 @@
 """Loaded models of many stores, the least recently used one closed first."""
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,8 +14,10 @@ from aihub.recsys.artifacts import ArtifactStore, ModelType
 Loader = Callable[[Path], Any]
 Key = tuple[str, int, ModelType]
 
-_FRESH_S = 1.0
+_FRESH_S = 0.5
 """For so long the name of the served version is believed without another look at the disk."""
+_USABLE_S = 1.0
+"""For so long a model is used while somebody looks."""
 
 
 @dataclass(slots=True)
@@ -54,7 +57,8 @@ class OpenModels:
         """
         key: Key = (tenant, store_id, model_type)
         found = self._open.get(key)
-        if found is not None and time.monotonic() - found.seen_s < _FRESH_S:
+        age_s = math.inf if found is None else time.monotonic() - found.seen_s
+        if found is not None and age_s < _FRESH_S:
             self._open.move_to_end(key)
             return found
         task = self._opening.get(key)
@@ -62,7 +66,7 @@ class OpenModels:
             task = asyncio.create_task(self._refresh(key, found))
             self._opening[key] = task
             task.add_done_callback(lambda done: self._land(key, done))
-        return await asyncio.shield(task)
+        return found if found is not None and age_s < _USABLE_S else await asyncio.shield(task)
 
     def forget(self, tenant: str, store_id: int, model_type: ModelType) -> None:
         """Look at the disk at the next call (a training or a rollback has changed what is served)."""

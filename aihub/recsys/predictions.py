@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
 from aihub.recsys.artifacts import ModelType
@@ -13,8 +13,9 @@ from aihub.recsys.store_data.live import Availability
 
 Fallback = Literal["popular"]
 
-_SPARE = 20
-"""Candidates beyond what is asked for, so that a few sold-out goods do not cost a second ranking."""
+_LEAST_SPARE = 10
+_SPARE_SHARE = 0.5
+"""Candidates beyond what is asked for: a few sold-out goods do not cost a second ranking, but each is looked up in the shop."""
 _WIDEN = 4
 
 
@@ -45,11 +46,22 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """A ranking before the shop was asked; `is_all` when the model has no more."""
+    """A ranking before the shop was asked what is on sale.
+
+    Attributes:
+        items: Best first.
+        fallback: As in `Answer`.
+        is_all: The model has no more.
+        has_no_bought: It was made just now, without what the customer has bought.
+    """
 
     items: list[Any]
     fallback: Fallback | None
     is_all: bool
+    has_no_bought: bool = False
+
+
+_Flight = asyncio.Future[_Candidates]
 
 
 class Predictions:
@@ -69,7 +81,8 @@ class Predictions:
         self._availability = availability
         self._cache = cache
         self._ttl_s = ttl_s
-        self._flights: dict[str, asyncio.Task[_Candidates]] = {}
+        self._flights: dict[str, _Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def recommendations(
         self, tenant: str, store_id: int, user_id: int, n: int, *, exclude_purchased: bool = True
@@ -90,14 +103,15 @@ class Predictions:
                 items = opened.model.predict(user_id, count, exclude=bought)
                 if items is None:
                     popular = opened.model.most_popular(count, exclude=bought)
-                    return _Candidates(popular, "popular", len(popular) < count)
-                return _Candidates(items, None, len(items) < count)
+                    return _Candidates(popular, "popular", len(popular) < count, has_no_bought=True)
+                return _Candidates(items, None, len(items) < count, has_no_bought=True)
 
             return await asyncio.to_thread(ask)
 
-        async def sellable(items: Sequence[Any]) -> dict[int, int]:
-            ids = [item.item_id for item in items]
-            return await self._availability.items_on_sale(tenant, store_id, ids, not_bought_by=buyer)
+        async def sellable(candidates: _Candidates) -> dict[int, int]:
+            ids = [item.item_id for item in candidates.items]
+            asker = None if candidates.has_no_bought else buyer
+            return await self._availability.items_on_sale(tenant, store_id, ids, not_bought_by=asker)
 
         key = f"{user_id}:{int(exclude_purchased)}"
         return await self._answer(tenant, store_id, "recommendation", opened, key, n, rank, Scored, sellable)
@@ -110,8 +124,9 @@ class Predictions:
             items = await asyncio.to_thread(opened.model.predict, count)
             return _Candidates(items, None, len(items) < count)
 
-        async def sellable(items: Sequence[Any]) -> dict[int, int]:
-            found = await self._availability.variants_on_sale(tenant, store_id, [item.variant_id for item in items])
+        async def sellable(candidates: _Candidates) -> dict[int, int]:
+            ids = [item.variant_id for item in candidates.items]
+            found = await self._availability.variants_on_sale(tenant, store_id, ids)
             return {variant: variant for variant in found}
 
         return await self._answer(tenant, store_id, "trending", opened, "", n, rank, TrendItem, sellable)
@@ -135,8 +150,8 @@ class Predictions:
 
             return await asyncio.to_thread(ask)
 
-        async def sellable(items: Sequence[Any]) -> dict[int, int]:
-            return await self._availability.items_on_sale(tenant, store_id, [item.item_id for item in items])
+        async def sellable(candidates: _Candidates) -> dict[int, int]:
+            return await self._availability.items_on_sale(tenant, store_id, [item.item_id for item in candidates.items])
 
         key = f"{','.join(map(str, history[-50:]))}:{int(exclude_history)}"
         cacheable = len(history) <= 50
@@ -154,14 +169,14 @@ class Predictions:
         wanted: int,
         rank: Callable[[int], Awaitable[_Candidates]],
         kind: type[Any],
-        sellable: Callable[[Sequence[Any]], Awaitable[dict[int, int]]],
+        sellable: Callable[[_Candidates], Awaitable[dict[int, int]]],
     ) -> Answer:
         """Rank, keep what may be sold, and rank further down until enough is left or the model has no more."""
-        count = wanted + _SPARE
+        count = wanted + max(_LEAST_SPARE, round(wanted * _SPARE_SHARE))
         key = None if question is None else f"recsys:{tenant}:{store_id}:{model_type}:{opened.version}:{question}:{count}"
         candidates = await self._recall(key, lambda: rank(count), kind)
         while True:
-            on_sale = await sellable(candidates.items)
+            on_sale = await sellable(candidates)
             kept = [item for item in candidates.items if _id_of(item) in on_sale][:wanted]
             if len(kept) >= wanted or candidates.is_all:
                 return Answer(kept, [on_sale[_id_of(item)] for item in kept], candidates.fallback, opened.version)
@@ -172,36 +187,44 @@ class Predictions:
         """Take a ranking from the cache, or make it once for all who ask for it at the same time."""
         if key is None:
             return await rank()
-        task = self._flights.get(key)
-        if task is None:
-            task = asyncio.create_task(self._fetch(key, rank, kind))
-            self._flights[key] = task
-            task.add_done_callback(lambda done: self._land(key, done))
-        return await asyncio.shield(task)
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(self._fly(key, flight, rank, kind))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return await asyncio.shield(flight)
+        return replace(await asyncio.shield(flight), has_no_bought=False)  # somebody's who came earlier
 
-    def _land(self, key: str, task: asyncio.Task[_Candidates]) -> None:
-        """Forget a finished task; its error belongs to those who waited, and they may all have left."""
-        self._flights.pop(key, None)
-        if not task.cancelled():
-            task.exception()
-
-    async def _fetch(self, key: str, rank: Callable[[], Awaitable[_Candidates]], kind: type[Any]) -> _Candidates:
-        kept = None if self._cache is None else await self._cache.get(key)
-        found = None if kept is None else _decode(kept, kind)
-        if found is not None:
-            return found
-        candidates = await rank()
-        if self._cache is not None:
-            await self._cache.set(key, _encode(candidates), self._ttl_s)
-        return candidates
+    async def _fly(self, key: str, flight: _Flight, rank: Callable[[], Awaitable[_Candidates]], kind: type[Any]) -> None:
+        """Answer all who wait, then fill the cache; who asks in between is answered too."""
+        try:
+            kept = None if self._cache is None else await self._cache.get(key)
+            found = None if kept is None else _decode(kept, kind)
+            if found is not None:
+                flight.set_result(found)
+                return
+            candidates = await rank()
+            flight.set_result(candidates)
+            if self._cache is not None:
+                await self._cache.set(key, _encode(candidates, kind), self._ttl_s)
+        except Exception as error:
+            if flight.done():
+                raise
+            flight.set_exception(error)
+            flight.exception()  # it belongs to those who wait, and they may all have left
+        finally:
+            flight.cancel()
+            del self._flights[key]
 
 
 def _id_of(item: Any) -> int:
     return int(item.variant_id) if isinstance(item, TrendItem) else int(item.item_id)
 
 
-def _encode(candidates: _Candidates) -> bytes:
-    rows = [list(asdict(item).values()) for item in candidates.items]
+def _encode(candidates: _Candidates, kind: type[Any]) -> bytes:
+    names = [item.name for item in fields(kind)]
+    rows = [[getattr(item, name) for name in names] for item in candidates.items]
     return json.dumps([candidates.fallback, candidates.is_all, rows], separators=(",", ":")).encode()
 
 

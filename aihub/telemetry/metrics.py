@@ -13,25 +13,42 @@ _FIRST_TOKEN_BUCKETS = (0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.1, 0.15, 0.25, 0.
 _STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
-class Metrics:
-    """The hub's metrics on one registry, which is passed in so that tests and replicas never share state."""
+class RequestMetrics:
+    """What every HTTP edge counts, on one registry, which is passed in so that tests and replicas never share state.
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    Args:
+        registry: A new one when None.
+        prefix: Of all names; two edges of one hub take different ones.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None, *, prefix: str = "aihub") -> None:
         self.registry = registry if registry is not None else CollectorRegistry()
         self.requests = Counter(
-            "aihub_http_requests",
+            f"{prefix}_http_requests",
             "Finished requests; 499 means the client left.",
             ["method", "route", "status"],
             registry=self.registry,
         )
         self.latency = Histogram(
-            "aihub_http_request_seconds",
+            f"{prefix}_http_request_seconds",
             "From the first byte of the request to the last of the answer.",
             ["method", "route"],
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
-        self.in_flight = Gauge("aihub_http_requests_in_flight", "Requests being answered now.", registry=self.registry)
+        self.in_flight = Gauge(f"{prefix}_http_requests_in_flight", "Requests being answered now.", registry=self.registry)
+
+    def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one finished request. `route` is a template (`/v1/models/{model_id}`), never a path."""
+        self.requests.labels(method, route, status).inc()
+        self.latency.labels(method, route).observe(seconds)
+
+
+class Metrics(RequestMetrics):
+    """All metrics of the hub's ingress."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        super().__init__(registry)
         self.first_token = Histogram(
             "aihub_first_token_seconds",
             "From the request to the first streamed content.",
@@ -62,11 +79,6 @@ class Metrics:
             ["cache", "result"],
             registry=self.registry,
         )
-
-    def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one finished request. `route` is a template (`/v1/models/{model_id}`), never a path."""
-        self.requests.labels(method, route, status).inc()
-        self.latency.labels(method, route).observe(seconds)
 
     def observe_usage(self, route: str, usage: Mapping[str, Any]) -> None:
         """Count the tokens of an OpenAI `usage` object."""

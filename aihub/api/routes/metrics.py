@@ -11,6 +11,6 @@ router = APIRouter(tags=["operation"])
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 async def get_metrics(services: ServicesDep) -> Response:
-    """The counters, gauges and histograms of this replica and of the model manager."""
+    """The counters, gauges and histograms of this replica, of the model manager and of the recommender."""
     own = generate_latest(services.metrics.registry)
     return Response(own + await services.more_metrics(), media_type=CONTENT_TYPE_LATEST)

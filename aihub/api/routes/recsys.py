@@ -1,4 +1,4 @@
-"""`/train` and `/predict`: recommendations of a store. How to begin is in docs/recommendations.md."""
+"""`/train`: the models of a store. How to begin is in docs/recommendations.md."""
 
 from typing import Annotated
 
@@ -12,10 +12,6 @@ from aihub.api.streaming import until_disconnect
 from aihub.schemas.common import ObjectId
 from aihub.schemas.recsys import (
     ModelType,
-    NextItemsAnswer,
-    NextItemsRequest,
-    RecommendationsAnswer,
-    RecommendationsRequest,
     RollbackAnswer,
     RollbackRequest,
     StoreStatus,
@@ -25,8 +21,6 @@ from aihub.schemas.recsys import (
     TrainNextItemRequest,
     TrainRecommendationRequest,
     TrainTrendingRequest,
-    TrendingAnswer,
-    TrendingRequest,
 )
 from aihub.security.principal import Principal
 
@@ -92,26 +86,6 @@ async def get_store_status(store_id: StoreId, recsys: RecsysDep, principal: Prin
 async def roll_back_model(body: RollbackRequest, recsys: RecsysDep, principal: PrincipalDep) -> RollbackAnswer:
     """Serve the version that was served before."""
     return await recsys.rollback(principal, body.store_id, body.model_type)
-
-
-@router.post("/predict/recommendations", response_model_exclude_none=True)
-async def predict_recommendations(
-    body: RecommendationsRequest, recsys: RecsysDep, principal: PrincipalDep
-) -> RecommendationsAnswer:
-    """Items for a customer, best first. Unknown customers get popular items, marked `"fallback": "popular"`."""
-    return await recsys.recommendations(principal, body)
-
-
-@router.post("/predict/trending")
-async def predict_trending(body: TrendingRequest, recsys: RecsysDep, principal: PrincipalDep) -> TrendingAnswer:
-    """Variants by what they will sell in the next period."""
-    return await recsys.trending(principal, body)
-
-
-@router.post("/predict/next-items", response_model_exclude_none=True)
-async def predict_next_items(body: NextItemsRequest, recsys: RecsysDep, principal: PrincipalDep) -> NextItemsAnswer:
-    """Items that may follow a history, best first. Histories nothing is known of get popular items."""
-    return await recsys.next_items(principal, body)
 
 
 async def _train(

@@ -16,14 +16,20 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5
 
 
-def shop_conninfo(dsn: str, *, statement_timeout_s: float) -> str:
+def shop_conninfo(dsn: str, *, statement_timeout_s: float, plans_once: bool = False) -> str:
     """Return connection parameters with which nothing can be written and no statement lasts longer.
+
+    Args:
+        dsn: libpq URL.
+        statement_timeout_s: Longest statement, and longest wait for a lock.
+        plans_once: A prepared statement keeps its first plan; else small ones may be planned each time, which takes longer.
 
     Raises:
         ConfigurationError: The URL is none.
     """
     milliseconds = max(1, round(statement_timeout_s * 1000))
     options = f"-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+    options += " -c plan_cache_mode=force_generic_plan" if plans_once else ""
     try:
         return make_conninfo(
             dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="aihub-recsys", client_encoding="utf8", options=options

@@ -85,7 +85,8 @@ def on_sale(shape: Shape) -> Composed:
     """
     return SQL(
         "SELECT {product}::bigint, min({variant})::bigint FROM {variants} AS variants JOIN {products} AS products ON {same} "
-        "WHERE {product} = ANY(%(items)s) AND {can_be_sold} AND {scope} AND (%(user)s::bigint IS NULL OR NOT EXISTS ({bought})) "
+        "WHERE {product} = ANY(%(items)s::bigint[]) AND {can_be_sold} AND {scope} "
+        "AND (%(user)s::bigint IS NULL OR NOT EXISTS ({bought})) "
         "GROUP BY 1"
     ).format(
         product=_column(shape, "variants", "product_id"),
@@ -103,7 +104,7 @@ def variants_on_sale(shape: Shape) -> Composed:
     """Of the variants `%(variants)s`, those that can be sold: variant, product."""
     return SQL(
         "SELECT {variant}::bigint, {product}::bigint FROM {variants} AS variants JOIN {products} AS products ON {same} "
-        "WHERE {variant} = ANY(%(variants)s) AND {can_be_sold} AND {scope}"
+        "WHERE {variant} = ANY(%(variants)s::bigint[]) AND {can_be_sold} AND {scope}"
     ).format(
         product=_column(shape, "variants", "product_id"),
         variant=_column(shape, "variants", "id"),

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from aihub.api.app import create_prediction_app
 from aihub.api.errors import install_error_handlers
 from aihub.api.middleware import RequestContext
 from aihub.api.recsys_answers import next_items_answer, recommendations_answer, training_answer, training_job, trending_answer
-from aihub.api.routes import recsys
+from aihub.api.routes import predictions, recsys
+from aihub.api.services import PredictionServices
 from aihub.errors import ConflictError, NotFoundError
-from aihub.recsys.predictions import Answer
+from aihub.recsys.predictions import Answer, Fallback
 from aihub.recsys.results import NextItem, Scored, TrendItem
 from aihub.schemas.recsys import (
     NextItemsAnswer,
@@ -33,11 +35,11 @@ from aihub.schemas.recsys import (
 from aihub.security.principal import Principal
 from aihub.settings import Settings
 from aihub.storage.recsys_runs import RunRecord
-from aihub.telemetry.metrics import Metrics
+from aihub.telemetry.metrics import Metrics, RequestMetrics
 
 from .conftest import assert_refused
 
-PREDICTIONS = [
+PREDICTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("/predict/recommendations", {"store_id": 1, "user_id": 5}, "n"),
     ("/predict/trending", {"store_id": 1}, "n"),
     ("/predict/next-items", {"store_id": 1, "item_history": [3, 4]}, "top_k"),
@@ -96,7 +98,7 @@ class FakeRecsys:
     async def recommendations(self, principal: Principal, request: RecommendationsRequest) -> RecommendationsAnswer:
         if request.store_id == 9:
             raise NotFoundError("Store 9 has no model. Train one: POST /train/recommendation", code="model_not_trained")
-        fallback = None if request.user_id == 5 else "popular"
+        fallback: Fallback | None = None if request.user_id == 5 else "popular"
         answer = Answer([Scored(item, 0.5) for item in range(request.n)][:3], [1, 11, 21][: request.n], fallback, "000001")
         return recommendations_answer(request.store_id, request.user_id, answer)
 
@@ -104,7 +106,7 @@ class FakeRecsys:
         return trending_answer(request.store_id, Answer([TrendItem(11, 1, 9.5, 1.2)], [11], None, "000001"))
 
     async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer:
-        fallback = None if request.item_history else "popular"
+        fallback: Fallback | None = None if request.item_history else "popular"
         return next_items_answer(request.store_id, Answer([NextItem(1, 0.5, 0.4, 0.3, 1.5)], [11], fallback, "000001"))
 
 
@@ -120,6 +122,7 @@ async def http(service: FakeRecsys) -> AsyncIterator[httpx.AsyncClient]:
     install_error_handlers(app)
     app.add_middleware(RequestContext, sends_id=True)
     app.include_router(recsys.router)
+    app.include_router(predictions.router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
         yield client
@@ -137,6 +140,25 @@ async def test_recommendations_have_the_promised_fields(http: httpx.AsyncClient)
         ],
         "model_version": "000001",
     }
+
+
+async def test_predictions_served_alone_answer_as_the_whole_application_does(
+    http: httpx.AsyncClient, service: FakeRecsys
+) -> None:
+    metrics = RequestMetrics(prefix="aihub_recsys")
+    app = create_prediction_app(PredictionServices(Settings(), service, metrics))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hub") as alone:
+        for path, body, count in PREDICTIONS:
+            for sent in (body, body | {count: 0}, {}, [1]):
+                expected, answer = await http.post(path, json=sent), await alone.post(path, json=sent)
+                assert (answer.status_code, answer.content) == (expected.status_code, expected.content)
+                assert answer.headers["x-request-id"]
+        assert_refused(await alone.post("/predict/nothing"), 404, code="unknown_url")
+        assert_refused(await alone.get("/v1/models"), 404, code="unknown_url")
+        assert_refused(await alone.get("/predict/trending"), 405)
+    assert metrics.registry.get_sample_value(
+        "aihub_recsys_http_requests_total", {"method": "POST", "route": "/predict/trending", "status": "200"}
+    ) == 1.0  # fmt: skip
 
 
 async def test_unknown_customer_and_empty_history_are_answered_by_popular_items(http: httpx.AsyncClient) -> None:

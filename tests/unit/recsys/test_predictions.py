@@ -168,7 +168,39 @@ async def test_least_recently_used_model_is_closed_first(tmp_path: Path) -> None
 
 async def test_rollback_is_seen_without_being_told(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aihub.recsys.open_models._FRESH_S", 0.0)
+    monkeypatch.setattr("aihub.recsys.open_models._USABLE_S", 0.0)
     house.train()
     assert (await house.recommend()).version == "000002"
     house.artifacts.rollback(1, "recommendation")
     assert (await house.recommend()).version == "000001"
+
+
+async def test_model_is_used_while_somebody_looks_for_a_newer_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aihub.recsys.open_models._FRESH_S", 0.0)
+    monkeypatch.setattr("aihub.recsys.open_models._USABLE_S", 60.0)
+    house.train()
+    assert (await house.recommend()).version == "000002"
+    house.artifacts.rollback(1, "recommendation")
+    assert (await house.recommend()).version == "000002"
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        if (await house.recommend()).version == "000001":
+            return
+    pytest.fail("the older version was never taken")
+
+
+async def test_answer_does_not_wait_for_the_cache_to_be_filled(house: House) -> None:
+    filled = asyncio.Event()
+    keep = house.cache.set
+
+    async def slow_set(key: str, value: bytes, ttl_s: float) -> None:
+        await filled.wait()
+        await keep(key, value, ttl_s)
+
+    house.cache.set = slow_set  # type: ignore[method-assign]
+    assert ids(await house.recommend()) == [0, 1, 2]
+    assert ids(await house.recommend()) == [0, 1, 2]
+    assert house.models[0].calls == 1
+    filled.set()
+    await asyncio.sleep(0.01)
+    assert len(house.cache.values) == 1
