@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -33,6 +34,8 @@ class TrainingJobs:
         """
         command = [sys.executable, "-m", "training.run", "--run-id", run_id, "--tenant", tenant]
         command += ["--store-id", str(store_id), "--model-type", model_type, "--parameters", json.dumps(parameters)]
+        # On a machine with two clusters Ray tells a job the address of either.
+        command += ["--cluster", ray.get_runtime_context().gcs_address]
         with self._server() as server:
             server.submit_job(
                 entrypoint=shlex.join(command),
