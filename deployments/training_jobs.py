@@ -34,15 +34,16 @@ class TrainingJobs:
         """
         command = [sys.executable, "-m", "training.run", "--run-id", run_id, "--tenant", tenant]
         command += ["--store-id", str(store_id), "--model-type", model_type, "--parameters", json.dumps(parameters)]
-        # On a machine with two clusters Ray tells a job the address of either.
-        command += ["--cluster", ray.get_runtime_context().gcs_address]
+        # On a machine with two clusters Ray tells a job, and what the job starts, the address of either.
+        cluster = ray.get_runtime_context().gcs_address
+        command += ["--cluster", cluster]
         with self._server() as server:
             server.submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=job_name(run_id, attempt),
                 metadata={"store_id": str(store_id), "model_type": model_type},
                 # The working directory is the project's, as for every process of the hub.
-                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "RAY_JOB_STOP_WAIT_TIME_S": "10"}},
+                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster, "RAY_JOB_STOP_WAIT_TIME_S": "10"}},
             )
 
     def state(self, run_id: str, attempt: int) -> JobState:

@@ -25,7 +25,6 @@ CANCEL_PATIENCE_S = 20.0
 """After which a training that was asked to stop is ended from outside."""
 MOST_STARTS = 3
 
-
 JobState = Literal["alive", "stopped", "ended", "unknown"]
 """What became of a job; `stopped`: by hand, `unknown`: the cluster was started anew since."""
 
@@ -97,7 +96,7 @@ class TrainingWatch:
         elif state == "unknown" and run.quiet_s < UNKNOWN_S:
             return
         elif run.cancel_requested or state == "stopped":
-            await self._runs.end(run, "cancelled", message=CANCELLED)
+            await self._runs.end(run, "cancelled", code="training_cancelled", message=CANCELLED)
         elif run.attempts >= MOST_STARTS:
             error = training_died(run.id, run.attempts)
             if await self._runs.end(run, "failed", code=error.code, message=error.message):

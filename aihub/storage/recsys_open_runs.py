@@ -68,10 +68,10 @@ class OpenRunTable:
                 {"tenant": run.tenant_id, "id": run.id, "attempts": run.attempts + 1},
             )
 
-    async def end(self, run: OpenRun, status: Literal["failed", "cancelled"], *, message: str, code: str | None = None) -> bool:
+    async def end(self, run: OpenRun, status: Literal["failed", "cancelled"], *, code: str, message: str) -> bool:
         """Write down that it does not go on; False when that is not so any more."""
         change = "status = %(status)s, ended_at = now(), message = %(message)s, error = %(error)s"
-        error = None if code is None else Jsonb({"code": code, "message": message})
+        error = Jsonb({"code": code, "message": message})
         return await self._change(run, change, "true", status=status, message=message, error=error)
 
     async def _change(self, run: OpenRun, change: str, condition: str, **values: Any) -> bool:

@@ -61,7 +61,7 @@ class RunRecord:
         event_count: Rows that were learnt from.
         metrics, incumbent_metrics: Figures of the new and the served model on the same held-out data.
         served: Whether the new version is the one that answers.
-        error: `{"code", "message"}` when `status` is `failed`.
+        error: `{"code", "message"}` of one that did not succeed.
         attempts: How often its job was started; 0 for one of the command line, which has none.
         created_at, started_at, ended_at: Unix seconds.
     """
@@ -175,7 +175,8 @@ class TrainingRunTable:
         Raises:
             NotFoundError: There is none of this id.
         """
-        values = {"tenant": tenant, "id": run_id, "message": CANCELLED}
+        error = Jsonb({"code": "training_cancelled", "message": CANCELLED})
+        values = {"tenant": tenant, "id": run_id, "message": CANCELLED, "error": error}
         async with self._database.transaction() as connection:
             await connection.execute(
                 "UPDATE ai_training_log SET cancel_requested = true "  # noqa: S608 - a constant
@@ -184,7 +185,7 @@ class TrainingRunTable:
             )
             # A process that takes the lock from here on waits for this row, and finds the training ended.
             await connection.execute(
-                "UPDATE ai_training_log SET status = 'cancelled', ended_at = now(), message = %(message)s "  # noqa: S608
+                "UPDATE ai_training_log SET status = 'cancelled', ended_at = now(), message = %(message)s, error = %(error)s "  # noqa: S608
                 f"WHERE tenant_id = %(tenant)s AND id = %(id)s AND {IS_OPEN} AND NOT {IS_WORKED_ON}",
                 values,
             )
