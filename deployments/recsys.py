@@ -92,8 +92,9 @@ class Recsys:
             )
         except JobServerError as error:
             logger.warning("A training job was not taken: %s", error)
-            await self._runs.fail(tenant, run.id, code="no_job_server", message="The cluster took no job.")
-            raise UnavailableError("The cluster takes no jobs now. Try again in half a minute.", retry_after_s=30) from error
+            message = "The cluster takes no jobs now. Try again in half a minute."
+            await self._runs.fail(tenant, run.id, code="no_job_server", message=message)
+            raise UnavailableError(message, retry_after_s=30) from error
         return training_job(run)
 
     async def finish_training(self, tenant: str, job_id: str) -> TrainingAnswer:
