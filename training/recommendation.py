@@ -17,6 +17,8 @@ from aihub.storage.recsys_session import write_failure
 WORKER_CPUS = 0.5
 """Bookkeeping only: on a machine with two cores serving has taken most of Ray's."""
 MAX_FAILURES = 2
+MAX_START_FAILURES = 10
+"""Workers that died or were not ready in time before they began; on a busy machine a few are usual."""
 NICENESS = 10
 
 
@@ -49,7 +51,7 @@ def train_on_worker(
         run_config=RunConfig(
             name=run_id,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_START_FAILURES),
         ),
     )
     try:
