@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from aihub.recsys.evaluation import HoldOut, evaluate
 from aihub.recsys.interactions import Interactions
-from aihub.recsys.recommendation import RecommendationFit, RecommendationSettings, fit_recommendation
+from aihub.recsys.recommendation import RecommendationFit, fit_recommendation
+from aihub.recsys.recommender_fits import RecommendationSettings
 
 DATA = Path(os.environ.get("AIHUB_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SETS = {"ml-1m": "ncf-ml1m/ml-1m", "online-retail": "online-retail/ncf/online-retail"}

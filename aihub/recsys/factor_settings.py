@@ -11,13 +11,14 @@ from aihub.recsys.neumf_fit import ScorePairs
 from aihub.recsys.results import Cancelled, Progress
 
 _DIMS = (192, 128, 64, 32)
-_FLOPS_PER_S = 2e10  # of one core, with room for what else it does
+_FLOPS_PER_S = 2.5e10  # of one core, with room for what else it does
 _SEARCHED_FLOATS = 8_000_000  # items times dim: 100,000 of 64 answer in about 1 ms, of 192 in 5.5 ms
-_SEARCH_DIM = 32
-_SEARCH_EPOCHS = 5
+_SEARCH_DIM = 64  # with fewer numbers, other weights win than with many
+_SEARCH_EPOCHS = 4
 _SEARCH_PAIRS = 1_000_000
-_UNOBSERVED = (0.3, 0.1, 1.0, 0.03)
-_REGULARISATION = (0.003, 0.0015, 0.015)
+_UNOBSERVED = (0.1, 1.0)
+_REGULARISATION = (0.003, 0.02)
+_PAIRED_SPREAD = 0.2  # standard deviation of one case's difference in NDCG between two like models
 
 
 def choose_dim(pairs: PairMatrix, epochs: int, limit_s: float) -> int:
@@ -36,12 +37,17 @@ def choose_settings(
     pairs: PairMatrix,
     first: IalsSettings,
     judge: Callable[[ScorePairs], float],
+    cases: int,
     progress: Progress,
     cancelled: Cancelled,
 ) -> IalsSettings:
     """Try weights of unobserved pairs, then regularisations, with small factors; the best on the hold-out wins.
 
-    Stores with more than a million pairs keep `first`: a search would take longer than it gains.
+    A value other than the first must be better by the standard error of such a comparison: chance among a few would win
+    otherwise. Stores with more than a million pairs keep `first`: a search would take longer than it gains.
+
+    Args:
+        cases: How many `judge` looks at.
     """
     if len(pairs.items) > _SEARCH_PAIRS:
         return first
@@ -59,12 +65,19 @@ def choose_settings(
 
         fit_ials(pairs, candidate, after_epoch, cancelled)
         tried += 1
-        progress("settings", tried / (len(_UNOBSERVED) + len(_REGULARISATION)))
+        progress("settings", tried / (1 + len(_UNOBSERVED) + len(_REGULARISATION)))
         return found[0]
 
-    weighed = {weight: quality(replace(small, unobserved_weight=weight)) for weight in _UNOBSERVED}
-    weight = max(weighed, key=weighed.__getitem__)
-    regularised = {first.regularisation: weighed[weight]}
+    found = {first.unobserved_weight: quality(small)}
+    found |= {weight: quality(replace(small, unobserved_weight=weight)) for weight in _UNOBSERVED}
+    margin = _PAIRED_SPREAD / max(1, cases) ** 0.5
+    weight = _best(found, first.unobserved_weight, margin)
+    regularised = {first.regularisation: found[weight]}
     for regularisation in _REGULARISATION:
         regularised[regularisation] = quality(replace(small, unobserved_weight=weight, regularisation=regularisation))
-    return replace(first, unobserved_weight=weight, regularisation=max(regularised, key=regularised.__getitem__))
+    return replace(first, unobserved_weight=weight, regularisation=_best(regularised, first.regularisation, margin))
+
+
+def _best(found: dict[float, float], first: float, margin: float) -> float:
+    best = max(found, key=found.__getitem__)
+    return best if found[best] > found[first] + margin else first

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from aihub.recsys.artifacts import ModelType, Version
+from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.interactions import Interactions
+from aihub.recsys.model_family import ModelFamily
 from aihub.recsys.results import Cancelled, Progress
 from aihub.recsys.settings import RecsysSettings
 from aihub.recsys.store_data.extraction import StoreReader
 from aihub.recsys.store_data.sales import Sales
-from aihub.recsys.training import Family
 
 Parameters = Mapping[str, Any]
 
@@ -36,14 +37,13 @@ class Outcome:
 class RecommendationFamily:
     """Matrix factors and NeuMF."""
 
+    data_type: type[Interactions] = Interactions
+
     def read(self, reader: StoreReader, parameters: Parameters) -> Interactions:
         return reader.interactions()
 
-    def count(self, data: Interactions) -> int:
-        return len(data)
-
     def fit(
-        self, data: Interactions, parameters: Parameters, *, progress: Progress, cancelled: Cancelled, checkpoint: Path
+        self, data: Interactions, parameters: Parameters, *, progress: Progress, cancelled: Cancelled, checkpoint: FitCheckpoint
     ) -> Outcome:
         from aihub.recsys.evaluation import evaluate
         from aihub.recsys.recommendation import fit_recommendation
@@ -53,7 +53,7 @@ class RecommendationFamily:
         notes = fitted.recommender.notes
 
         def judge(version: Version) -> dict[str, float]:
-            return evaluate(Recommender.load(version.path), fitted.hold_out)
+            return evaluate(Recommender.load(version.path).as_judged(), fitted.hold_out)
 
         return Outcome(fitted.metrics, {"winner": fitted.recommender.family, "notes": notes}, fitted.recommender.save, judge)
 
@@ -61,14 +61,13 @@ class RecommendationFamily:
 class NextItemFamily:
     """Sequence rules, session neighbours and the learned ranking."""
 
+    data_type: type[Interactions] = Interactions
+
     def read(self, reader: StoreReader, parameters: Parameters) -> Interactions:
         return reader.purchases()
 
-    def count(self, data: Interactions) -> int:
-        return len(data)
-
     def fit(
-        self, data: Interactions, parameters: Parameters, *, progress: Progress, cancelled: Cancelled, checkpoint: Path
+        self, data: Interactions, parameters: Parameters, *, progress: Progress, cancelled: Cancelled, checkpoint: FitCheckpoint
     ) -> Outcome:
         from aihub.recsys.next_item import NextItemSettings, fit_next_item
         from aihub.recsys.sequences import Sequences
@@ -91,13 +90,14 @@ class NextItemFamily:
 class TrendingFamily:
     """Sales forecast."""
 
+    data_type: type[Sales] = Sales
+
     def read(self, reader: StoreReader, parameters: Parameters) -> Sales:
         return reader.sales(parameters.get("period", "week"))
 
-    def count(self, data: Sales) -> int:
-        return len(data)
-
-    def fit(self, data: Sales, parameters: Parameters, *, progress: Progress, cancelled: Cancelled, checkpoint: Path) -> Outcome:
+    def fit(
+        self, data: Sales, parameters: Parameters, *, progress: Progress, cancelled: Cancelled, checkpoint: FitCheckpoint
+    ) -> Outcome:
         from aihub.recsys.trending import TrendingSettings, fit_trending
 
         settings = _take(TrendingSettings(), parameters)
@@ -119,7 +119,7 @@ class TrendingFamily:
 
 def recommendation_settings(parameters: Parameters) -> Any:
     """Turn hyper-parameters into the settings of a fit; unset ones are the fit's own."""
-    from aihub.recsys.recommendation import RecommendationSettings
+    from aihub.recsys.recommender_fits import RecommendationSettings
 
     model = parameters.get("model", "auto")
     base = RecommendationSettings()
@@ -131,7 +131,7 @@ def recommendation_settings(parameters: Parameters) -> Any:
     return settings if model == "auto" else replace(settings, families=(model,))
 
 
-def choose_family(model_type: ModelType) -> Family:
+def choose_family(model_type: ModelType) -> ModelFamily:
     """Return the family of a model type."""
     return _FAMILIES[model_type]()
 
@@ -166,7 +166,7 @@ def _take(settings: Any, parameters: Parameters, *, but: set[str] | None = None)
     return replace(settings, **{name: value for name, value in parameters.items() if name in names})
 
 
-_FAMILIES: dict[ModelType, Callable[[], Family]] = {
+_FAMILIES: dict[ModelType, Callable[[], ModelFamily]] = {
     "recommendation": RecommendationFamily,
     "trending": TrendingFamily,
     "next_item": NextItemFamily,

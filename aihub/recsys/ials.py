@@ -72,6 +72,22 @@ def fit_ials(
     return users.cpu().numpy(), items.cpu().numpy()
 
 
+def complete_factors(
+    factors: Factors, pairs: PairMatrix, rows: NDArray[np.int64], settings: IalsSettings, cancelled: Cancelled = never_cancelled
+) -> Factors:
+    """Solve the factors of some users anew from all their pairs; items and other users stay.
+
+    Args:
+        factors: Of a fit that knew fewer pairs.
+        rows: The users.
+    """
+    import torch
+
+    users, items = torch.from_numpy(factors[0].copy()), torch.from_numpy(factors[1])
+    _solve_side(users, items, _batches(pairs, users.shape[1], rows), settings, cancelled)
+    return users.numpy(), factors[1]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
     """Rows of one side, padded to the longest: `columns` and `weights` have shape (rows, longest); padding weighs 0."""
@@ -82,10 +98,13 @@ class _Batch:
     weights: NDArray[np.float32]
 
 
-def _batches(pairs: PairMatrix, dim: int) -> Callable[[], Any]:
-    """Cut the rows into batches by number of events; built again at each sweep, since padded they would fill memory."""
+def _batches(pairs: PairMatrix, dim: int, rows: NDArray[np.int64] | None = None) -> Callable[[], Any]:
+    """Cut the rows (all when None) into batches by number of events; built again at each sweep, since padded they would fill
+    memory.
+    """
     counts = np.diff(pairs.indptr)
-    order = np.argsort(counts, kind="stable")
+    order = np.arange(pairs.n_users) if rows is None else rows
+    order = order[np.argsort(counts[order], kind="stable")]
     relative = pairs.weights / max(float(pairs.weights.mean()), 1e-12) if len(pairs.weights) else pairs.weights
 
     def batches() -> Any:

@@ -11,11 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aihub.recsys.ials import Factors
+from aihub.recsys.interactions import PairMatrix
+from aihub.recsys.negative_sampling import NegativeSampler
 
 Parameters = dict[str, Any]
 """Tensors by name, as `new_parameters` makes them."""
 
+RATE = 0.004
+FINE_TUNING_RATE = 0.001
+"""Higher ones forget within an epoch what made the factors good."""
+
 _SMALL = 0.01
+_FIRST_VOICE = 0.1  # of an untrained network beside trained factors
+_CALIBRATION_EVENTS = 40_000
+_NEWTON_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +35,7 @@ class NeumfSettings:
         factors: Numbers per user and item in the product; those of the factors it starts from, where it does.
         tower: Numbers per user and item before the network, whose layers have tower, tower / 2 and tower / 4.
         negatives: Items without an event per item with one.
-        learning_rate: Of Adam; falls by `decay` an epoch.
+        learning_rate: Of Adam; falls by `decay` an epoch. None takes `RATE`, or `FINE_TUNING_RATE` from factors.
         penalty: Of squared embeddings, per example.
         batch_size: Events per step, each with its negatives.
         epochs: At most; the best on the hold-out is kept.
@@ -37,13 +46,17 @@ class NeumfSettings:
     factors: int = 32
     tower: int = 32
     negatives: int = 4
-    learning_rate: float = 0.004
+    learning_rate: float | None = None
     decay: float = 0.9
     penalty: float = 0.003
     batch_size: int = 4096
     epochs: int = 20
     patience: int = 2
     seed: int = 0
+
+    def rate(self, is_pretrained: bool) -> float:
+        """Learning rate of the first epoch."""
+        return self.learning_rate or (FINE_TUNING_RATE if is_pretrained else RATE)
 
 
 def new_parameters(n_users: int, n_items: int, settings: NeumfSettings) -> Parameters:
@@ -79,16 +92,55 @@ def new_parameters(n_users: int, n_items: int, settings: NeumfSettings) -> Param
 
 
 def start_from(parameters: Parameters, factors: Factors, scale: float, offset: float) -> None:
-    """Give the product the logit `scale * dot + offset` of matrix factors; users and items get embeddings of like size."""
+    """Give the product the logit `scale * dot + offset` of matrix factors; users and items get embeddings of like size.
+
+    The paper pre-trains both halves by log loss; factors of iALS are the better start and the cheaper one.
+    """
     import torch
 
     users, items = factors
-    lengths = [max(float(np.sqrt(np.mean(np.square(table)))), 1e-12) for table in factors]
-    ratio = (lengths[1] / lengths[0]) ** 0.5
-    parameters["gmf_users"] = torch.from_numpy(users * np.float32(scale**0.5 * ratio))
-    parameters["gmf_items"] = torch.from_numpy(items * np.float32(scale**0.5 / ratio))
+    user_scale = _user_scale(factors, scale)
+    parameters["gmf_users"] = torch.from_numpy(users * np.float32(user_scale))
+    parameters["gmf_items"] = torch.from_numpy(items * np.float32(scale / user_scale))
     parameters["gmf_head"] = torch.ones(users.shape[1])
     parameters["bias"] = torch.tensor([offset], dtype=torch.float32)
+    parameters["mlp_head"] *= _FIRST_VOICE
+
+
+def shift_users(parameters: Parameters, factors: Factors, completed: Factors, scale: float) -> Parameters:
+    """Move users' embeddings of the product as their factors moved when they learnt more; for parameters begun by `start_from`.
+
+    Args:
+        factors, scale: What `start_from` was given.
+        completed: The same factors with users that have learnt more.
+    """
+    import torch
+
+    moved = (completed[0] - factors[0]) * np.float32(_user_scale(factors, scale))
+    return parameters | {"gmf_users": parameters["gmf_users"] + torch.from_numpy(moved)}
+
+
+def _user_scale(factors: Factors, scale: float) -> float:
+    lengths = [max(float(np.sqrt(np.mean(np.square(table)))), 1e-12) for table in factors]
+    return float((scale * lengths[1] / lengths[0]) ** 0.5)
+
+
+def calibrate(pairs: PairMatrix, factors: Factors, settings: NeumfSettings) -> tuple[float, float]:
+    """Find the scale and offset that make dot products of factors logits: logistic regression by Newton's method."""
+    rng = np.random.default_rng(settings.seed)
+    rows = rng.integers(0, len(pairs.items), min(_CALIBRATION_EVENTS, len(pairs.items)))
+    users = pairs.users[rows]
+    items = np.column_stack([pairs.items[rows], NegativeSampler(pairs).sample(users, settings.negatives, rng)])
+    scores = np.einsum("ud,ukd->uk", factors[0][users], factors[1][items]).astype(np.float64)
+    wanted = np.zeros(scores.shape)
+    wanted[:, 0] = 1.0
+    features = np.column_stack([scores.ravel(), np.ones(scores.size)])
+    line = np.zeros(2)
+    for _ in range(_NEWTON_STEPS):
+        chance = 1.0 / (1.0 + np.exp(-np.clip(features @ line, -30.0, 30.0)))
+        bend = (features * (chance * (1.0 - chance))[:, None]).T @ features + 1e-3 * np.eye(2)
+        line += np.linalg.solve(bend, features.T @ (wanted.ravel() - chance))
+    return max(float(line[0]), 1e-3), float(line[1])
 
 
 def logits(parameters: Parameters, users: Any, items: Any) -> tuple[Any, Any]:

@@ -1,25 +1,26 @@
-"""Training of NeuMF: log loss against sampled negatives, Adam, early stopping on the hold-out."""
+"""Training of NeuMF: weighted log loss against sampled negatives, Adam, early stopping on the hold-out."""
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aihub.recsys.fit_checkpoint import FitCheckpoint, Saved
 from aihub.recsys.ials import Factors
 from aihub.recsys.interactions import PairMatrix
-from aihub.recsys.negative_sampling import NegativeSampler
-from aihub.recsys.neumf import NeumfSettings, Parameters, logits, new_parameters, score_pairs, start_from
-from aihub.recsys.results import Cancelled, raise_if_cancelled
+from aihub.recsys.neumf import NeumfSettings, Parameters, calibrate, new_parameters, start_from
+from aihub.recsys.neumf_epochs import NeumfEpochs
+from aihub.recsys.results import Cancelled
 
 ScorePairs = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 """Scores of `items` (users, k) for `users`, by index."""
 
-_CALIBRATION_EVENTS = 40_000
-_GRADIENT_STEPS = 20
+_STAGE = "neumf"
+_USER_TABLES = ("gmf_users", "mlp_users")
+_COMPLETING_EPOCHS = 3
+_COMPLETING_RATE = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +31,19 @@ class NeumfFit:
         quality: What `judge` gave them.
         best_epoch: The one kept; 0 is the start from factors, which no training made better.
         epochs: Trained, all together.
-        epoch_s: Mean seconds of training per epoch.
+        spent_s: Seconds of training, all together.
     """
 
-    parameters: Parameters
-    quality: float
-    best_epoch: int
-    epochs: int
-    epoch_s: float
+    parameters: Parameters = field(default_factory=dict)
+    quality: float = float("-inf")
+    best_epoch: int = 0
+    epochs: int = 0
+    spent_s: float = 0.0
+
+    @property
+    def epoch_s(self) -> float:
+        """Mean seconds of an epoch."""
+        return self.spent_s / max(1, self.epochs)
 
 
 def fit_neumf(
@@ -49,112 +55,82 @@ def fit_neumf(
     until: float = float("inf"),
     after_epoch: Callable[[int, float], None] = lambda epoch, quality: None,
     cancelled: Cancelled,
+    checkpoint: FitCheckpoint | None = None,
 ) -> NeumfFit:
     """Train, and keep the epoch that `judge` likes best.
 
     Args:
         judge: Quality of a scoring function on the hold-out; higher is better.
-        factors: Pre-training: the product starts from these, and only the network learns until it gets no better, then all.
+        factors: Pre-training: the product starts from these, brought to the scale of logits. All parameters learn.
         until: `time.monotonic()` after which no epoch starts, if one is done.
         after_epoch: Called with the epochs done and their quality.
+        checkpoint: A killed fit goes on after the last epoch found there.
 
     Raises:
         TrainingCancelledError: `cancelled` turned True; asked before each step.
     """
-    training = _Training(pairs, settings, factors)
-    best = NeumfFit({}, float("-inf"), 0, 0, 0.0)
-    if factors is not None:
-        best = NeumfFit(training.snapshot(), judge(training.score), 0, 0, 0.0)
-    spent_s, last_better, done = 0.0, 0, 0
-    for epoch in range(1, settings.epochs + 1):
-        if epoch > 1 and time.monotonic() > until:
+    checkpoint = checkpoint or FitCheckpoint()
+    saved = checkpoint.load(_STAGE)
+    if saved is None:
+        training = NeumfEpochs(pairs, settings, _first_parameters(pairs, settings, factors), settings.rate(factors is not None))
+        fit = NeumfFit() if factors is None else NeumfFit(training.snapshot(), judge(training.score))
+    else:
+        training, fit = _resume(pairs, settings, saved)
+    while fit.epochs < settings.epochs and fit.epochs - fit.best_epoch < settings.patience:
+        if fit.epochs and time.monotonic() > until:
             break
         started = time.monotonic()
         training.run_epoch(cancelled)
-        spent_s += time.monotonic() - started
-        done = epoch
+        fit = replace(fit, epochs=fit.epochs + 1, spent_s=fit.spent_s + time.monotonic() - started)
         quality = judge(training.score)
-        after_epoch(epoch, quality)
-        if quality > best.quality:
-            best, last_better = NeumfFit(training.snapshot(), quality, epoch, 0, 0.0), epoch
-        elif epoch - last_better >= settings.patience:
-            break
-    return NeumfFit(best.parameters, best.quality, best.best_epoch, done, spent_s / max(1, done))
+        after_epoch(fit.epochs, quality)
+        if quality > fit.quality:
+            fit = replace(fit, parameters=training.snapshot(), quality=quality, best_epoch=fit.epochs)
+        if checkpoint.is_due():
+            _save(checkpoint, training, fit)
+    return fit
 
 
-class _Training:
-    """Parameters, optimiser and the state of the random numbers."""
+def complete_users(
+    fitted: Parameters, pairs: PairMatrix, users: NDArray[np.int64], settings: NeumfSettings, cancelled: Cancelled
+) -> Parameters:
+    """Let the embeddings of `users` learn from all their pairs, what was held out included; everything else stays.
 
-    def __init__(self, pairs: PairMatrix, settings: NeumfSettings, factors: Factors | None) -> None:
-        import torch
+    Args:
+        fitted: Best parameters of a fit without the held-out pairs.
+        pairs: All pairs.
+    """
+    chosen = np.zeros(pairs.n_users, np.bool_)
+    chosen[users] = True
+    theirs = pairs.take(chosen[pairs.users])
+    parameters = {name: value.clone() for name, value in fitted.items()}
+    training = NeumfEpochs(theirs, settings, parameters, _COMPLETING_RATE, learnt=_USER_TABLES)
+    for _ in range(_COMPLETING_EPOCHS):
+        training.run_epoch(cancelled)
+    return training.snapshot()
 
-        self._pairs = pairs
-        self._settings = settings
-        self._rng = np.random.default_rng(settings.seed)
-        self._sampler = NegativeSampler(pairs)
-        self._users, self._items = pairs.users, pairs.items
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        parameters = new_parameters(pairs.n_users, pairs.n_items, settings)
-        if factors is not None:
-            start_from(parameters, factors, *self._calibrate(factors))
-        self._frozen = {"gmf_users", "gmf_items", "gmf_head", "item_bias"} if factors is not None else set()
-        self.parameters = {name: value.to(self._device) for name, value in parameters.items()}
-        learnt = []
-        for name, value in self.parameters.items():
-            value.requires_grad_(name not in self._frozen)
-            learnt += [value] if name not in self._frozen else []
-        self._optimiser = torch.optim.Adam(learnt, lr=settings.learning_rate, fused=True)
 
-    def score(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float32]:
-        return score_pairs(self.parameters, users, items)
+def _first_parameters(pairs: PairMatrix, settings: NeumfSettings, factors: Factors | None) -> Parameters:
+    parameters = new_parameters(pairs.n_users, pairs.n_items, settings)
+    if factors is not None:
+        start_from(parameters, factors, *calibrate(pairs, factors, settings))
+    return parameters
 
-    def snapshot(self) -> Parameters:
-        return {name: value.detach().cpu().clone() for name, value in self.parameters.items()}
 
-    def run_epoch(self, cancelled: Cancelled) -> None:
-        import torch
-        from torch.nn import functional
+def _save(checkpoint: FitCheckpoint, training: NeumfEpochs, fit: NeumfFit) -> None:
+    state, facts = training.state()
+    best = {f"best.{name}": value.numpy() for name, value in fit.parameters.items()}
+    figures = {"quality": fit.quality, "best_epoch": fit.best_epoch, "epochs": fit.epochs, "spent_s": fit.spent_s}
+    checkpoint.save(_STAGE, state | best, {"fit": figures, "training": facts})
 
-        settings = self._settings
-        order = self._rng.permutation(len(self._users))
-        users = self._users[order]
-        negatives = self._sampler.sample(users, settings.negatives, self._rng)
-        all_users = torch.from_numpy(users.astype(np.int64))
-        all_items = torch.from_numpy(np.column_stack([self._items[order], negatives]).astype(np.int64))
-        wanted = torch.zeros(settings.batch_size, 1 + settings.negatives, device=self._device)
-        wanted[:, 0] = 1.0
-        for start in range(0, len(users), settings.batch_size):
-            raise_if_cancelled(cancelled)
-            batch = slice(start, start + settings.batch_size)
-            user, item = all_users[batch].to(self._device), all_items[batch].to(self._device)
-            with self._precision():
-                scores, size = logits(self.parameters, user, item)
-                loss = functional.binary_cross_entropy_with_logits(scores.float(), wanted[: len(user)], reduction="sum")
-                loss = (loss + settings.penalty * size) / len(user)
-            loss.backward()
-            self._optimiser.step()
-            self._optimiser.zero_grad()
-        for group in self._optimiser.param_groups:
-            group["lr"] *= settings.decay
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        """bfloat16 on a GPU; on the CPU it is no faster for layers of this size."""
-        import torch
+def _resume(pairs: PairMatrix, settings: NeumfSettings, saved: Saved) -> tuple[NeumfEpochs, NeumfFit]:
+    import torch
 
-        return torch.autocast("cuda", dtype=torch.bfloat16) if self._device == "cuda" else nullcontext()
+    def group(prefix: str) -> Parameters:
+        named = {name.removeprefix(prefix): array for name, array in saved.arrays.items() if name.startswith(prefix)}
+        return {name: torch.from_numpy(array) for name, array in named.items()}
 
-    def _calibrate(self, factors: Factors) -> tuple[float, float]:
-        """Scale and offset that make dot products of factors logits: logistic regression by Newton's method."""
-        rows = self._rng.integers(0, len(self._users), min(_CALIBRATION_EVENTS, len(self._users)))
-        users = self._users[rows]
-        items = np.column_stack([self._items[rows], self._sampler.sample(users, self._settings.negatives, self._rng)])
-        scores = np.einsum("ud,ukd->uk", factors[0][users], factors[1][items]).astype(np.float64)
-        wanted = np.zeros(scores.shape)
-        wanted[:, 0] = 1.0
-        features = np.column_stack([scores.ravel(), np.ones(scores.size)])
-        line = np.zeros(2)
-        for _ in range(_GRADIENT_STEPS):
-            chance = 1.0 / (1.0 + np.exp(-np.clip(features @ line, -30.0, 30.0)))
-            bend = (features * (chance * (1.0 - chance))[:, None]).T @ features + 1e-3 * np.eye(2)
-            line += np.linalg.solve(bend, features.T @ (wanted.ravel() - chance))
-        return max(float(line[0]), 1e-3), float(line[1])
+    training = NeumfEpochs(pairs, settings, group("now."), 0.0)
+    training.restore(group("mean."), group("square."), saved.facts["training"])
+    return training, NeumfFit(parameters=group("best."), **saved.facts["fit"])

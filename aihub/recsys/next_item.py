@@ -114,10 +114,8 @@ class NextItemModel:
         if len(history) == 0:
             return None
         items, shares = self._rank(history, top_k)
-        confidences, supports = self._evidence(history, items)
-        ids = self.item_table[items]
-        rows = zip(ids.tolist(), shares.tolist(), confidences.tolist(), supports.tolist(), strict=True)
-        return [NextItem(*row) for row in rows]
+        columns = (self.item_table[items], shares, *self._evidence(history, items))
+        return [NextItem(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     def popular_items(self, top_k: int) -> list[NextItem]:
         """The items most had of late, for histories nothing is known of; probability is their share of recent events."""
@@ -126,7 +124,7 @@ class NextItemModel:
         supports = self.source.rules.item_counts[items] / max(1, self.source.rules.n_sequences)
         shares = recent[items] / max(1, int(recent.sum()))
         rows = zip(self.item_table[items].tolist(), shares.tolist(), supports.tolist(), strict=True)
-        return [NextItem(item_id, share, 0.0, support) for item_id, share, support in rows]
+        return [NextItem(item_id, share, 0.0, support, 0.0) for item_id, share, support in rows]
 
     def score(self, candidates: Candidates, ranker: Ranker) -> NDArray[np.float64]:
         """Score candidates by one of the rankers; higher is better."""
@@ -159,10 +157,11 @@ class NextItemModel:
             ordered = np.concatenate([ordered, np.zeros(len(items) - len(ordered))])
         return items[:top_k], ordered[:top_k]
 
-    def _evidence(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Confidence and support of the strongest rule from the history to each item; 0 where there is none."""
+    def _evidence(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Confidence, support and lift of the strongest rule from the history to each item; 0 where there is none."""
         rules = self.source.rules
-        confidences, supports = np.zeros(len(items)), np.zeros(len(items))
+        total = max(1, rules.n_sequences)
+        evidence = np.zeros((3, len(items)))
         order = np.argsort(items)
         for first in np.unique(history[-_RULE_ITEMS:]):
             rows = slice(rules.offsets[first], rules.offsets[first + 1])
@@ -170,10 +169,10 @@ class NextItemModel:
             hit = items[order[places]] == rules.targets[rows]
             where, counts = order[places[hit]], rules.counts[rows][hit]
             confidence = counts / max(1, int(rules.item_counts[first]))
-            better = confidence > confidences[where]
-            confidences[where[better]] = confidence[better]
-            supports[where[better]] = counts[better] / max(1, rules.n_sequences)
-        return confidences, supports
+            better = confidence > evidence[0, where]
+            where, counts, confidence = where[better], counts[better], confidence[better]
+            evidence[:, where] = confidence, counts / total, confidence * total / rules.item_counts[items[where]]
+        return evidence
 
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder: `.npy` arrays, LightGBM text, JSON."""

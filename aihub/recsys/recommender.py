@@ -2,11 +2,14 @@
 
 Matrix factors answer exactly (see `aihub.recsys.factor_search`). NeuMF's product is a dot product too: the factors, with each
 item's mean score by the network as one more number, choose the candidates, and the whole model ranks those.
+
+Some users' last event is held out to judge a model by. What serves knows that event too; what the users' factors were without
+it is kept beside, so that a later training judges the model on nothing it has learnt from.
 """
 
 import json
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aihub.errors import InternalError
+from aihub.recsys.array_files import load_array, save_arrays
 from aihub.recsys.factor_search import falling_lengths, largest
 from aihub.recsys.ials import Factors
 from aihub.recsys.interactions import Ids
@@ -21,10 +25,13 @@ from aihub.recsys.neumf import Parameters
 from aihub.recsys.results import Scored
 from aihub.recsys.tower import Tower
 
-FORMAT = 1
+FORMAT = 2
 _CANDIDATES = 500
 _SAMPLED_USERS = 256
-_ARRAYS = ("user_ids", "item_ids", "item_rows", "user_factors", "item_factors", "item_lengths", "item_means", "popular")
+_ARRAYS = (
+    "user_ids", "item_ids", "item_rows", "user_factors", "item_factors", "item_lengths", "item_means", "popular",
+    "judged_rows", "judged_factors",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +47,9 @@ class Recommender:
         item_lengths: float32, of each item's factors.
         item_means: float32: what the factors hold of the network's score, zeros without one.
         popular: int64, rows of items, most bought first.
+        judged_rows: int64, ascending, rows of users with something held out.
+        judged_factors: float32, (judged rows, dim), of those users without it.
+        is_judged: Whether `score` goes by those.
         tower: NeuMF's network.
         notes: Figures of the fit; kept in the folder.
     """
@@ -53,6 +63,9 @@ class Recommender:
     item_lengths: NDArray[np.float32]
     item_means: NDArray[np.float32]
     popular: Ids
+    judged_rows: Ids
+    judged_factors: NDArray[np.float32]
+    is_judged: bool = False
     tower: Tower | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -60,8 +73,8 @@ class Recommender:
     def of_factors(cls, factors: Factors, user_ids: Ids, item_ids: Ids, item_counts: NDArray[np.int64]) -> "Recommender":
         """Take iALS factors; `item_counts` say what is popular."""
         users, items = factors
-        order = falling_lengths(items)
-        return cls(family="ials", user_factors=users, **_item_side(items, order, item_ids, item_counts), user_ids=user_ids)
+        side = _item_side(items, falling_lengths(items), item_ids, item_counts)
+        return cls(family="ials", user_ids=user_ids, user_factors=users, **side, **_nothing_held_out(users))
 
     @classmethod
     def of_neumf(cls, parameters: Parameters, user_ids: Ids, item_ids: Ids, item_counts: NDArray[np.int64]) -> "Recommender":
@@ -74,7 +87,22 @@ class Recommender:
         users = np.column_stack([numbers["gmf_users"] * numbers["gmf_head"], np.ones(len(user_ids))]).astype(np.float32)
         order = falling_lengths(items)
         side = _item_side(items, order, item_ids, item_counts) | {"item_means": means[order]}
-        return cls(family="neumf", user_factors=users, **side, user_ids=user_ids, tower=Tower.of(parameters, order))
+        tower = Tower.of(parameters, order)
+        return cls(family="neumf", user_ids=user_ids, user_factors=users, **side, **_nothing_held_out(users), tower=tower)
+
+    def completed(self, full: "Recommender", rows: Ids) -> "Recommender":
+        """Answer as `full`, whose users `rows` (ascending) have learnt from what was held out, but be judged as this one.
+
+        Items have learnt the same in both.
+        """
+        tower = full.tower
+        if tower is not None and self.tower is not None:
+            tower = replace(tower, judged_users=self.tower.users[rows])
+        return replace(full, judged_rows=rows, judged_factors=self.user_factors[rows], tower=tower)
+
+    def as_judged(self) -> "Recommender":
+        """The same model, scoring without what was held out at its training."""
+        return replace(self, is_judged=True)
 
     def predict(self, user_id: int, n: int, exclude: Set[int] | None = None) -> list[Scored] | None:
         """Recommend up to `n` items, best first; fewer when the shop has no more. None for a user the model does not know.
@@ -92,7 +120,7 @@ class Recommender:
         wanted = n if self.tower is None else max(n, _CANDIDATES)
         rows, scores = largest(self.item_factors, self.item_lengths, self.user_factors[user], wanted, excluded)
         if self.tower is not None:
-            scores = scores - self.item_means[rows] + self.tower.score(np.array([user]), rows[None, :])[0]
+            scores = scores - self.item_means[rows] + self.tower.score(self.tower.users[user][None, :], rows[None, :])[0]
             order = np.argsort(-scores, kind="stable")[:n]
             rows, scores = rows[order], scores[order]
         return [Scored(item, score) for item, score in zip(self.item_ids[rows].tolist(), scores.tolist(), strict=True)]
@@ -114,9 +142,16 @@ class Recommender:
         """Score items (users, k) for users, by the shop's ids: -inf for unknown items, by popularity for unknown users."""
         rows, known_items = self._locate_items(item_ids)
         users = np.minimum(np.searchsorted(self.user_ids, user_ids), len(self.user_ids) - 1)
-        scores = np.einsum("ud,ukd->uk", self.user_factors[users], self.item_factors[rows])
-        if self.tower is not None:
-            scores = scores - self.item_means[rows] + self.tower.score(users, rows)
+        vectors, hidden = self.user_factors[users], None if self.tower is None else self.tower.users[users]
+        if self.is_judged and len(self.judged_rows):
+            places = np.minimum(np.searchsorted(self.judged_rows, users), len(self.judged_rows) - 1)
+            kept = self.judged_rows[places] == users
+            vectors[kept] = self.judged_factors[places[kept]]
+            if hidden is not None and self.tower is not None:
+                hidden[kept] = self.tower.judged_users[places[kept]]
+        scores = np.einsum("ud,ukd->uk", vectors, self.item_factors[rows])
+        if hidden is not None and self.tower is not None:
+            scores = scores - self.item_means[rows] + self.tower.score(hidden, rows)
         strangers = self.user_ids[users] != user_ids
         if strangers.any():
             places = np.empty(len(self.popular), np.float32)
@@ -127,8 +162,7 @@ class Recommender:
 
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""
-        for name in _ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name))
+        save_arrays(folder, {name: getattr(self, name) for name in _ARRAYS})
         if self.tower is not None:
             self.tower.save(folder)
         meta = {"format": FORMAT, "family": self.family, "notes": self.notes}
@@ -140,13 +174,13 @@ class Recommender:
 
         Raises:
             InternalError: The folder is of another format.
+            ModelUnavailableError: A file is missing or damaged.
         """
         meta = json.loads((folder / "recommender.json").read_text(encoding="utf-8"))
         if meta.get("format") != FORMAT:
             raise InternalError("The saved recommender is of another version of the hub; train the store again.")
-        mode: Any = "r" if mmap else None
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in _ARRAYS}
-        tower = Tower.load(folder, mode) if meta["family"] == "neumf" else None
+        arrays: dict[str, Any] = {name: load_array(folder, name, mmap=mmap) for name in _ARRAYS}
+        tower = Tower.load(folder, mmap=mmap) if meta["family"] == "neumf" else None
         return cls(family=meta["family"], tower=tower, notes=meta["notes"], **arrays)
 
     def _locate_items(self, item_ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -167,6 +201,10 @@ def _find(ids: Ids, wanted: int) -> int | None:
         return None
     place = int(np.searchsorted(ids, wanted))
     return place if place < len(ids) and ids[place] == wanted else None
+
+
+def _nothing_held_out(users: NDArray[np.float32]) -> dict[str, Any]:
+    return {"judged_rows": np.empty(0, np.int64), "judged_factors": users[:0]}
 
 
 def _item_side(items: NDArray[np.float32], order: NDArray[np.int64], ids: Ids, counts: NDArray[np.int64]) -> dict[str, Any]:

@@ -4,21 +4,22 @@ Runs anywhere Python does: in a Ray job, in the command line, in a test.
 """
 
 import logging
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from aihub.errors import HubError, InternalError
 from aihub.recsys.artifacts import GATES, ArtifactStore, ModelDamagedError, ModelType, Version
+from aihub.recsys.fit_checkpoint import FitCheckpoint
+from aihub.recsys.model_family import ModelFamily, Trained
 from aihub.recsys.results import Cancelled, Progress, TrainingCancelledError, ignore_progress, never_cancelled, raise_if_cancelled
 from aihub.recsys.settings import RecsysSettings
-from aihub.recsys.store_data.errors import NotEnoughDataError
-from aihub.recsys.store_data.extraction import Limits, StoreReader, open_store
+from aihub.recsys.store_data.extraction import Limits
 from aihub.recsys.store_data.mapping import Mapping as ShopMapping
 from aihub.recsys.store_data.mapping import load_mapping
+from aihub.recsys.training_data import read_training_data
 from aihub.security.principal import DEFAULT_TENANT
 from aihub.storage.recsys_session import TrainingSession
 
@@ -26,51 +27,6 @@ logger = logging.getLogger(__name__)
 
 RESULTS = "results"
 """Folder of all models, under the state folder."""
-
-
-class Trained(Protocol):
-    """What a fit gives.
-
-    Attributes:
-        metrics: Figures on the held-out data, among them the one that decides (`aihub.recsys.artifacts.GATES`).
-        details: More to remember: which of several models won, and by how much.
-    """
-
-    @property
-    def metrics(self) -> Mapping[str, float]: ...
-
-    @property
-    def details(self) -> Mapping[str, Any]: ...
-
-    @property
-    def save(self) -> Callable[[Path], None]:
-        """Writes the model into an empty folder."""
-        ...
-
-    @property
-    def evaluate(self) -> Callable[[Version], dict[str, float] | None]:
-        """Figures of another saved version on the same held-out data; None when they cannot be compared."""
-        ...
-
-
-class Family(Protocol):
-    """One kind of model: how its data is read and how it is fitted."""
-
-    def read(self, reader: StoreReader, parameters: Mapping[str, Any]) -> Any: ...
-
-    def count(self, data: Any) -> int:
-        """Rows in what `read` returned."""
-        ...
-
-    def fit(
-        self, data: Any, parameters: Mapping[str, Any], *, progress: Progress, cancelled: Cancelled, checkpoint: Path
-    ) -> Trained:
-        """Fit and measure.
-
-        Args:
-            checkpoint: A folder that outlives a killed process; the next training of the store and model finds it.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +66,14 @@ class TrainingPlace:
     def artifacts(self, tenant: str) -> ArtifactStore:
         return ArtifactStore(self.home / RESULTS, tenant=tenant, keep=self.keep_versions)
 
+    def read(
+        self, family: ModelFamily, checkpoint: FitCheckpoint, tenant: str, store_id: int, parameters: Mapping[str, Any]
+    ) -> Any:
+        """Return what a training learns from; see `read_training_data`."""
+        return read_training_data(
+            self.shop_dsn, self.mapping, self.limits, family, checkpoint, tenant=tenant, store_id=store_id, parameters=parameters
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
@@ -136,7 +100,7 @@ class TrainingResult:
 
 def train(
     place: TrainingPlace,
-    family: Family,
+    family: ModelFamily,
     store_id: int,
     model_type: ModelType,
     parameters: Mapping[str, Any] | None = None,
@@ -180,29 +144,32 @@ def train(
         with _ends_written(session):
             raise_if_cancelled(is_cancelled)
             report("reading the store", 0.0)
-            with open_store(place.shop_dsn, place.mapping, tenant=tenant, store_id=store_id, limits=place.limits) as reader:
-                data = family.read(reader, chosen)
-            event_count = family.count(data)
-            if event_count == 0:
-                raise NotEnoughDataError(_no_data(store_id))
-            raise_if_cancelled(is_cancelled)
             artifacts = place.artifacts(tenant)
-            checkpoint = artifacts.checkpoint_folder(store_id, model_type)
-            trained = family.fit(data, chosen, progress=report, cancelled=is_cancelled, checkpoint=checkpoint)
-            raise_if_cancelled(is_cancelled)
-            report("publishing", 0.0)
-            result = _publish(place, artifacts, trained, store_id, model_type, chosen, event_count, session.run_id)
+            version = _published(artifacts, store_id, model_type, session.run_id)
+            if version is None:
+                checkpoint = FitCheckpoint(artifacts.checkpoint_folder(store_id, model_type), session.run_id)
+                data = place.read(family, checkpoint, tenant, store_id, chosen)
+                raise_if_cancelled(is_cancelled)
+                trained = family.fit(data, chosen, progress=report, cancelled=is_cancelled, checkpoint=checkpoint)
+                raise_if_cancelled(is_cancelled)
+                report("publishing", 0.0)
+                version = _publish(artifacts, trained, store_id, model_type, chosen, len(data), session.run_id)
+            result = _result(place, version, store_id, model_type)
             session.succeed(_log_row(result))
             artifacts.clear_checkpoint(store_id, model_type)
             report("publishing", 1.0)
             return result
+    except Exception:
+        # Only a process that is killed leaves its checkpoint: what failed or was cancelled would do so again.
+        place.artifacts(tenant).clear_checkpoint(store_id, model_type)
+        raise
     finally:
         session.close()
 
 
 def compare(
     place: TrainingPlace,
-    family: Family,
+    family: ModelFamily,
     store_id: int,
     model_type: ModelType,
     parameters: Mapping[str, Any],
@@ -216,14 +183,10 @@ def compare(
         NotEnoughDataError: The store has too few events.
         HubError: The shop cannot be read.
     """
-    artifacts = place.artifacts(tenant)
-    with open_store(place.shop_dsn, place.mapping, tenant=tenant, store_id=store_id, limits=place.limits) as reader:
-        data = family.read(reader, parameters)
-    if family.count(data) == 0:
-        raise NotEnoughDataError(_no_data(store_id))
-    with tempfile.TemporaryDirectory(prefix="aihub-compare-") as folder:
-        trained = family.fit(data, parameters, progress=progress, cancelled=never_cancelled, checkpoint=Path(folder))
-        return dict(trained.metrics), evaluate_served(artifacts, store_id, model_type, trained)
+    nowhere = FitCheckpoint()
+    data = place.read(family, nowhere, tenant, store_id, parameters)
+    trained = family.fit(data, parameters, progress=progress, cancelled=never_cancelled, checkpoint=nowhere)
+    return dict(trained.metrics), evaluate_served(place.artifacts(tenant), store_id, model_type, trained)
 
 
 def evaluate_served(artifacts: ArtifactStore, store_id: int, model_type: ModelType, trained: Trained) -> dict[str, float] | None:
@@ -240,8 +203,12 @@ def evaluate_served(artifacts: ArtifactStore, store_id: int, model_type: ModelTy
         raise
 
 
+def _published(artifacts: ArtifactStore, store_id: int, model_type: ModelType, run_id: str) -> Version | None:
+    """The version of this very training, whose process was killed before it could write down its success."""
+    return next((found for found in artifacts.versions(store_id, model_type) if found.card.get("training_id") == run_id), None)
+
+
 def _publish(
-    place: TrainingPlace,
     artifacts: ArtifactStore,
     trained: Trained,
     store_id: int,
@@ -249,7 +216,7 @@ def _publish(
     parameters: Mapping[str, Any],
     event_count: int,
     run_id: str,
-) -> TrainingResult:
+) -> Version:
     incumbent = evaluate_served(artifacts, store_id, model_type, trained)
     card = {
         "parameters": dict(parameters),
@@ -257,21 +224,23 @@ def _publish(
         "training_id": run_id,
         "details": dict(trained.details),
     }
-    version = artifacts.publish(
-        store_id, model_type, trained.save, metrics=trained.metrics, incumbent_metrics=incumbent, card=card
-    )
+    return artifacts.publish(store_id, model_type, trained.save, metrics=trained.metrics, incumbent_metrics=incumbent, card=card)
+
+
+def _result(place: TrainingPlace, version: Version, store_id: int, model_type: ModelType) -> TrainingResult:
+    incumbent = version.card["incumbent_metrics"]
     message = _verdict(version, model_type, incumbent)
     logger.info("Store %d, %s: %s", store_id, model_type, message)
     return TrainingResult(
-        training_id=run_id,
+        training_id=version.card["training_id"],
         store_id=store_id,
         model_type=model_type,
-        metrics=dict(trained.metrics),
+        metrics=version.metrics,
         incumbent_metrics=incumbent,
         model_path=version.path.relative_to(place.home).as_posix(),
         version=version.name,
         served=version.is_served,
-        event_count=event_count,
+        event_count=version.card["event_count"],
         message=message,
     )
 
@@ -316,10 +285,3 @@ def _end(session: TrainingSession, status: str, error: HubError) -> None:
         session.end(status, code=error.code, message=error.message)
     except HubError as second:
         logger.warning("The end of training %s could not be written down: %s", session.run_id, second.message)
-
-
-def _no_data(store_id: int) -> str:
-    return (
-        f"Store {store_id} has no orders to learn from. Load some (`aihub recsys import`, or `make demo-shop` to try), or point "
-        "configs/recsys/mapping.yaml at the shop's tables."
-    )

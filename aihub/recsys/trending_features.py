@@ -1,4 +1,7 @@
-"""What a forecast of one period is read from: lags, rolling statistics, calendar, price. Never the period itself."""
+"""What a forecast of one period is read from: lags, rolling statistics, calendar, price. Never the period itself.
+
+Units are described relative to the level of their variant, so that what one seller teaches holds for larger and smaller ones.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +12,8 @@ LAGS = 8
 ROLLING = (4, 8, 13, 26)
 LEAST_HISTORY = 4
 """Periods alike that must lie before a period to learn from it."""
+
+_MOST_CHANGE = 1e6  # of a price; more does not fit the features
 
 
 def describe(table: SalesTable, column: int) -> NDArray[np.float32]:
@@ -23,24 +28,30 @@ def describe(table: SalesTable, column: int) -> NDArray[np.float32]:
     """
     history = table.units[:, :column]
     alike = recent_alike(table, column, max(ROLLING))
-    features = [alike[:, lag] if lag < alike.shape[1] else _unknown(table) for lag in range(LAGS)]
+    own = level(table, column)
+    units = [alike[:, lag] if lag < alike.shape[1] else _unknown(table) for lag in range(LAGS)]
     for span in ROLLING:
-        features += [alike[:, :span].mean(axis=1), np.median(alike[:, :span], axis=1)]
-    features += [
+        units += [alike[:, :span].mean(axis=1), np.median(alike[:, :span], axis=1)]
+    units += [
         alike[:, :4].max(axis=1),
         alike[:, :4].min(axis=1),
         alike[:, :8].std(axis=1),
-        (alike[:, :8] > 0).mean(axis=1),
-        (alike[:, :13] > 0).mean(axis=1),
         smooth(table, column),
         smooth(table, column, 0.1),
-        _periods_since_sale(history),
         history[:, -table.step :].mean(axis=1),  # the last whole week, for days
     ]
-    features += _year_ago(table, column)
+    year_ago, stood_out = _year_ago(table, column)
+    features = [values / own for values in (*units, year_ago)]
+    features += [own, stood_out, (alike[:, :8] > 0).mean(axis=1), (alike[:, :13] > 0).mean(axis=1), _periods_since_sale(history)]
     features += _calendar(table, column)
     features += _price(table, column)
     return np.column_stack(features).astype(np.float32)
+
+
+def level(table: SalesTable, column: int) -> NDArray[np.float64]:
+    """About what each variant sells in a period like that of a column, never 0."""
+    usual: NDArray[np.float64] = (recent_alike(table, column, 8).mean(axis=1) + smooth(table, column)) / 2 + 1
+    return usual
 
 
 def _unknown(table: SalesTable) -> NDArray[np.float64]:
@@ -73,6 +84,6 @@ def _price(table: SalesTable, column: int) -> list[NDArray[np.float64]]:
     """The last price, and it over the price of eight periods alike ago."""
     last = table.prices[:, column - 1]
     earlier = table.prices[:, max(0, column - 1 - 8 * table.step)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        change = np.where(earlier > 0, last / earlier, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        change = np.where(earlier > 0, np.minimum(last / earlier, _MOST_CHANGE), np.nan)
     return [last, change]

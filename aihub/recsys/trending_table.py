@@ -1,5 +1,6 @@
 """Sales as a table: one row per variant, one column per period, and the plain forecasts read straight from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,6 +14,9 @@ Matrix = NDArray[np.float64]
 
 MAX_CELLS = 30_000_000
 """Variants times periods that are held in memory at once; older periods are left out first."""
+
+LARGEST = 1e15
+"""More units or a higher price are a slip of the pen and are passed over; they would drown all others."""
 
 _YEAR_DAYS = 364
 _SMOOTHING = 0.3
@@ -58,7 +62,7 @@ class SalesTable:
         Raises:
             InvalidRequestError: There is no sale in that time.
         """
-        usable = np.isfinite(sales.units) & (sales.units > 0) & (sales.periods <= sales.last_period)
+        usable = (sales.units > 0) & (sales.units <= LARGEST) & (sales.periods <= sales.last_period)
         kept = usable & (sales.periods > sales.last_period - max_periods)
         if not bool(np.any(kept)):
             raise InvalidRequestError("Trending needs sales in the last periods; import newer orders.")
@@ -70,7 +74,8 @@ class SalesTable:
         units = np.zeros((len(variant_ids), n_periods))
         np.add.at(units, (rows[inside], columns[inside]), sales.units[kept][inside])
         prices = np.full(units.shape, np.nan)
-        prices[rows[inside], columns[inside]] = sales.prices[kept][inside]
+        known = np.where((sales.prices >= 0) & (sales.prices <= LARGEST), sales.prices, np.nan)
+        prices[rows[inside], columns[inside]] = known[kept][inside]
         return cls(variant_ids, sales.item_ids[kept][first], units, _carry_forward(prices), int(first_period), sales.period)
 
     @classmethod
@@ -122,3 +127,12 @@ def smooth(table: SalesTable, column: int, share: float = _SMOOTHING) -> Matrix:
     weights = share * (1 - share) ** np.arange(alike.shape[1])
     smoothed: Matrix = alike @ (weights / weights.sum())
     return smoothed
+
+
+def geometric_mean(forecasts: Sequence[Matrix], shares: Sequence[float]) -> Matrix:
+    """Weighted geometric mean of units, each taken one higher so that a 0 does not win over all."""
+    used = [(share, forecast) for share, forecast in zip(shares, forecasts, strict=True) if share]
+    if len(used) == 1:
+        return used[0][1]
+    mean: Matrix = np.expm1(sum(share * np.log1p(forecast) for share, forecast in used))
+    return mean

@@ -119,9 +119,10 @@ class TrendingAnswer(ResponseModel):
 class NextItemAnswer(ResponseModel):
     item_id: int
     variant_id: int
-    probability: float
-    confidence: float
-    support: float
+    probability: float = Field(description="Share of the answer's whole score.")
+    confidence: float = Field(description="Share of those with an item of the history who went on to this one; 0 without a rule.")
+    support: float = Field(description="Share of all sequences in which it did.")
+    lift: float = Field(description="How many times as often as by chance it did; 0 without a rule.")
     rank: int
 
 

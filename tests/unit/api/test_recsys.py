@@ -105,7 +105,7 @@ class FakeRecsys:
 
     async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer:
         fallback = None if request.item_history else "popular"
-        return next_items_answer(request.store_id, Answer([NextItem(1, 0.5, 0.4, 0.3)], [11], fallback, "000001"))
+        return next_items_answer(request.store_id, Answer([NextItem(1, 0.5, 0.4, 0.3, 1.5)], [11], fallback, "000001"))
 
 
 @pytest.fixture
@@ -150,7 +150,9 @@ async def test_trending_and_next_items_have_the_promised_fields(http: httpx.Asyn
     trending = (await http.post("/predict/trending", json={"store_id": 1})).json()["trending"]
     assert trending == [{"variant_id": 11, "item_id": 1, "predicted_sales": 9.5, "trend_score": 1.2, "rank": 1}]
     following = (await http.post("/predict/next-items", json={"store_id": 1, "item_history": [1]})).json()["next_items"]
-    assert following == [{"item_id": 1, "variant_id": 11, "probability": 0.5, "confidence": 0.4, "support": 0.3, "rank": 1}]
+    assert following == [
+        {"item_id": 1, "variant_id": 11, "probability": 0.5, "confidence": 0.4, "support": 0.3, "lift": 1.5, "rank": 1}
+    ]
 
 
 async def test_store_without_a_model_is_404_that_says_how_to_train(http: httpx.AsyncClient) -> None:

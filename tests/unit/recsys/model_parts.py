@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aihub.recsys.artifacts import Version
+from aihub.recsys.fit_checkpoint import FitCheckpoint
+from aihub.recsys.interactions import Interactions
 from aihub.recsys.results import NextItem, Scored, TrendItem
 
 
@@ -28,7 +30,7 @@ class CountingModel:
         first, count = arguments
         if isinstance(first, list):
             known = [item for item in first if 0 <= item < self.size]
-            return [NextItem(i, 0.1, 0.2, 0.3) for i in range(min(count, self.size))] if known else None
+            return [NextItem(i, 0.1, 0.2, 0.3, 1.5) for i in range(min(count, self.size))] if known else None
         return self.most_popular(count, exclude) if 1 <= first <= 99 else None
 
     def most_popular(self, n: int, exclude: Any = None) -> list[Scored]:
@@ -36,7 +38,7 @@ class CountingModel:
         return [Scored(item, 1.0 / (item + 1)) for item in items[:n]]
 
     def popular_items(self, top_k: int) -> list[NextItem]:
-        return [NextItem(i, 0.1, 0.0, 0.3) for i in range(min(top_k, self.size))]
+        return [NextItem(i, 0.1, 0.0, 0.3, 0.0) for i in range(min(top_k, self.size))]
 
 
 @dataclass
@@ -87,16 +89,17 @@ class SmallTrained:
 class SmallFamily:
     """Learns nothing; its figure is the hyper-parameter `dim` / 100."""
 
+    data_type: type[Interactions] = Interactions
+
     def __init__(self) -> None:
-        self.during: Callable[[Any, Any, Path], None] = lambda progress, cancelled, checkpoint: None
+        self.during: Callable[[Any, Any, FitCheckpoint], None] = lambda progress, cancelled, checkpoint: None
 
     def read(self, reader: Any, parameters: Mapping[str, Any]) -> Any:
         return reader.interactions()
 
-    def count(self, data: Any) -> int:
-        return len(data)
-
-    def fit(self, data: Any, parameters: Mapping[str, Any], *, progress: Any, cancelled: Any, checkpoint: Path) -> SmallTrained:
+    def fit(
+        self, data: Any, parameters: Mapping[str, Any], *, progress: Any, cancelled: Any, checkpoint: FitCheckpoint
+    ) -> SmallTrained:
         progress("counting", 0.5)
         self.during(progress, cancelled, checkpoint)
         figure = parameters.get("dim", 50) / 100

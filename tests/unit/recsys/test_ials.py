@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from aihub.recsys.factor_settings import choose_dim, choose_settings
-from aihub.recsys.ials import Factors, IalsSettings, fit_ials
+from aihub.recsys.ials import Factors, IalsSettings, complete_factors, fit_ials
 from aihub.recsys.interactions import PairMatrix
 from aihub.recsys.results import TrainingCancelledError, ignore_progress, never_cancelled
 from tests.unit.recsys.shops import TASTES, shop_of_tastes
@@ -83,8 +83,34 @@ def test_size_falls_with_the_catalogue_so_that_answers_stay_quick() -> None:
     assert choose_dim(pairs, 12, float("inf")) == 64
 
 
-def test_settings_are_those_the_hold_out_likes_best() -> None:
+@pytest.mark.parametrize(
+    ("qualities", "expected"),
+    [
+        ([0.1, 0.4, 0.2, 0.3, 0.5, 0.6, 0.1], (0.1, 0.0015)),
+        ([0.4, 0.403, 0.2, 0.3, 0.401, 0.403, 0.1], (0.3, 0.007)),
+        ([0.4, 0.5, 0.2, 0.3, 0.501, 0.503, 0.1], (0.1, 0.007)),
+    ],
+    ids=["clearly better", "better by chance", "only the weight is better"],
+)
+def test_settings_are_those_the_hold_out_clearly_likes_best(qualities: list[float], expected: tuple[float, float]) -> None:
     pairs = shop_of_tastes(40).index().pairs()
-    qualities = iter([0.1, 0.4, 0.2, 0.3, 0.5, 0.6, 0.1])
-    chosen = choose_settings(pairs, SETTINGS, lambda score: next(qualities), ignore_progress, never_cancelled)
-    assert (chosen.unobserved_weight, chosen.regularisation, chosen.dim) == (0.1, 0.0015, 8)
+    answers = iter(qualities)
+    chosen = choose_settings(pairs, SETTINGS, lambda score: next(answers), 2_000, ignore_progress, never_cancelled)
+    assert (chosen.unobserved_weight, chosen.regularisation, chosen.dim) == (*expected, 8)
+
+
+def test_completed_user_has_the_exact_solution_of_all_pairs_and_the_others_stay() -> None:
+    pairs = shop_of_tastes(40).index().pairs(weight_cap=1.0)
+    keep = np.ones(len(pairs.items), np.bool_)
+    keep[pairs.indptr[[3, 8]]] = False
+    factors = fit_ials(pairs.take(keep), SETTINGS, never_stop)
+    users, items = complete_factors(factors, pairs, np.array([3, 8]), SETTINGS)
+    np.testing.assert_array_equal(items, factors[1])
+    assert np.flatnonzero((users != factors[0]).any(axis=1)).tolist() == [3, 8]
+    had = pairs.of(3)
+    wanted = np.zeros(pairs.n_items)
+    wanted[had] = 1.0
+    system = items[had].T @ items[had] + SETTINGS.unobserved_weight * items.T @ items
+    reg = SETTINGS.regularisation * (len(had) + SETTINGS.unobserved_weight * pairs.n_items)
+    expected = np.linalg.solve(system + reg * np.eye(items.shape[1]), items.T @ wanted)
+    np.testing.assert_allclose(users[3], expected, rtol=1e-3, atol=1e-4)

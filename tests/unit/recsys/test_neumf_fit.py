@@ -1,12 +1,15 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from aihub.recsys import fit_checkpoint
+from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.ials import IalsSettings, fit_ials
 from aihub.recsys.interactions import PairMatrix
-from aihub.recsys.neumf import NeumfSettings, new_parameters, score_pairs, start_from
-from aihub.recsys.neumf_fit import ScorePairs, fit_neumf
+from aihub.recsys.neumf import NeumfSettings, new_parameters, score_pairs, shift_users, start_from
+from aihub.recsys.neumf_fit import ScorePairs, complete_users, fit_neumf
 from aihub.recsys.results import TrainingCancelledError, never_cancelled
 from tests.unit.recsys.shops import TASTES, shop_of_tastes
 
@@ -63,9 +66,66 @@ def test_product_started_from_factors_ranks_as_the_factors_do() -> None:
     np.testing.assert_allclose(score_pairs(parameters, users, items), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_product_moves_as_the_factors_of_its_users_did() -> None:
+    pairs = shop_of_tastes(60).index().pairs()
+    factors = fit_ials(pairs, IalsSettings(dim=6, epochs=3), lambda epoch, found: False)
+    completed = (factors[0] + np.float32(0.5) * (np.arange(60) == 7)[:, None], factors[1])
+    parameters = new_parameters(pairs.n_users, pairs.n_items, replace(SETTINGS, tower=4))
+    parameters["mlp_head"].zero_()
+    start_from(parameters, factors, 6.0, -3.0)
+    users, items = np.arange(60), np.tile(np.arange(pairs.n_items), (60, 1))
+    expected = 6.0 * (completed[0] @ completed[1].T) - 3.0
+    shifted = shift_users(parameters, factors, completed, 6.0)
+    np.testing.assert_allclose(score_pairs(shifted, users, items), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_pretrained_model_is_never_worse_on_the_hold_out_than_its_factors() -> None:
     pairs = shop_of_tastes(60).index().pairs()
     factors = fit_ials(pairs, IalsSettings(dim=6, epochs=3), lambda epoch, found: False)
     qualities = iter([0.7, 0.6, 0.5, 0.4])
     fit = fit_neumf(pairs, SETTINGS, lambda score: next(qualities), factors=factors, cancelled=never_cancelled)
     assert (fit.quality, fit.best_epoch, fit.epochs) == (0.7, 0, 2)
+
+
+def test_killed_fit_goes_on_with_the_very_numbers_it_would_have_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_checkpoint, "LEAST_GAP_S", 0.0)
+    pairs = shop_of_tastes(60).index().pairs()
+
+    def judge(score: ScorePairs) -> float:
+        return taste_gap(score, pairs)
+
+    def die(epoch: int, quality: float) -> None:
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    whole = fit_neumf(pairs, SETTINGS, judge, cancelled=never_cancelled)
+    with pytest.raises(KeyboardInterrupt):
+        fit_neumf(
+            pairs, SETTINGS, judge, cancelled=never_cancelled, after_epoch=die, checkpoint=FitCheckpoint(tmp_path, "train-1")
+        )
+    seen: list[int] = []
+    again = fit_neumf(
+        pairs, SETTINGS, judge, cancelled=never_cancelled, after_epoch=lambda epoch, quality: seen.append(epoch),
+        checkpoint=FitCheckpoint(tmp_path, "train-1"),
+    )  # fmt: skip
+    assert seen == [3, 4, 5, 6]
+    assert again.quality == pytest.approx(whole.quality, rel=1e-5)
+
+
+def test_heavy_pairs_are_learnt_better_than_light_ones() -> None:
+    pairs = shop_of_tastes(60).index().pairs()
+    is_heavy = np.arange(len(pairs.items)) % 2 == 0
+    weighed = replace(pairs, weights=np.where(is_heavy, 9.0, 0.1).astype(np.float32))
+    fit = fit_neumf(weighed, SETTINGS, lambda score: 0.5, cancelled=never_cancelled)
+    scores = score_pairs(fit.parameters, pairs.users.astype(np.int64), pairs.items[:, None].astype(np.int64))[:, 0]
+    assert scores[is_heavy].mean() > scores[~is_heavy].mean()
+
+
+def test_completed_users_learn_what_was_held_out_and_the_others_stay() -> None:
+    pairs = shop_of_tastes(60).index().pairs()
+    fit = fit_neumf(pairs, SETTINGS, lambda score: 0.5, cancelled=never_cancelled)
+    rows = np.array([4, 17])
+    full = complete_users(fit.parameters, pairs, rows, SETTINGS, never_cancelled)
+    moved = (full["gmf_users"] != fit.parameters["gmf_users"]).any(dim=1).numpy()
+    assert np.flatnonzero(moved).tolist() == rows.tolist()
+    assert all(bool((full[name] == fit.parameters[name]).all()) for name in full if not name.endswith("_users"))

@@ -45,6 +45,25 @@ def test_confidence_and_support_are_shares_of_sequences(model: NextItemModel) ->
     assert answer[0].support == pytest.approx(0.1, abs=0.03)  # three of thirty pairs a session
 
 
+def test_lift_is_confidence_over_the_share_of_sequences_with_the_item() -> None:
+    # Item 2 is in three sequences of four and follows item 1 in both that have it; item 4 follows it in one, its only one.
+    model = fit_next_item(Sequences.from_lists([[1, 2], [1, 2, 4], [3, 2], [3, 5]]))
+    answer = model.predict([1], 5)
+    assert answer is not None
+    rules = {item.item_id: (item.confidence, item.support, item.lift) for item in answer}
+    assert rules[2] == pytest.approx((1.0, 2 / 4, 1.0 / (3 / 4)))
+    assert rules[4] == pytest.approx((1 / 2, 1 / 4, (1 / 2) / (1 / 4)))
+    assert rules[5] == (0, 0, 0)
+
+
+def test_confidence_support_and_lift_are_of_the_same_rule_the_strongest() -> None:
+    model = fit_next_item(Sequences.from_lists([[1, 2], [1, 2], [3, 2], [3, 4], [3, 4]]))
+    answer = model.predict([1, 3], 4)
+    assert answer is not None
+    found = next(item for item in answer if item.item_id == 2)
+    assert (found.confidence, found.support, found.lift) == pytest.approx((1.0, 2 / 5, 1.0 / (3 / 5)))
+
+
 def test_probabilities_fall_and_sum_to_one_at_most(model: NextItemModel) -> None:
     answer = model.predict([1010], 60)
     assert answer is not None
@@ -87,6 +106,7 @@ def test_any_history_gives_distinct_known_items_in_the_number_asked_for(history:
     assert len(ids) == len(set(ids)) == min(top_k, len(model.item_table))
     assert set(ids) <= set(model.item_table.tolist())
     assert all(0 <= value <= 1 for item in answer for value in (item.probability, item.confidence, item.support))
+    assert all((item.lift > 0) == (item.confidence > 0) and np.isfinite(item.lift) for item in answer)
 
 
 _MODELS: list[NextItemModel] = []

@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 
 from aihub.errors import InvalidRequestError
-from aihub.recsys import recommendation
+from aihub.recsys import recommender_fits
 from aihub.recsys.evaluation import evaluate
+from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.ials import IalsSettings
 from aihub.recsys.interactions import Interactions
 from aihub.recsys.neumf import NeumfSettings
-from aihub.recsys.recommendation import RecommendationSettings, fit_recommendation
+from aihub.recsys.recommendation import fit_recommendation
+from aihub.recsys.recommender import Recommender
+from aihub.recsys.recommender_fits import Family, RecommendationSettings
 from aihub.recsys.results import TrainingCancelledError
 from tests.unit.recsys.shops import TASTES, shop_of_tastes
 
@@ -32,7 +35,17 @@ def test_better_family_is_kept_and_both_figures_are_told() -> None:
 
 def test_metrics_are_what_the_kept_model_earns_on_the_hold_out() -> None:
     fit = fit_recommendation(shop_of_tastes(), SETTINGS)
-    assert evaluate(fit.recommender, fit.hold_out)["ndcg_10"] == fit.metrics["ndcg_10"]
+    assert evaluate(fit.recommender.as_judged(), fit.hold_out)["ndcg_10"] == fit.metrics["ndcg_10"]
+
+
+@pytest.mark.parametrize("family", ["ials", "neumf"])
+def test_kept_model_answers_with_what_was_held_out_but_is_not_judged_by_it(family: Family, tmp_path: Path) -> None:
+    fit = fit_recommendation(shop_of_tastes(), replace(SETTINGS, families=(family,)))
+    fit.recommender.save(tmp_path)
+    served = Recommender.load(tmp_path)
+    judged = evaluate(served.as_judged(), fit.hold_out)
+    assert judged["ndcg_10"] == pytest.approx(fit.metrics["ndcg_10"], abs=1e-6)
+    assert evaluate(served, fit.hold_out)["ndcg_10"] > judged["ndcg_10"]
 
 
 def test_recommended_items_are_of_the_customers_taste() -> None:
@@ -72,15 +85,15 @@ def test_cancel_ends_the_training() -> None:
 
 
 def test_killed_training_goes_on_from_its_factors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only_factors = replace(SETTINGS, families=("ials",))
-    first = fit_recommendation(shop_of_tastes(), only_factors, checkpoint=tmp_path)
-    monkeypatch.setattr(recommendation, "fit_ials", None)
-    again = fit_recommendation(shop_of_tastes(), only_factors, checkpoint=tmp_path)
-    assert again.metrics["ndcg_10"] == first.metrics["ndcg_10"]
+    first = fit_recommendation(shop_of_tastes(), SETTINGS, checkpoint=FitCheckpoint(tmp_path, "train-1"))
+    monkeypatch.setattr(recommender_fits, "fit_ials", None)
+    again = fit_recommendation(shop_of_tastes(), SETTINGS, checkpoint=FitCheckpoint(tmp_path, "train-1"))
+    assert again.metrics["ials_ndcg_10"] == first.metrics["ials_ndcg_10"]
+    assert again.metrics["neumf_ndcg_10"] == first.metrics["neumf_ndcg_10"]
 
 
-def test_checkpoint_of_other_data_is_not_used(tmp_path: Path) -> None:
+def test_checkpoint_of_another_training_is_not_used(tmp_path: Path) -> None:
     only_factors = replace(SETTINGS, families=("ials",))
-    fit_recommendation(shop_of_tastes(80), only_factors, checkpoint=tmp_path)
-    fit = fit_recommendation(shop_of_tastes(240), only_factors, checkpoint=tmp_path)
+    fit_recommendation(shop_of_tastes(80), only_factors, checkpoint=FitCheckpoint(tmp_path, "train-1"))
+    fit = fit_recommendation(shop_of_tastes(240), only_factors, checkpoint=FitCheckpoint(tmp_path, "train-2"))
     assert len(fit.recommender.user_ids) == 240

