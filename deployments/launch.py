@@ -4,6 +4,7 @@ While the applications start, a thread prints one `DeployFailed:` line for an ap
 waiting; `aihub serve` reads it.
 """
 
+import functools
 import sys
 import threading
 import time
@@ -25,8 +26,16 @@ def main() -> None:
         check_serve_config(path)
     except HubError as error:
         sys.exit(f"{type(error).__name__}: {error.message}")
+    _let_ray_choose_the_agent_port()
     threading.Thread(target=report_failures, daemon=True).start()
     cli(["run", str(path)])
+
+
+def _let_ray_choose_the_agent_port() -> None:
+    """Ray's job agent wants one fixed port, and without it no training starts: a second hub on the machine could never train."""
+    from ray._private.parameter import RayParams
+
+    RayParams.__init__ = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=None)
 
 
 def report_failures() -> None:

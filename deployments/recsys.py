@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import generate_latest
@@ -43,18 +44,18 @@ from aihub.schemas.recsys import (
 from aihub.settings import Settings
 from aihub.storage.cache import Cache
 from aihub.storage.postgres import Database
-from aihub.storage.recsys_runs import ENDED, RunRecord, TrainingRunTable
+from aihub.storage.recsys_open_runs import OpenRunTable
+from aihub.storage.recsys_runs import ENDED, TRAINING_DIED, RunRecord, TrainingRunTable
 from aihub.telemetry.logging import configure_logging
 from aihub.telemetry.metrics import RequestMetrics
 from deployments.recsys_service import OwnPredictions
 from deployments.short_way import RECSYS, socket_path
 from deployments.training_jobs import TrainingJobs
+from pipelines.training_watch import JobServerError, TrainingWatch
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-JOB_LOOK_S = 5.0
-"""A job that died before its training began has no heartbeat; its job is looked at."""
 
 
 class Recsys:
@@ -85,6 +86,7 @@ class Recsys:
         services = PredictionServices(settings, OwnPredictions(self), self._metrics)
         self._server = LocalServer(create_prediction_app(services), socket_path(settings.home_path, RECSYS))
         await self._server.start()
+        self._watch = asyncio.create_task(TrainingWatch(OpenRunTable(self._database), self._jobs).run())
 
     async def start_training(
         self, tenant: str, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
@@ -99,41 +101,39 @@ class Recsys:
         run = await self._runs.create(tenant, store_id, model_type, chosen)
         try:
             await asyncio.to_thread(
-                self._jobs.submit, run.id, tenant=tenant, store_id=store_id, model_type=model_type, parameters=chosen
+                self._jobs.submit, run.id, 1, tenant=tenant, store_id=store_id, model_type=model_type, parameters=chosen
             )
-        except RuntimeError as error:
+        except JobServerError as error:
             logger.warning("A training job was not taken: %s", error)
-            await self._runs.fail(tenant, run.id, code="no_job_server", message="The cluster took no job.")
-            raise UnavailableError("The cluster takes no jobs now. Try again in half a minute.", retry_after_s=30) from error
+            message = "The cluster takes no jobs now. Try again in half a minute."
+            await self._runs.fail(tenant, run.id, code="no_job_server", message=message)
+            raise UnavailableError(message, retry_after_s=30) from error
         return training_job(run)
 
     async def finish_training(self, tenant: str, job_id: str) -> TrainingAnswer:
-        """Wait for a training and return how it ended.
+        """Wait for a training, through all its starts, and return how it ended.
 
         Raises:
             HubError: What it failed with; `ConflictError` when it was cancelled.
         """
-        looked_s = asyncio.get_running_loop().time()
         run = await self._runs.get(tenant, job_id)
         while run.status not in ENDED:
             await asyncio.sleep(POLL_S)
-            if asyncio.get_running_loop().time() - looked_s > JOB_LOOK_S:
-                looked_s = asyncio.get_running_loop().time()
-                await self._notice_death(run)
             run = await self._runs.get(tenant, job_id)
         if run.status != "succeeded":
             raise _failure_of(run)
         return training_answer(run)
 
     async def job(self, tenant: str, job_id: str) -> TrainingJob:
-        run = await self._runs.get(tenant, job_id)
-        if run.status == "queued":
-            await self._notice_death(run)
-            run = await self._runs.get(tenant, job_id)
-        return training_job(run)
+        return training_job(await self._runs.get(tenant, job_id))
 
     async def cancel_job(self, tenant: str, job_id: str) -> TrainingJob:
-        return training_job(await self._runs.request_cancel(tenant, job_id))
+        run = await self._runs.request_cancel(tenant, job_id)
+        if run.status == "cancelled" and run.attempts > 0:
+            # Nothing works on it; a job that is only starting need not go on. It would find itself cancelled anyway.
+            with suppress(JobServerError):
+                await asyncio.to_thread(self._jobs.stop, run.id, run.attempts)
+        return training_job(run)
 
     async def store_status(self, tenant: str, store_id: int) -> StoreStatus:
         models, runs = await asyncio.gather(self._runs.store_models(tenant, store_id), self._runs.recent(tenant, store_id))
@@ -175,14 +175,9 @@ class Recsys:
 
     async def __del__(self) -> None:
         await self._server.close()
-        await asyncio.gather(self._shop.close(), self._cache.close())
+        self._watch.cancel()
+        await asyncio.gather(self._watch, self._shop.close(), self._cache.close(), return_exceptions=True)
         await self._database.close()
-
-    async def _notice_death(self, run: RunRecord) -> None:
-        ended = await asyncio.to_thread(self._jobs.has_ended, run.id)
-        if ended is not None:
-            message = f"Its job ended ({ended}) before the training did. Start it again; it goes on where it stopped."
-            await self._runs.fail(run.tenant_id, run.id, code="job_ended", message=message)
 
 
 def _failure_of(run: RunRecord) -> HubError:
@@ -190,5 +185,11 @@ def _failure_of(run: RunRecord) -> HubError:
     error = run.error or {}
     message = error.get("message") or run.message or f"The training ended as {run.status}."
     code = error.get("code") or f"training_{run.status}"
-    kind = InternalError if code == InternalError.code else UnavailableError if run.status == "interrupted" else ConflictError
+    kind = (
+        InternalError
+        if code in {InternalError.code, TRAINING_DIED}
+        else UnavailableError
+        if run.status == "interrupted"
+        else ConflictError
+    )
     return kind(message, code=code)

@@ -1,19 +1,24 @@
 """NeuMF and matrix factors on one Ray Train worker, which is replaced when it dies and goes on from its checkpoint."""
 
 import os
+import shutil
 from dataclasses import asdict
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from aihub.errors import HubError, InternalError
 from aihub.recsys.training import TrainingPlace, TrainingResult
+from aihub.storage.recsys_runs import training_died
+from aihub.storage.recsys_session import write_failure
 
 WORKER_CPUS = 0.5
 """Bookkeeping only: on a machine with two cores serving has taken most of Ray's."""
 MAX_FAILURES = 2
+MAX_START_FAILURES = 10
+"""Workers that died or were not ready in time before they began; on a busy machine a few are usual."""
 NICENESS = 10
 
 
@@ -23,12 +28,13 @@ def train_on_worker(
     """Train on a worker and return its result.
 
     A worker that is killed is started again up to `MAX_FAILURES` times; the fit continues from the checkpoint folder of the
-    store and model.
+    store and model. When this process itself is killed, the hub starts its job again.
 
     Raises:
         HubError: What the training failed with.
-        InternalError: Its worker died again and again.
+        InternalError: Its worker died again and again; that is written down.
     """
+    storage = place.home / "training"
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     trainer = TorchTrainer(
         _train_here,
@@ -44,11 +50,19 @@ def train_on_worker(
         ),
         run_config=RunConfig(
             name=run_id,
-            storage_path=str(place.home / "training"),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_START_FAILURES),
         ),
     )
-    outcome = trainer.fit().return_value
+    try:
+        outcome = trainer.fit().return_value
+    except WorkerGroupError as error:
+        failure = training_died(run_id, MAX_FAILURES + 1)
+        write_failure(place.hub_dsn, tenant=tenant, run_id=run_id, error=failure)
+        raise failure from error
+    finally:
+        # Ray keeps notes of the run there; nothing of the model.
+        shutil.rmtree(storage / run_id, ignore_errors=True)
     if isinstance(outcome, HubError):
         raise outcome
     if not isinstance(outcome, dict):

@@ -35,10 +35,11 @@ def main() -> None:
     parser.add_argument("--store-id", type=int, required=True)
     parser.add_argument("--model-type", choices=["recommendation", "trending", "next_item"], required=True)
     parser.add_argument("--parameters", type=json.loads, default={}, help="hyper-parameters as JSON")
+    parser.add_argument("--cluster", default="auto", help="address of the Ray cluster whose hub this is")
     options = parser.parse_args()
     configure_logging()
     os.nice(NICENESS)
-    ray.init(address="auto", log_to_driver=False)
+    ray.init(address=options.cluster, log_to_driver=False)
     try:
         result = run(options.run_id, options.tenant, options.store_id, options.model_type, options.parameters)
     except HubError as error:

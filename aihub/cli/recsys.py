@@ -109,13 +109,15 @@ def evaluate(store: Store, model: Kind, settings: Settable = None, as_json: Json
 
 @app.command()
 def status(store: Store, as_json: Json = False) -> None:
-    """Show the versions of a store's models."""
+    """Show the versions of a store's models, and its last trainings while the database runs."""
+    from aihub.cli.recsys_trainings import describe_trainings
     from aihub.recsys.artifacts import MODEL_TYPES
     from aihub.security.principal import DEFAULT_TENANT
 
     with _told_errors():
         artifacts = _artifacts(DEFAULT_TENANT)
         versions = [(kind, version) for kind in MODEL_TYPES for version in artifacts.versions(store, kind)]
+        trainings = [] if as_json else describe_trainings(Settings(), store)
     if as_json:
         _print_json([version.card | {"model_type": kind, "served": version.is_served} for kind, version in versions])
         return
@@ -124,6 +126,10 @@ def status(store: Store, as_json: Json = False) -> None:
         typer.echo(f"{kind:<15} {version.name}  {mark:<7} {_decisive(kind, version.metrics)}")
     if not versions:
         typer.echo(f"Store {store} has no model. Train one: aihub recsys train {store} recommendation")
+    if trainings:
+        typer.echo("\nLast trainings:")
+    for line in trainings:
+        typer.echo(line)
 
 
 @app.command()

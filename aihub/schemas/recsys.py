@@ -178,6 +178,7 @@ class TrainingJob(ResponseModel):
     model_path: str | None
     message: str | None
     error: dict[str, str] | None
+    attempts: int = Field(description="Starts of its job: more than one when its process died, 0 for one of the command line.")
     created_at: int
     started_at: int | None
     ended_at: int | None

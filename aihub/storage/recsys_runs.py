@@ -8,30 +8,48 @@ from typing import Any, Literal
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from aihub.errors import ConflictError, NotFoundError
+from aihub.errors import ConflictError, InternalError, NotFoundError
 from aihub.storage.postgres import Database
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
 ENDED: frozenset[RunStatus] = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
 
-HEARTBEAT_S = 5.0
+HEARTBEAT_S = 2.0
 SILENCE_S = 60
-"""A running training that was not heard of for so long is dead, and is shown as `interrupted`."""
+"""A training of the command line that was not heard of for so long is dead. Those with a job are started again instead."""
+
+IS_OPEN = "status IN ('queued', 'running')"
+
+HEARD_OF_AT = "coalesce(heartbeat_at, created_at)"
+
+_IS_DEAD = f"{IS_OPEN} AND attempts = 0 AND {HEARD_OF_AT} < now() - interval '{SILENCE_S} seconds'"
+
+LOCK_NUMBER = "hashtextextended(concat_ws(':', 'aihub-train', tenant_id, store_id, model_type), 0)"
+"""The advisory lock of a row's store and model, which a training holds while it lives."""
+
+IS_WORKED_ON = f"""EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND classid = (({LOCK_NUMBER} >> 32) & 4294967295)::oid AND objid = ({LOCK_NUMBER} & 4294967295)::oid
+)"""  # noqa: S608 - constants
+"""Whether a process holds the lock of a row's store and model. Looks without taking it."""
 
 RUN_COLUMNS = f"""
     tenant_id, id, store_id, model_type, step, progress, cancel_requested, hyper_parameters, event_count, metrics,
-    incumbent_metrics, version, served, model_path, message, error,
-    CASE WHEN status = 'running' AND heartbeat_at < now() - interval '{SILENCE_S} seconds' THEN 'interrupted' ELSE status END
-        AS status,
+    incumbent_metrics, version, served, model_path, message, error, attempts,
+    CASE WHEN {_IS_DEAD} THEN 'interrupted' ELSE status END AS status,
     floor(extract(epoch FROM created_at))::bigint AS created_at,
     floor(extract(epoch FROM started_at))::bigint AS started_at,
     floor(extract(epoch FROM ended_at))::bigint AS ended_at
 """
 
 INSERT_RUN = """
-    INSERT INTO ai_training_log (tenant_id, id, store_id, model_type, status, hyper_parameters)
-    VALUES (%(tenant)s, %(id)s, %(store)s, %(model_type)s, 'queued', %(hyper_parameters)s)
+    INSERT INTO ai_training_log (tenant_id, id, store_id, model_type, status, hyper_parameters, attempts)
+    VALUES (%(tenant)s, %(id)s, %(store)s, %(model_type)s, 'queued', %(hyper_parameters)s, %(attempts)s)
 """
+
+TRAINING_DIED = "training_died"
+CANCELLED = "The training was cancelled; start it again to get a new model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +61,8 @@ class RunRecord:
         event_count: Rows that were learnt from.
         metrics, incumbent_metrics: Figures of the new and the served model on the same held-out data.
         served: Whether the new version is the one that answers.
-        error: `{"code", "message"}` when `status` is `failed`.
+        error: `{"code", "message"}` of one that did not succeed.
+        attempts: How often its job was started; 0 for one of the command line, which has none.
         created_at, started_at, ended_at: Unix seconds.
     """
 
@@ -64,6 +83,7 @@ class RunRecord:
     model_path: str | None
     message: str | None
     error: dict[str, str] | None
+    attempts: int
     created_at: int
     started_at: int | None
     ended_at: int | None
@@ -95,7 +115,7 @@ class TrainingRunTable:
         self._database = database
 
     async def create(self, tenant: str, store_id: int, model_type: str, hyper_parameters: Mapping[str, Any]) -> RunRecord:
-        """Write down a training that waits to be started.
+        """Write down a training whose job is about to be started.
 
         Raises:
             ConflictError: One of the same store and model is waiting or running.
@@ -107,16 +127,14 @@ class TrainingRunTable:
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"aihub-queue:{tenant}:{store_id}:{model_type}",)
             )
             cursor = await connection.execute(
-                "SELECT id FROM ai_training_log WHERE tenant_id = %(tenant)s AND store_id = %(store)s "
-                "AND model_type = %(model_type)s "
-                "AND ((status = 'running' AND heartbeat_at > now() - %(silence)s * interval '1 s') "
-                "OR (status = 'queued' AND created_at > now() - interval '1 hour')) LIMIT 1",
-                values | {"silence": SILENCE_S},
+                "SELECT id FROM ai_training_log WHERE tenant_id = %(tenant)s AND store_id = %(store)s "  # noqa: S608 - constants
+                f"AND model_type = %(model_type)s AND {IS_OPEN} AND NOT ({_IS_DEAD}) LIMIT 1",
+                values,
             )
             busy = await cursor.fetchone()
             if busy is not None:
                 raise already_training(store_id, model_type, busy[0])
-            await connection.execute(INSERT_RUN, values | {"hyper_parameters": Jsonb(dict(hyper_parameters))})
+            await connection.execute(INSERT_RUN, values | {"hyper_parameters": Jsonb(dict(hyper_parameters)), "attempts": 1})
         return await self.get(tenant, run_id)
 
     async def get(self, tenant: str, run_id: str) -> RunRecord:
@@ -152,27 +170,33 @@ class TrainingRunTable:
             return await cursor.fetchall()
 
     async def request_cancel(self, tenant: str, run_id: str) -> RunRecord:
-        """Ask a training to stop; one that waits or is dead ends at once, one that has ended stays as it is.
+        """Ask a training to stop; one no process works on ends at once, one that has ended stays as it is.
 
         Raises:
             NotFoundError: There is none of this id.
         """
-        async with self._database.connection() as connection:
+        error = Jsonb({"code": "training_cancelled", "message": CANCELLED})
+        values = {"tenant": tenant, "id": run_id, "message": CANCELLED, "error": error}
+        async with self._database.transaction() as connection:
             await connection.execute(
-                "UPDATE ai_training_log SET cancel_requested = true, "
-                "ended_at = CASE WHEN status = 'queued' THEN now() ELSE ended_at END, "
-                "status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END "
-                "WHERE tenant_id = %s AND id = %s AND status IN ('queued', 'running')",
-                (tenant, run_id),
+                "UPDATE ai_training_log SET cancel_requested = true "  # noqa: S608 - a constant
+                f"WHERE tenant_id = %(tenant)s AND id = %(id)s AND {IS_OPEN}",
+                values,
+            )
+            # A process that takes the lock from here on waits for this row, and finds the training ended.
+            await connection.execute(
+                "UPDATE ai_training_log SET status = 'cancelled', ended_at = now(), message = %(message)s, error = %(error)s "  # noqa: S608
+                f"WHERE tenant_id = %(tenant)s AND id = %(id)s AND {IS_OPEN} AND NOT {IS_WORKED_ON}",
+                values,
             )
         return await self.get(tenant, run_id)
 
     async def fail(self, tenant: str, run_id: str, *, code: str, message: str) -> None:
-        """Write down that a training which has not ended could not go on (its job died or never began)."""
+        """Write down that a training could not be started."""
         async with self._database.connection() as connection:
             await connection.execute(
-                "UPDATE ai_training_log SET status = 'failed', ended_at = now(), error = %s "
-                "WHERE tenant_id = %s AND id = %s AND status IN ('queued', 'running')",
+                "UPDATE ai_training_log SET status = 'failed', ended_at = now(), error = %s "  # noqa: S608 - a constant
+                f"WHERE tenant_id = %s AND id = %s AND {IS_OPEN}",
                 (Jsonb({"code": code, "message": message}), tenant, run_id),
             )
 
@@ -226,4 +250,13 @@ def already_training(store_id: int, model_type: str, run_id: str) -> ConflictErr
         f"Store {store_id}'s {model_type} model is being trained by {run_id}. Wait for it (GET /train/jobs/{run_id}) or stop it "
         f"(DELETE /train/jobs/{run_id}).",
         code="already_training",
+    )
+
+
+def training_died(run_id: str, times: int) -> InternalError:
+    """The error of a training whose process was killed again and again."""
+    return InternalError(
+        f"Its process died {times} times. Most often memory is short: free some, or train on less (RECSYS_MAX_EVENTS, or a "
+        f"smaller model), and start it again. The log of its job {run_id} in the Ray dashboard may say more.",
+        code=TRAINING_DIED,
     )

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Self
@@ -9,12 +10,17 @@ from typing import Any, Self
 import psycopg
 from psycopg.types.json import Jsonb
 
-from aihub.errors import StorageUnavailableError
-from aihub.storage.recsys_runs import HEARTBEAT_S, INSERT_RUN, UPSERT_STATUS, already_training, new_run_id
+from aihub.errors import HubError, StorageUnavailableError
+from aihub.storage.recsys_runs import HEARTBEAT_S, INSERT_RUN, IS_OPEN, LOCK_NUMBER, UPSERT_STATUS, already_training, new_run_id
 
 logger = logging.getLogger(__name__)
 
-_TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+_TRY_LOCK = (
+    f"SELECT pg_try_advisory_lock({LOCK_NUMBER}) FROM "  # noqa: S608 - a constant
+    "(SELECT %(tenant)s::text AS tenant_id, %(store)s::bigint AS store_id, %(model_type)s::text AS model_type) AS key"
+)
+LOCK_PATIENCE_S = 20.0
+"""How long a training that is started again waits for what is left of its dead process to let go of the lock."""
 
 
 class TrainingSession:
@@ -92,14 +98,14 @@ class TrainingSession:
                 connection.execute(UPSERT_STATUS, values | {"training_id": self.run_id})
 
     def end(self, status: str, *, code: str, message: str) -> None:
-        """Write down that the training `failed` or was `cancelled`."""
+        """Write down that the training `failed`, was `cancelled` or `interrupted`; one that has ended stays as it is.
+
+        An interrupted job is no end: it is started again.
+        """
+        if status == "interrupted" and not self._is_new:
+            return
         with self._final() as connection:
-            connection.execute(
-                "UPDATE ai_training_log SET status = %(status)s, step = %(step)s, ended_at = now(), heartbeat_at = now(), "
-                "error = %(error)s, message = %(message)s WHERE tenant_id = %(tenant)s AND id = %(id)s",
-                self._key
-                | {"status": status, "step": self._step, "message": message, "error": Jsonb({"code": code, "message": message})},
-            )
+            _write_end(connection, self._key | {"step": self._step}, status, code, message)
 
     def close(self) -> None:
         """Give the lock back; harmless when closed."""
@@ -112,33 +118,48 @@ class TrainingSession:
         return psycopg.connect(self._dsn, autocommit=True, connect_timeout=5, application_name="aihub-training")
 
     def _begin(self, connection: psycopg.Connection[Any], hyper_parameters: Mapping[str, Any]) -> None:
-        if not self._lock(connection):
-            row = connection.execute(
-                "SELECT id FROM ai_training_log WHERE tenant_id = %(tenant)s AND store_id = %(store)s "
-                "AND model_type = %(model_type)s AND status = 'running' ORDER BY heartbeat_at DESC LIMIT 1",
-                self._key,
-            ).fetchone()
-            raise already_training(self._key["store"], self._key["model_type"], row[0] if row else "another process")
-        # Whoever held the lock before and still counts as running has died.
-        connection.execute(
-            "UPDATE ai_training_log SET status = 'interrupted', ended_at = now() WHERE tenant_id = %(tenant)s "
-            "AND store_id = %(store)s AND model_type = %(model_type)s AND status = 'running' AND id <> %(id)s",
-            self._key,
-        )
+        if not self._lock_patiently(connection):
+            raise self._refusal(connection)
         if self._is_new:
-            connection.execute(INSERT_RUN, self._key | {"hyper_parameters": Jsonb(dict(hyper_parameters))})
+            connection.execute(INSERT_RUN, self._key | {"hyper_parameters": Jsonb(dict(hyper_parameters)), "attempts": 0})
         row = connection.execute(
-            "UPDATE ai_training_log SET status = 'running', started_at = coalesce(started_at, now()), heartbeat_at = now() "
-            "WHERE tenant_id = %(tenant)s AND id = %(id)s AND status IN ('queued', 'running', 'interrupted') "
-            "RETURNING cancel_requested",
+            "UPDATE ai_training_log SET status = 'running', started_at = coalesce(started_at, now()), heartbeat_at = now() "  # noqa: S608
+            f"WHERE tenant_id = %(tenant)s AND id = %(id)s AND {IS_OPEN} RETURNING cancel_requested",
             self._key,
         ).fetchone()
         if row is None or row[0]:
             self._cancel.set()
+            return
+        # Whoever held the lock before and still counts as running has died.
+        connection.execute(
+            "UPDATE ai_training_log SET status = 'interrupted', ended_at = now(), "
+            "message = 'Its process died, and another training took its place.' WHERE tenant_id = %(tenant)s "
+            "AND store_id = %(store)s AND model_type = %(model_type)s AND status = 'running' AND id <> %(id)s",
+            self._key,
+        )
+
+    def _refusal(self, connection: psycopg.Connection[Any]) -> HubError:
+        """The error of a lock held by another; a training that waited in vain for it is over."""
+        row = connection.execute(
+            "SELECT id FROM ai_training_log WHERE tenant_id = %(tenant)s AND store_id = %(store)s "
+            "AND model_type = %(model_type)s AND status = 'running' ORDER BY heartbeat_at DESC LIMIT 1",
+            self._key,
+        ).fetchone()
+        error = already_training(self._key["store"], self._key["model_type"], row[0] if row else "another process")
+        if row is None or row[0] != self.run_id:
+            _write_end(connection, self._key | {"step": ""}, "failed", error.code, error.message)
+        return error
+
+    def _lock_patiently(self, connection: psycopg.Connection[Any]) -> bool:
+        deadline_s = time.monotonic() + (0 if self._is_new else LOCK_PATIENCE_S)
+        while not self._lock(connection):
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.5)
+        return True
 
     def _lock(self, connection: psycopg.Connection[Any]) -> bool:
-        name = f"aihub-train:{self._key['tenant']}:{self._key['store']}:{self._key['model_type']}"
-        row = connection.execute(_TRY_LOCK, (name,)).fetchone()
+        row = connection.execute(_TRY_LOCK, self._key).fetchone()
         return row is not None and bool(row[0])
 
     def _beat(self) -> None:
@@ -183,6 +204,24 @@ class TrainingSession:
             if self._connection is None or self._connection.closed or self._connection.broken:
                 self._connection = self._connect()
             yield self._connection
+
+
+def write_failure(dsn: str, *, tenant: str, run_id: str, error: HubError) -> None:
+    """Write down the failure of a training that has no process any more.
+
+    Raises:
+        StorageUnavailableError: PostgreSQL does not answer.
+    """
+    with _translated_errors(), psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+        _write_end(connection, {"tenant": tenant, "id": run_id, "step": ""}, "failed", error.code, error.message)
+
+
+def _write_end(connection: psycopg.Connection[Any], values: Mapping[str, Any], status: str, code: str, message: str) -> None:
+    connection.execute(
+        "UPDATE ai_training_log SET status = %(status)s, step = %(step)s, ended_at = now(), heartbeat_at = now(), "  # noqa: S608
+        f"error = %(error)s, message = %(message)s WHERE tenant_id = %(tenant)s AND id = %(id)s AND {IS_OPEN}",
+        {**values, "status": status, "message": message, "error": Jsonb({"code": code, "message": message})},
+    )
 
 
 @contextmanager

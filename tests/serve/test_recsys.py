@@ -1,20 +1,15 @@
 """Recommendations on the running hub: a made-up shop is trained by Ray jobs and asked over HTTP and handles."""
 
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from deployments.client import HubClient
-from tests.cluster import OWN_VARIABLES, ROOT, RunningHub
+from tests.cluster import RunningHub
+from tests.trainings import TRAIN_TIMEOUT_S, follow_to_the_end, load_shop
 
 STORE = 7
-TRAIN_TIMEOUT_S = 400.0
 QUICK = {
     "recommendation": {"model": "neumf", "dim": 8, "search": False, "factors": 8, "tower": 8, "epochs": 2, "time_limit_s": 60},
     "trending": {"trees": 20, "examined_periods": 2, "max_fit_s": 60},
@@ -30,12 +25,7 @@ def post(hub: RunningHub, path: str, body: dict[str, Any]) -> httpx.Response:
 
 @pytest.fixture(scope="module")
 def shop(hub: RunningHub) -> int:
-    """Load a made-up shop into the running hub's database, as an operator would."""
-    command = [str(Path(sys.executable).parent / "aihub"), "recsys", "demo-shop", "--store", str(STORE)]
-    environment = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES} | {"AIHUB_HOME": str(hub.home)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return STORE
+    return load_shop(hub, STORE)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +41,7 @@ def trained(hub: RunningHub, shop: int) -> dict[str, dict[str, Any]]:
         answer = post(hub, f"/train/{kind}", {"store_id": shop} | QUICK[kind])
         assert answer.status_code == 200, answer.text
         answers[kind] = answer.json()
-    job: dict[str, Any] = {"status": "queued"}
-    deadline_s = time.monotonic() + TRAIN_TIMEOUT_S
-    while job["status"] in {"queued", "running"}:
-        assert time.monotonic() < deadline_s, job
-        time.sleep(1)
-        job = httpx.get(f"{hub.url}/train/jobs/{job_id}", timeout=30).json()
-    assert job["status"] == "succeeded", job
-    return answers | {"recommendation": job}
+    return answers | {"recommendation": follow_to_the_end(hub, job_id)}
 
 
 def test_store_without_a_model_says_how_to_train(hub: RunningHub) -> None:

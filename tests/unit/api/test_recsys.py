@@ -52,7 +52,7 @@ def run(**changes: Any) -> RunRecord:
         "tenant_id": "default", "id": "train-1", "store_id": 1, "model_type": "trending", "status": "queued", "step": "",
         "progress": 0.0, "cancel_requested": False, "hyper_parameters": {}, "event_count": None, "metrics": None,
         "incumbent_metrics": None, "version": None, "served": None, "model_path": None, "message": None, "error": None,
-        "created_at": 1, "started_at": None, "ended_at": None,
+        "attempts": 1, "created_at": 1, "started_at": None, "ended_at": None,
     }  # fmt: skip
     return RunRecord(**fields | changes)
 

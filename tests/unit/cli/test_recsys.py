@@ -32,7 +32,9 @@ def test_shop_is_loaded_trained_asked_and_compared(run: Any, tmp_path: Path) -> 
     assert json.loads(out)["served"] is True
     code, out, _ = run("predict", "1", "trending", "-n", "2")
     assert [item["rank"] for item in json.loads(out)["trending"]] == [1, 2]
-    assert "served" in run("status", "1")[1]
+    shown = run("status", "1")[1]
+    assert "trending        000001  served" in shown
+    assert "succeeded   Version 000001 is served" in shown
     code, _, err = run("rollback", "1", "trending")
     assert code == 1
     assert "nothing to go back to" in err

@@ -141,14 +141,14 @@ async def test_bug_in_a_fit_is_an_internal_error_and_the_lock_is_given_back(work
     assert work.train().served
 
 
-async def test_killed_training_shows_as_interrupted_and_is_taken_up_with_its_checkpoint(work: Work) -> None:
+async def test_killed_training_is_taken_up_with_its_checkpoint(work: Work) -> None:
     run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
     dead = TrainingSession(work.shop.dsn, tenant=work.shop.tenant, store_id=1, model_type="recommendation", run_id=run.id).open(
         {}
     )
     dead.close()  # the lock goes with the connection; nothing was written down
     work.shop.run("UPDATE ai_training_log SET heartbeat_at = now() - interval '2 minutes' WHERE id = %(id)s", id=run.id)
-    assert (await work.runs.get(work.shop.tenant, run.id)).status == "interrupted"
+    assert (await work.runs.get(work.shop.tenant, run.id)).status == "running"
     left = FitCheckpoint(work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation"), run.id)
     left.save("epoch", {"numbers": np.array([3])})
     found: list[int] = []

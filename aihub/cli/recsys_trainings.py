@@ -1,0 +1,43 @@
+"""The last trainings of a store, as `aihub recsys status` prints them."""
+
+import asyncio
+
+from aihub.settings import Settings
+from aihub.storage.recsys_runs import RunRecord
+
+MOST = 5
+
+
+def describe_trainings(settings: Settings, store_id: int) -> list[str]:
+    """Return one line per training, newest first; none while no database runs, as no hub trains then.
+
+    Raises:
+        StorageUnavailableError: The database does not answer.
+        ConfigurationError: It lacks the tables.
+    """
+    from aihub.storage.embedded import running_urls
+
+    if settings.database_url is not None:
+        return asyncio.run(_read(settings.database_url.get_secret_value(), store_id))
+    running = running_urls(settings.home_path)
+    return [] if running is None else asyncio.run(_read(running.database_url, store_id))
+
+
+async def _read(dsn: str, store_id: int) -> list[str]:
+    from aihub.security.principal import DEFAULT_TENANT
+    from aihub.storage.postgres import Database
+    from aihub.storage.recsys_runs import TrainingRunTable
+
+    database = Database(dsn, pool_size=1)
+    await database.open()
+    try:
+        return [_describe(run) for run in await TrainingRunTable(database).recent(DEFAULT_TENANT, store_id, MOST)]
+    finally:
+        await database.close()
+
+
+def _describe(run: RunRecord) -> str:
+    told = run.message or (run.error or {}).get("message", "")
+    if run.status == "running":
+        told = f"{run.step}, {run.progress:.0%}" + (f", start {run.attempts}" if run.attempts > 1 else "")
+    return f"{run.model_type:<15} {run.status:<11} {told}  ({run.id})"
