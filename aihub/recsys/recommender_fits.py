@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aihub.recsys.evaluation import HELD_OUT_USERS, HoldOut, rank_metrics
-from aihub.recsys.factor_settings import choose_dim, choose_settings
+from aihub.recsys.factor_settings import choose_dim, choose_settings, choose_weight
 from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.ials import Factors, IalsSettings, complete_factors, fit_ials
 from aihub.recsys.interactions import IndexedInteractions, PairMatrix
@@ -29,6 +29,7 @@ class RecommendationSettings:
     Attributes:
         families: Which models to try, in this order; the better one on the hold-out is kept.
         dim: Of the matrix factors; None takes what the store's size allows in the time.
+        unobserved_weight: Of pairs that did not occur; None goes by the size of the catalogue.
         search: Try a few values of regularisation and weight on the hold-out first; else those of `ials` are used.
         pretrain: Start NeuMF's product from matrix factors.
         time_limit_s: After which no further epoch starts.
@@ -37,6 +38,7 @@ class RecommendationSettings:
 
     families: tuple[Family, ...] = ("ials", "neumf")
     dim: int | None = None
+    unobserved_weight: float | None = None
     search: bool = True
     pretrain: bool = True
     time_limit_s: float = 600.0
@@ -72,7 +74,8 @@ class RecommenderFits:
         checkpoint: FitCheckpoint,
     ) -> None:
         self.train, self.cases = train, cases
-        self.chosen = settings.ials
+        weight = settings.unobserved_weight or choose_weight(pairs.n_items)
+        self.chosen = replace(settings.ials, unobserved_weight=weight)
         self.seconds: dict[str, float] = {}
         self.neumf_epochs: tuple[int, int] | None = None
         self.started = time.monotonic()
