@@ -56,11 +56,12 @@ class ExternalServer:
     def send(self, number: signal.Signals) -> None:
         """Signal the server; stopping and continuing means its child processes too, ending waits for the end."""
         assert self.process is not None
+        # The server first: a child that it forks while the others are stopped would go on answering.
+        self.process.send_signal(number)
         if number in {signal.SIGSTOP, signal.SIGCONT}:
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 child.send_signal(number)
-        self.process.send_signal(number)
-        if number not in {signal.SIGSTOP, signal.SIGCONT}:
+        else:
             self.process.wait(20)
 
     def crash(self) -> None:

@@ -47,7 +47,7 @@ def demo_shop(
 
     with _told_errors(), _hub_database() as dsn, progress_bar() as progress:
         _show_counts(load_demo_shop(dsn, source, store_id=store, progress=progress))
-    typer.echo(f"Train it: aihub recsys train {store} recommendation")
+    typer.echo(f"Train it: {sys.argv[0]} recsys train {store} recommendation")
 
 
 @app.command()
@@ -125,7 +125,7 @@ def status(store: Store, as_json: Json = False) -> None:
         mark = "served" if version.is_served else ""
         typer.echo(f"{kind:<15} {version.name}  {mark:<7} {_decisive(kind, version.metrics)}")
     if not versions:
-        typer.echo(f"Store {store} has no model. Train one: aihub recsys train {store} recommendation")
+        typer.echo(f"Store {store} has no model. Train one: {sys.argv[0]} recsys train {store} recommendation")
     if trainings:
         typer.echo("\nLast trainings:")
     for line in trainings:
