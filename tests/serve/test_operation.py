@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import httpx
 import openai
 import psutil
@@ -102,25 +104,27 @@ async def test_overload_is_refused_at_once_with_retry_after_and_passes(hub: Runn
         "max_tokens": 24,
         "ignore_eos": True,
     }
-    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None)) as client:
+    # 240 connections of httpx cost the machine as much as the hub's refusals do.
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
         started_s = time.monotonic()
 
-        async def ask() -> tuple[int, float, str | None]:
-            answer = await client.post(f"{hub.url}/v1/chat/completions", json=body)
-            return answer.status_code, time.monotonic() - started_s, answer.headers.get("retry-after")
+        async def ask(changes: dict[str, Any]) -> tuple[int, float, str | None]:
+            async with client.post(f"{hub.url}/v1/chat/completions", json=body | changes) as answer:
+                await answer.read()
+                return answer.status, time.monotonic() - started_s, answer.headers.get("retry-after")
 
-        results = await asyncio.gather(*(ask() for _ in range(240)))
-        later = await client.post(f"{hub.url}/v1/chat/completions", json=body | {"max_tokens": 2})
+        results = await asyncio.gather(*(ask({}) for _ in range(240)))
+        later = await ask({"max_tokens": 2})
     statuses = [status for status, _, _ in results]
     assert set(statuses) <= {200, 429, 503}
     assert statuses.count(200) >= 32
     refused = [(seconds, retry_after) for status, seconds, retry_after in results if status != 200]
     assert refused
     assert all(retry_after is not None for _, retry_after in refused)
-    # On two cores the burst itself takes seconds to be read; nobody waits as long as an answer takes.
+    # On two busy cores the burst itself may take seconds to be read; nobody waits as long as an answer takes.
     assert statistics.median(seconds for seconds, _ in refused) < 5
-    assert max(seconds for seconds, _ in refused) < 20
-    assert later.status_code == 200
+    assert max(seconds for seconds, _ in refused) < 10
+    assert later[0] == 200
 
 
 def test_stream_of_the_openai_helper_ends_by_itself(hub: RunningHub, client: openai.OpenAI) -> None:
