@@ -34,9 +34,9 @@ class Ingress:
     async def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging()
         self._model_id = model_id
+        self._server: LocalServer | None = None
         self._parts = HubParts(settings, profile, model_id, tokenizer_path)
         await self._parts.start()
-        self._server: LocalServer | None = None
         if profile.hub.autoscaling.max_replicas == 1:  # several share their requests, and Serve decides how
             self._server = LocalServer(create_app(self._parts.services), socket_path(settings.home_path, HUB))
             await self._server.start()

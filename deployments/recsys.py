@@ -81,10 +81,11 @@ class Recsys:
         self._predictions = Predictions(self._models, self._shop, self._cache, ttl_s=recsys.cache_ttl_s)
         self._jobs = TrainingJobs()
         self._metrics = RequestMetrics(prefix="aihub_recsys")
-        await self._database.open()
         # The proxy brings `/predict` here without the ingress between; its calls over the handle go on.
         services = PredictionServices(settings, OwnPredictions(self), self._metrics)
         self._server = LocalServer(create_prediction_app(services), socket_path(settings.home_path, RECSYS))
+        self._watch: asyncio.Task[None] | None = None
+        await self._database.open()
         await self._server.start()
         self._watch = asyncio.create_task(TrainingWatch(OpenRunTable(self._database), self._jobs).run())
 
@@ -175,8 +176,10 @@ class Recsys:
 
     async def __del__(self) -> None:
         await self._server.close()
-        self._watch.cancel()
-        await asyncio.gather(self._watch, self._shop.close(), self._cache.close(), return_exceptions=True)
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await asyncio.gather(self._shop.close(), self._cache.close(), return_exceptions=True)
         await self._database.close()
 
 

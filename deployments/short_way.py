@@ -124,7 +124,7 @@ class ShortWay:
             taken = _Taken(receive)
             body = await taken.whole_body() if ways else None
             if body is not None:
-                for way in ways:
+                for way in (way for way in ways if way.is_open):
                     with suppress(*_NOBODY), way.used():
                         await _pass(way, scope, body, receive, send)
                         return
@@ -150,7 +150,7 @@ class _Taken:
                     size += len(message.get("body", b""))
                     if message["type"] == "http.disconnect":
                         return None
-                    if not message.get("more_body", False):
+                    if not message.get("more_body", False) and size <= _LARGEST_BODY:
                         return b"".join(message.get("body", b"") for message in self._messages)
         return None
 
@@ -179,7 +179,9 @@ async def _pass(way: Way, scope: Scope, body: bytes, receive: Receive, send: Sen
 
 async def _ask(way: Way, scope: Scope, body: bytes, send: Send) -> None:
     has_begun = False
-    sent = [(name.decode("ascii"), value.decode("ascii")) for name, value in scope["headers"] if name not in _REQUEST_HOP]
+    # The body goes in one piece, whatever its frame was; its length is told anew.
+    left_out = _REQUEST_HOP | {b"content-length"} if body else _REQUEST_HOP
+    sent = [(name.decode("ascii"), value.decode("ascii")) for name, value in scope["headers"] if name not in left_out]
     url = URL("http://hub" + _target(scope).decode("ascii"), encoded=True)
     try:
         async with way.session.request(scope["method"], url, headers=sent, data=body or None, allow_redirects=False) as response:

@@ -118,5 +118,7 @@ class TrainingWatch:
                 parameters=run.hyper_parameters,
             )
         except JobServerError:
-            await self._runs.give_back(run)
+            # The refusal may have come for a job that was taken, its first answer being lost: such a start counts.
+            if await asyncio.to_thread(self._jobs.state, run.id, attempt) == "unknown":
+                await self._runs.give_back(run)
             raise

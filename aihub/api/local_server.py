@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_PATH = 100  # bytes; systems allow 104 to 108
 _KEEP_ALIVE_S = 75  # longer than the proxy keeps a connection, so that none is closed which is just being used
@@ -51,10 +54,12 @@ class LocalServer:
     async def start(self) -> None:
         """Listen, unless the path is too long for a socket."""
         if len(os.fsencode(self._path)) > _LONGEST_PATH:
+            logger.warning("%s is too long for a socket; requests take the slower way through Serve.", self._path)
             return
         await asyncio.to_thread(self._bind)
         assert self._listener is not None  # noqa: S101  # _bind() has set it
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        self._task.add_done_callback(self._ended)
 
     async def close(self, grace_s: float = 15.0) -> None:
         """Take no more requests, and wait for those that are being answered."""
@@ -69,13 +74,20 @@ class LocalServer:
     def _bind(self) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Bound beside and moved into place, so that a path that exists can be connected to.
-        beside = self._path.with_suffix(".new")
+        beside = self._path.with_suffix(f".{os.getpid()}")
         beside.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(beside))
         self._listener.listen(_BACKLOG)
         self._inode = beside.stat().st_ino
         beside.rename(self._path)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A socket nobody accepts on would let requests wait for ever; closed, it sends them Serve's way."""
+        if self._listener is not None:
+            self._listener.close()
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("The server on %s ended; requests go through Serve.", self._path, exc_info=task.exception())
 
     def _unlink(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from aihub.errors import HubError
 from aihub.settings import Settings
 from aihub.storage.recsys_runs import RunRecord
 
@@ -9,18 +10,17 @@ MOST = 5
 
 
 def describe_trainings(settings: Settings, store_id: int) -> list[str]:
-    """Return one line per training, newest first; none while no database runs, as no hub trains then.
-
-    Raises:
-        StorageUnavailableError: The database does not answer.
-        ConfigurationError: It lacks the tables.
-    """
+    """Return one line per training, newest first; none while no database runs, and one line that says why it does not answer."""
     from aihub.storage.embedded import running_urls
 
-    if settings.database_url is not None:
-        return asyncio.run(_read(settings.database_url.get_secret_value(), store_id))
-    running = running_urls(settings.home_path)
-    return [] if running is None else asyncio.run(_read(running.database_url, store_id))
+    running = None if settings.database_url is not None else running_urls(settings.home_path)
+    if settings.database_url is None and running is None:
+        return []
+    dsn = running.database_url if running is not None else settings.database_url.get_secret_value()  # type: ignore[union-attr]
+    try:
+        return asyncio.run(_read(dsn, store_id))
+    except HubError as error:
+        return [f"not known: {error.message}"]
 
 
 async def _read(dsn: str, store_id: int) -> list[str]:

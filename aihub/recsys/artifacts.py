@@ -28,6 +28,7 @@ Metrics = Mapping[str, float]
 _TENANT = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 _VERSION = re.compile(r"^[0-9]{6,}$")
 _RECIPE = 1
+_CHECKPOINTS = ".checkpoints"
 
 
 class ModelDamagedError(ConflictError):
@@ -103,14 +104,17 @@ class ArtifactStore:
             raise InvalidRequestError(f"model_type must be one of {', '.join(MODEL_TYPES)}.", param="model_type")
         return self._root / f"store_{int(store_id)}" / model_type
 
-    def checkpoint_folder(self, store_id: int, model_type: ModelType) -> Path:
-        """Return a folder for the state of an unfinished training; made on first use."""
-        path = self.folder(store_id, model_type) / ".checkpoint"
+    def checkpoint_folder(self, store_id: int, model_type: ModelType, training_id: str) -> Path:
+        """Return a folder for the state of an unfinished training; what other trainings have left is removed."""
+        path = self.folder(store_id, model_type) / _CHECKPOINTS / training_id
         path.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.iterdir():
+            if other != path:
+                shutil.rmtree(other, ignore_errors=True)
         return path
 
-    def clear_checkpoint(self, store_id: int, model_type: ModelType) -> None:
-        shutil.rmtree(self.folder(store_id, model_type) / ".checkpoint", ignore_errors=True)
+    def clear_checkpoint(self, store_id: int, model_type: ModelType, training_id: str) -> None:
+        shutil.rmtree(self.folder(store_id, model_type) / _CHECKPOINTS / training_id, ignore_errors=True)
 
     def current(self, store_id: int, model_type: ModelType) -> Version:
         """Return the served version.
@@ -201,6 +205,16 @@ class ArtifactStore:
                 self._serve(store_id, model_type, name)
             self._prune(store_id, model_type)
         return self._read(store_id, model_type, name)
+
+    def finish_publishing(self, store_id: int, model_type: ModelType, version: Version) -> Version:
+        """Serve a version whose process was killed between writing and serving it; one that is not to be served stays so."""
+        if not GATES[model_type].admits(version.metrics, version.card["incumbent_metrics"]):
+            return version
+        with hold_lock(self.folder(store_id, model_type)):
+            served = self._pointer(store_id, model_type)["version"]
+            if served is None or int(served) < int(version.name):  # else a later one was published since
+                self._serve(store_id, model_type, version.name)
+        return self._read(store_id, model_type, version.name)
 
     def rollback(self, store_id: int, model_type: ModelType) -> Version:
         """Serve the version that was served before.

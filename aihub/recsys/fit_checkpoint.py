@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
+FORMAT = "1"
+"""To be raised with every change of what a stage holds: a hub that was updated meanwhile starts such a training over."""
+
 LEAST_GAP_S = 10.0
 """A stage that is saved again and again is saved at most so often."""
 
@@ -46,17 +49,23 @@ class FitCheckpoint:
         return self._folder is not None and time.monotonic() - self._saved_s >= LEAST_GAP_S
 
     def save(self, stage: str, arrays: Arrays, facts: Mapping[str, Any] | None = None) -> None:
-        """Write a stage; a kill in between leaves the one before."""
+        """Write a stage; a kill in between leaves the one before. Without room on the disk there is none, and the fit goes on."""
         if self._folder is None:
             return
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         path = self._path(stage)
         partial = path.with_suffix(".partial")
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(whole, partial, metadata={"owner": self._owner, "facts": json.dumps(dict(facts or {}))})
-        os.replace(partial, path)
+        notes = {"format": FORMAT, "owner": self._owner, "facts": json.dumps(dict(facts or {}))}
         self._saved_s = time.monotonic()
+        try:
+            save_file(whole, partial, metadata=notes)
+            os.replace(partial, path)
+        except (SafetensorError, OSError) as error:
+            logger.warning("The checkpoint %s cannot be written (%s); a killed training would start over.", stage, error)
+            partial.unlink(missing_ok=True)
 
     def load(self, stage: str) -> Saved | None:
         """Read a stage of this training; None when there is none or it cannot be read."""
@@ -67,7 +76,7 @@ class FitCheckpoint:
         try:
             with safe_open(self._path(stage), framework="np") as content:
                 notes = content.metadata() or {}
-                if notes.get("owner") != self._owner:
+                if (notes.get("format"), notes.get("owner")) != (FORMAT, self._owner):
                     return None
                 arrays = {name: content.get_tensor(name) for name in content.keys()}
                 return Saved(arrays, json.loads(notes["facts"]))

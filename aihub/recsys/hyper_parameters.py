@@ -30,9 +30,11 @@ class RecommendationParameters(HyperParameters):
     dim: Annotated[int, Field(ge=4, le=512)] | None = Field(default=None, description="Numbers per user and item (iALS).")
     regularisation: Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)] | None = None
     unobserved_weight: Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False)] | None = None
-    search: bool | None = Field(default=None, description="Try a few values of the two before on the hold-out.")
+    search: bool | None = Field(default=None, description="Try a third and three times of the two before, too.")
     pretrain: bool | None = Field(default=None, description="Start NeuMF from matrix factors.")
-    factors: Annotated[int, Field(ge=4, le=256)] | None = Field(default=None, description="Size of NeuMF's product.")
+    factors: Annotated[int, Field(ge=4, le=256)] | None = Field(
+        default=None, description="Size of NeuMF's product without `pretrain`; with it, `dim`."
+    )
     tower: Annotated[int, Field(ge=4, le=256)] | None = Field(default=None, description="Size of NeuMF's network.")
     negatives: Annotated[int, Field(ge=1, le=64)] | None = None
     learning_rate: Rate | None = None

@@ -68,10 +68,6 @@ class OpenModels:
             task.add_done_callback(lambda done: self._land(key, done))
         return found if found is not None and age_s < _USABLE_S else await asyncio.shield(task)
 
-    def forget(self, tenant: str, store_id: int, model_type: ModelType) -> None:
-        """Look at the disk at the next call (a training or a rollback has changed what is served)."""
-        self._open.pop((tenant, store_id, model_type), None)
-
     def _land(self, key: Key, task: asyncio.Task[OpenModel]) -> None:
         """Forget a finished task; its error belongs to those who waited, and they may all have left."""
         self._opening.pop(key, None)

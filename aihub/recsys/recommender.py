@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.errors import InternalError
+from aihub.errors import ModelUnavailableError
 from aihub.recsys.array_files import load_array, save_arrays
 from aihub.recsys.factor_search import falling_lengths, largest
 from aihub.recsys.ials import Factors
@@ -173,12 +173,11 @@ class Recommender:
         """Open a saved model; with `mmap`, arrays are read from disk as they are touched.
 
         Raises:
-            InternalError: The folder is of another format.
-            ModelUnavailableError: A file is missing or damaged.
+            ModelUnavailableError: A file is missing or damaged, or of another version of the hub.
         """
         meta = json.loads((folder / "recommender.json").read_text(encoding="utf-8"))
         if meta.get("format") != FORMAT:
-            raise InternalError("The saved recommender is of another version of the hub; train the store again.")
+            raise ModelUnavailableError("The saved recommender is of another version of the hub; train the store again.")
         arrays: dict[str, Any] = {name: load_array(folder, name, mmap=mmap) for name in _ARRAYS}
         tower = Tower.load(folder, mmap=mmap) if meta["family"] == "neumf" else None
         return cls(family=meta["family"], tower=tower, notes=meta["notes"], **arrays)

@@ -30,10 +30,11 @@ class RecommendationSettings:
         families: Which models to try, in this order; the better one on the hold-out is kept.
         dim: Of the matrix factors; None takes what the store's size allows in the time.
         unobserved_weight: Of pairs that did not occur; None goes by the size of the catalogue.
-        search: Try a few values of regularisation and weight on the hold-out first; else those of `ials` are used.
+        search: Try other values of regularisation and weight on the hold-out first.
         pretrain: Start NeuMF's product from matrix factors.
         time_limit_s: After which no further epoch starts.
         held_out_users: About how many users are judged on, at most.
+        ials, neumf: The rest; `dim` and `unobserved_weight` of `ials` do not count.
     """
 
     families: tuple[Family, ...] = ("ials", "neumf")

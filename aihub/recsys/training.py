@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aihub.errors import HubError, InternalError
+from aihub.errors import HubError, InternalError, ModelUnavailableError
 from aihub.recsys.artifacts import GATES, ArtifactStore, ModelDamagedError, ModelType, Version
 from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.model_family import ModelFamily, Trained
@@ -147,7 +147,7 @@ def train(
             artifacts = place.artifacts(tenant)
             version = _published(artifacts, store_id, model_type, session.run_id)
             if version is None:
-                checkpoint = FitCheckpoint(artifacts.checkpoint_folder(store_id, model_type), session.run_id)
+                checkpoint = FitCheckpoint(artifacts.checkpoint_folder(store_id, model_type, session.run_id), session.run_id)
                 data = place.read(family, checkpoint, tenant, store_id, chosen)
                 raise_if_cancelled(is_cancelled)
                 trained = family.fit(data, chosen, progress=report, cancelled=is_cancelled, checkpoint=checkpoint)
@@ -156,12 +156,12 @@ def train(
                 version = _publish(artifacts, trained, store_id, model_type, chosen, len(data), session.run_id)
             result = _result(place, version, store_id, model_type)
             session.succeed(_log_row(result))
-            artifacts.clear_checkpoint(store_id, model_type)
+            artifacts.clear_checkpoint(store_id, model_type, session.run_id)
             report("publishing", 1.0)
             return result
     except Exception:
         # Only a process that is killed leaves its checkpoint: what failed or was cancelled would do so again.
-        place.artifacts(tenant).clear_checkpoint(store_id, model_type)
+        place.artifacts(tenant).clear_checkpoint(store_id, model_type, session.run_id)
         raise
     finally:
         session.close()
@@ -194,7 +194,7 @@ def evaluate_served(artifacts: ArtifactStore, store_id: int, model_type: ModelTy
     try:
         served = artifacts.open(store_id, model_type)
         return trained.evaluate(served)
-    except ModelDamagedError as error:
+    except (ModelDamagedError, ModelUnavailableError) as error:
         logger.warning("%s It does not stand against the new one.", error.message)
         return None
     except HubError as error:
@@ -205,7 +205,10 @@ def evaluate_served(artifacts: ArtifactStore, store_id: int, model_type: ModelTy
 
 def _published(artifacts: ArtifactStore, store_id: int, model_type: ModelType, run_id: str) -> Version | None:
     """The version of this very training, whose process was killed before it could write down its success."""
-    return next((found for found in artifacts.versions(store_id, model_type) if found.card.get("training_id") == run_id), None)
+    for found in artifacts.versions(store_id, model_type):
+        if found.card.get("training_id") == run_id:
+            return artifacts.finish_publishing(store_id, model_type, found)
+    return None
 
 
 def _publish(

@@ -61,7 +61,7 @@ class TrendingSettings:
     Attributes:
         max_periods: Newest periods that are looked at.
         examined_periods: Newest periods on which the forecasts are compared.
-        max_rows: Rows (variants times periods) that LightGBM learns from, the newest ones.
+        max_rows: Rows (variants times periods) that LightGBM learns from: the newest periods, of a large shop some variants each.
         trees, leaves, learning_rate: Size of the LightGBM model.
         max_fit_s: No further trees after this; the plain forecasts stand in for a model that was not reached.
         threads: Cores LightGBM may use. One by default: with more, it waits for the slowest, and on a busy machine that is long.

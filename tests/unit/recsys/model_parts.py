@@ -92,6 +92,7 @@ class SmallFamily:
     data_type: type[Interactions] = Interactions
 
     def __init__(self) -> None:
+        self.judge: Callable[[Version], dict[str, float] | None] | None = None
         self.during: Callable[[Any, Any, FitCheckpoint], None] = lambda progress, cancelled, checkpoint: None
 
     def read(self, reader: Any, parameters: Mapping[str, Any]) -> Any:
@@ -107,7 +108,9 @@ class SmallFamily:
         def save(folder: Path) -> None:
             (folder / "model.json").write_text(json.dumps({"figure": figure}), encoding="utf-8")
 
-        def evaluate(version: Version) -> dict[str, float]:
+        def evaluate(version: Version) -> dict[str, float] | None:
+            if self.judge is not None:
+                return self.judge(version)
             return {"ndcg_10": json.loads((version.path / "model.json").read_text(encoding="utf-8"))["figure"]}
 
         return SmallTrained({"ndcg_10": figure}, {"winner": "small"}, save, evaluate)

@@ -52,3 +52,15 @@ def test_saving_is_due_when_the_last_one_is_long_ago(tmp_path: Path, monkeypatch
     assert not checkpoint.is_due()
     monkeypatch.setattr(fit_checkpoint, "LEAST_GAP_S", 0.0)
     assert checkpoint.is_due()
+
+
+def test_checkpoint_of_another_version_of_the_hub_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FitCheckpoint(tmp_path, "train-1").save("epoch", {"number": np.arange(9)})
+    monkeypatch.setattr(fit_checkpoint, "FORMAT", "2")
+    assert FitCheckpoint(tmp_path, "train-1").load("epoch") is None
+
+
+def test_fit_goes_on_without_room_for_its_checkpoint(tmp_path: Path) -> None:
+    checkpoint = FitCheckpoint(tmp_path / "gone", "train-1")
+    checkpoint.save("epoch", {"number": np.arange(9)})
+    assert checkpoint.load("epoch") is None

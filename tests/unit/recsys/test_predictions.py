@@ -6,11 +6,18 @@ from typing import Any
 import pytest
 
 from aihub.errors import NotFoundError
+from aihub.recsys import open_models
 from aihub.recsys.artifacts import MODEL_TYPES, ArtifactStore, ModelType
 from aihub.recsys.open_models import OpenModels
 from aihub.recsys.predictions import Answer, Predictions
 
 from .model_parts import CountingModel, MemoryCache, MemoryShop
+
+
+@pytest.fixture(autouse=True)
+def _always_looks_at_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_models, "_FRESH_S", 0.0)
+    monkeypatch.setattr(open_models, "_USABLE_S", 0.0)
 
 
 class House:
@@ -30,7 +37,6 @@ class House:
     def train(self, model_type: ModelType = "recommendation", store_id: int = 1) -> None:
         figures = {"ndcg_10": 0.5, "wape": 0.5, "mrr@20": 0.5}
         self.artifacts.publish(store_id, model_type, lambda folder: (folder / "m").touch(), metrics=figures)
-        self.open_models.forget("default", store_id, model_type)
 
     def _load(self, path: Path) -> CountingModel:
         self.models.append(CountingModel(self.size))

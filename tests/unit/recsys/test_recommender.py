@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aihub.errors import InternalError
+from aihub.errors import ModelUnavailableError
 from aihub.recsys.neumf import NeumfSettings, Parameters, new_parameters, score_pairs
 from aihub.recsys.recommender import Recommender
 
@@ -102,5 +102,5 @@ def test_saved_model_answers_the_same(model: Recommender, tmp_path: Path, mmap: 
 def test_folder_of_another_format_is_refused(model: Recommender, tmp_path: Path) -> None:
     model.save(tmp_path)
     (tmp_path / "recommender.json").write_text('{"format": 99, "family": "ials", "notes": {}}', encoding="utf-8")
-    with pytest.raises(InternalError, match="train the store again"):
+    with pytest.raises(ModelUnavailableError, match="train the store again"):
         Recommender.load(tmp_path)

@@ -7,7 +7,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from aihub.errors import ConflictError, InternalError
+from aihub.errors import ConflictError, InternalError, ModelUnavailableError
+from aihub.recsys.artifacts import ArtifactStore
 from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.results import TrainingCancelledError, raise_if_cancelled
 from aihub.recsys.store_data.errors import NotEnoughDataError, ShopUnavailableError
@@ -38,6 +39,9 @@ class Work:
         """A training that has begun."""
         made = TrainingSession(self.shop.dsn, tenant=self.shop.tenant, store_id=1, model_type=model_type, run_id=run_id)
         return made.open({})
+
+    def checkpoints(self) -> list[Path]:
+        return list((self.place.artifacts(self.shop.tenant).folder(1, "recommendation") / ".checkpoints").glob("*"))
 
     async def last(self) -> Any:
         return (await self.runs.recent(self.shop.tenant, 1))[0]
@@ -149,7 +153,7 @@ async def test_killed_training_is_taken_up_with_its_checkpoint(work: Work) -> No
     dead.close()  # the lock goes with the connection; nothing was written down
     work.shop.run("UPDATE ai_training_log SET heartbeat_at = now() - interval '2 minutes' WHERE id = %(id)s", id=run.id)
     assert (await work.runs.get(work.shop.tenant, run.id)).status == "running"
-    left = FitCheckpoint(work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation"), run.id)
+    left = FitCheckpoint(work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation", run.id), run.id)
     left.save("epoch", {"numbers": np.array([3])})
     found: list[int] = []
 
@@ -162,7 +166,7 @@ async def test_killed_training_is_taken_up_with_its_checkpoint(work: Work) -> No
     work.train(run_id=run.id)
     assert found == [3]
     assert (await work.runs.get(work.shop.tenant, run.id)).status == "succeeded"
-    assert list(work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation").iterdir()) == []
+    assert work.checkpoints() == []
 
 
 async def test_training_taken_up_again_learns_from_what_was_read_first(work: Work) -> None:
@@ -194,6 +198,39 @@ async def test_training_killed_after_it_published_does_not_publish_again(work: W
     assert len(work.place.artifacts(work.shop.tenant).versions(1, "recommendation")) == 1
 
 
+async def test_training_killed_between_writing_and_serving_is_served(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
+    with monkeypatch.context() as killed:
+        killed.setattr(ArtifactStore, "_serve", die)
+        with pytest.raises(KeyboardInterrupt):
+            work.train(run_id=run.id)
+    result = work.train(run_id=run.id)
+    assert (result.version, result.served) == ("000001", True)
+    assert work.place.artifacts(work.shop.tenant).current_name(1, "recommendation") == "000001"
+
+
+async def test_served_model_of_another_version_of_the_hub_is_replaced(work: Work) -> None:
+    work.train()
+
+    def of_another_version(version: Any) -> Any:
+        raise ModelUnavailableError("of another version of the hub")
+
+    work.family.judge = of_another_version
+    result = work.train(40)
+    assert result.served
+    assert result.incumbent_metrics is None
+
+
+async def test_new_training_removes_what_a_killed_one_left(work: Work) -> None:
+    left = work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation", "train-1")
+    FitCheckpoint(left, "train-1").save("epoch", {"numbers": np.array([3])})
+    work.train()
+    assert work.checkpoints() == []
+
+
 @pytest.mark.parametrize("error", [KeyError, TrainingCancelledError])
 async def test_failed_or_cancelled_training_leaves_no_checkpoint(work: Work, error: type[Exception]) -> None:
     def fail(progress: Any, cancelled: Any, checkpoint: FitCheckpoint) -> None:
@@ -203,7 +240,7 @@ async def test_failed_or_cancelled_training_leaves_no_checkpoint(work: Work, err
     work.family.during = fail
     with pytest.raises((InternalError, TrainingCancelledError)):
         work.train()
-    assert list(work.place.artifacts(work.shop.tenant).checkpoint_folder(1, "recommendation").iterdir()) == []
+    assert work.checkpoints() == []
 
 
 async def test_new_training_closes_the_row_of_a_dead_one(work: Work) -> None:

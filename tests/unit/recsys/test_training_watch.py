@@ -26,11 +26,14 @@ class FakeJobs:
         self.parameters: dict[str, Any] = {}
         self.stopped: list[tuple[str, int]] = []
         self.is_away = False
+        self.loses_answers = False
 
     def submit(self, run_id: str, attempt: int, *, parameters: dict[str, Any], **_: Any) -> None:
         if self.is_away:
             raise JobServerError("no agent")
         self.states[run_id, attempt] = "alive"
+        if self.loses_answers:
+            raise JobServerError("connection reset")
         self.parameters = parameters
 
     def state(self, run_id: str, attempt: int) -> JobState:
@@ -236,3 +239,12 @@ async def test_silent_training_of_the_command_line_is_dead_and_never_started_aga
     row = await scene.row(session.run_id)
     assert (row.status, row.attempts) == ("interrupted", 0)
     await scene.started()
+
+
+async def test_start_whose_answer_was_lost_counts(scene: Scene) -> None:
+    run_id = await scene.begun_and_died()
+    scene.jobs.loses_answers = True
+    await scene.watch.look()
+    scene.jobs.loses_answers = False
+    assert (await scene.row(run_id)).attempts == 2
+    assert scene.jobs.states[run_id, 2] == "alive"
