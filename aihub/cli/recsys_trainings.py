@@ -13,10 +13,12 @@ def describe_trainings(settings: Settings, store_id: int) -> list[str]:
     """Return one line per training, newest first; none while no database runs, and one line that says why it does not answer."""
     from aihub.storage.embedded import running_urls
 
-    running = None if settings.database_url is not None else running_urls(settings.home_path)
-    if settings.database_url is None and running is None:
+    if settings.database_url is not None:
+        dsn = settings.database_url.get_secret_value()
+    elif (running := running_urls(settings.home_path)) is not None:
+        dsn = running.database_url
+    else:
         return []
-    dsn = running.database_url if running is not None else settings.database_url.get_secret_value()  # type: ignore[union-attr]
     try:
         return asyncio.run(_read(dsn, store_id))
     except HubError as error:

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
-from aihub.recsys.ials import Factors, IalsSettings, fit_ials
+from aihub.recsys.ials import Factors, IalsSettings, dot_scores, fit_ials
 from aihub.recsys.interactions import PairMatrix
 from aihub.recsys.neumf_fit import ScorePairs
 from aihub.recsys.results import Cancelled, Progress
@@ -70,7 +68,7 @@ def choose_settings(
 
         def after_epoch(epoch: int, factors: Factors) -> bool:
             if epoch == candidate.epochs:
-                found.append(judge(lambda users, items: np.einsum("ud,ukd->uk", factors[0][users], factors[1][items])))
+                found.append(judge(lambda users, items: dot_scores(factors, users, items)))
             return False
 
         fit_ials(pairs, candidate, after_epoch, cancelled)

@@ -72,6 +72,12 @@ def fit_ials(
     return users.cpu().numpy(), items.cpu().numpy()
 
 
+def dot_scores(factors: Factors, users: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Scores of `items` (users, k) for `users`, by index."""
+    scores: NDArray[np.float32] = np.einsum("ud,ukd->uk", factors[0][users], factors[1][items])
+    return scores
+
+
 def complete_factors(
     factors: Factors, pairs: PairMatrix, rows: NDArray[np.int64], settings: IalsSettings, cancelled: Cancelled = never_cancelled
 ) -> Factors:

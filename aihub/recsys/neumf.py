@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.recsys.ials import Factors
+from aihub.recsys.ials import Factors, dot_scores
 from aihub.recsys.interactions import PairMatrix
 from aihub.recsys.negative_sampling import NegativeSampler
 
@@ -131,7 +131,7 @@ def calibrate(pairs: PairMatrix, factors: Factors, settings: NeumfSettings) -> t
     rows = rng.integers(0, len(pairs.items), min(_CALIBRATION_EVENTS, len(pairs.items)))
     users = pairs.users[rows]
     items = np.column_stack([pairs.items[rows], NegativeSampler(pairs).sample(users, settings.negatives, rng)])
-    scores = np.einsum("ud,ukd->uk", factors[0][users], factors[1][items]).astype(np.float64)
+    scores = dot_scores(factors, users, items).astype(np.float64)
     wanted = np.zeros(scores.shape)
     wanted[:, 0] = 1.0
     features = np.column_stack([scores.ravel(), np.ones(scores.size)])

@@ -23,9 +23,10 @@ from aihub.recsys.ials import Factors
 from aihub.recsys.interactions import Ids
 from aihub.recsys.neumf import Parameters
 from aihub.recsys.results import Scored
-from aihub.recsys.tower import Tower
+from aihub.recsys.tower import Tower, first_layer_of_users
 
 FORMAT = 2
+_NOBODY: Ids = np.empty(0, np.int64)
 _CANDIDATES = 500
 _SAMPLED_USERS = 256
 _ARRAYS = (
@@ -70,35 +71,57 @@ class Recommender:
     notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_factors(cls, factors: Factors, user_ids: Ids, item_ids: Ids, item_counts: NDArray[np.int64]) -> "Recommender":
-        """Take iALS factors; `item_counts` say what is popular."""
+    def of_factors(
+        cls,
+        factors: Factors,
+        user_ids: Ids,
+        item_ids: Ids,
+        item_counts: NDArray[np.int64],
+        *,
+        judged_rows: Ids = _NOBODY,
+        judged: Factors | None = None,
+    ) -> "Recommender":
+        """Take iALS factors.
+
+        Args:
+            item_counts: Say what is popular.
+            judged_rows: Users with something held out, ascending.
+            judged: The factors without it; items alike.
+        """
         users, items = factors
         side = _item_side(items, falling_lengths(items), item_ids, item_counts)
-        return cls(family="ials", user_ids=user_ids, user_factors=users, **side, **_nothing_held_out(users))
+        without = (judged or factors)[0][judged_rows]
+        return cls(family="ials", user_ids=user_ids, user_factors=users, **side, judged_rows=judged_rows, judged_factors=without)
 
     @classmethod
-    def of_neumf(cls, parameters: Parameters, user_ids: Ids, item_ids: Ids, item_counts: NDArray[np.int64]) -> "Recommender":
-        """Take NeuMF's parameters, on the CPU."""
-        numbers = {name: parameters[name].numpy() for name in ("gmf_users", "gmf_items", "gmf_head", "item_bias")}
+    def of_neumf(
+        cls,
+        parameters: Parameters,
+        user_ids: Ids,
+        item_ids: Ids,
+        item_counts: NDArray[np.int64],
+        *,
+        judged_rows: Ids = _NOBODY,
+        judged: Parameters | None = None,
+    ) -> "Recommender":
+        """Take NeuMF's parameters, on the CPU; the arguments are as in `of_factors`."""
+        items, bias = parameters["gmf_items"].numpy(), parameters["item_bias"].numpy()[:, 0]
         sampled = np.random.default_rng(0).permutation(len(user_ids))[:_SAMPLED_USERS]
         everything = np.arange(len(item_ids))
         means = Tower.of(parameters, everything).mean_scores(sampled)
-        items = np.column_stack([numbers["gmf_items"], numbers["item_bias"][:, 0] + means]).astype(np.float32)
-        users = np.column_stack([numbers["gmf_users"] * numbers["gmf_head"], np.ones(len(user_ids))]).astype(np.float32)
+        items = np.column_stack([items, bias + means]).astype(np.float32)
         order = falling_lengths(items)
         side = _item_side(items, order, item_ids, item_counts) | {"item_means": means[order]}
-        tower = Tower.of(parameters, order)
-        return cls(family="neumf", user_ids=user_ids, user_factors=users, **side, **_nothing_held_out(users), tower=tower)
-
-    def completed(self, full: "Recommender", rows: Ids) -> "Recommender":
-        """Answer as `full`, whose users `rows` (ascending) have learnt from what was held out, but be judged as this one.
-
-        Items have learnt the same in both.
-        """
-        tower = full.tower
-        if tower is not None and self.tower is not None:
-            tower = replace(tower, judged_users=self.tower.users[rows])
-        return replace(full, judged_rows=rows, judged_factors=self.user_factors[rows], tower=tower)
+        without = judged or parameters
+        return cls(
+            family="neumf",
+            user_ids=user_ids,
+            user_factors=_product_users(parameters),
+            **side,
+            judged_rows=judged_rows,
+            judged_factors=_product_users(without)[judged_rows],
+            tower=replace(Tower.of(parameters, order), judged_users=first_layer_of_users(without)[judged_rows]),
+        )
 
     def as_judged(self) -> "Recommender":
         """The same model, scoring without what was held out at its training."""
@@ -202,8 +225,10 @@ def _find(ids: Ids, wanted: int) -> int | None:
     return place if place < len(ids) and ids[place] == wanted else None
 
 
-def _nothing_held_out(users: NDArray[np.float32]) -> dict[str, Any]:
-    return {"judged_rows": np.empty(0, np.int64), "judged_factors": users[:0]}
+def _product_users(parameters: Parameters) -> NDArray[np.float32]:
+    """NeuMF's users as factors: weighed by the head, and a 1 for what the items hold of their own."""
+    users = (parameters["gmf_users"] * parameters["gmf_head"]).numpy()
+    return np.column_stack([users, np.ones(len(users))]).astype(np.float32)
 
 
 def _item_side(items: NDArray[np.float32], order: NDArray[np.int64], ids: Ids, counts: NDArray[np.int64]) -> dict[str, Any]:

@@ -4,15 +4,12 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from aihub.recsys.evaluation import HELD_OUT_USERS, HoldOut, rank_metrics
 from aihub.recsys.factor_settings import choose_dim, choose_settings, choose_weight
 from aihub.recsys.fit_checkpoint import FitCheckpoint
-from aihub.recsys.ials import Factors, IalsSettings, complete_factors, fit_ials
+from aihub.recsys.ials import Factors, IalsSettings, complete_factors, dot_scores, fit_ials
 from aihub.recsys.interactions import IndexedInteractions, PairMatrix
-from aihub.recsys.neumf import NeumfSettings, Parameters, calibrate, shift_users
+from aihub.recsys.neumf import NeumfSettings, calibrate, shift_users
 from aihub.recsys.neumf_fit import ScorePairs, complete_users, fit_neumf
 from aihub.recsys.recommender import Recommender
 from aihub.recsys.results import Cancelled, Progress
@@ -80,11 +77,11 @@ class RecommenderFits:
         self.seconds: dict[str, float] = {}
         self.neumf_epochs: tuple[int, int] | None = None
         self.started = time.monotonic()
-        self._indexed, self._pairs, self._settings = indexed, pairs, settings
-        self._counts = pairs.item_counts()
+        self._pairs, self._settings = pairs, settings
+        self._tables = indexed.user_table, indexed.item_table, pairs.item_counts()
         self._until = self.started + settings.time_limit_s
         self._progress, self._cancelled, self._checkpoint = progress, cancelled, checkpoint
-        self._factors: Factors | None = None
+        self._factors: tuple[Factors, Factors] | None = None
 
     def fit(self, family: Family) -> Recommender:
         """Fit a family; the model answers with what was held out, and is judged without."""
@@ -94,17 +91,17 @@ class RecommenderFits:
         return fitted
 
     def _fit_ials(self) -> Recommender:
-        factors = self._matrix_factors()
-        return self._of_factors(factors).completed(self._of_factors(self._completed(factors)), self.cases.users)
+        factors, full = self._matrix_factors()
+        return Recommender.of_factors(full, *self._tables, judged_rows=self.cases.users, judged=factors)
 
     def _fit_neumf(self) -> Recommender:
-        factors = self._matrix_factors() if self._settings.pretrain else None
+        start = self._matrix_factors() if self._settings.pretrain else None
         settings = self._settings.neumf
         fitted = fit_neumf(
             self.train,
             settings,
             self._judge,
-            factors=factors,
+            factors=start[0] if start else None,
             until=self._until,
             after_epoch=lambda epoch, quality: self._progress("NeuMF", epoch / settings.epochs),
             cancelled=self._cancelled,
@@ -113,24 +110,26 @@ class RecommenderFits:
         self.seconds["neumf_epoch"] = fitted.epoch_s
         self.neumf_epochs = (fitted.best_epoch, fitted.epochs)
         self._progress("rebuilding", 0.0)
-        if factors is None:
+        if start is None:
             full = complete_users(fitted.parameters, self._pairs, self.cases.users, settings, self._cancelled)
         else:
-            scale, _ = calibrate(self.train, factors, settings)
-            full = shift_users(fitted.parameters, factors, self._completed(factors), scale)
-        return self._of_neumf(fitted.parameters).completed(self._of_neumf(full), self.cases.users)
+            scale, _ = calibrate(self.train, start[0], settings)
+            full = shift_users(fitted.parameters, *start, scale)
+        return Recommender.of_neumf(full, *self._tables, judged_rows=self.cases.users, judged=fitted.parameters)
 
-    def _matrix_factors(self) -> Factors:
-        """Factors without the held-out pairs, of this run or of the killed one before it."""
+    def _matrix_factors(self) -> tuple[Factors, Factors]:
+        """Factors without and with the held-out pairs, of this run or of the killed one before it; fitted once."""
         if self._factors is None:
             saved = self._checkpoint.load(_STAGE)
             if saved is None:
-                self._factors = self._fit_factors()
-                arrays = dict(zip(("users", "items"), self._factors, strict=True))
+                factors = self._fit_factors()
+                arrays = dict(zip(("users", "items"), factors, strict=True))
                 self._checkpoint.save(_STAGE, arrays, asdict(self.chosen))
             else:
-                self._factors = saved.arrays["users"], saved.arrays["items"]
+                factors = saved.arrays["users"], saved.arrays["items"]
                 self.chosen = IalsSettings(**saved.facts)
+            full = complete_factors(factors, self._pairs, self.cases.users, self.chosen, self._cancelled)
+            self._factors = factors, full
         return self._factors
 
     def _fit_factors(self) -> Factors:
@@ -153,21 +152,6 @@ class RecommenderFits:
         fit_ials(self.train, self.chosen, after_epoch, self._cancelled)
         return best[0][1]
 
-    def _completed(self, factors: Factors) -> Factors:
-        return complete_factors(factors, self._pairs, self.cases.users, self.chosen, self._cancelled)
-
     def _judge(self, score: ScorePairs) -> float:
         """NDCG@10 on the hold-out, by index."""
         return rank_metrics(score(self.cases.users, self.cases.candidates), self.cases.candidates)["ndcg_10"]
-
-    def _of_factors(self, factors: Factors) -> Recommender:
-        return Recommender.of_factors(factors, self._indexed.user_table, self._indexed.item_table, self._counts)
-
-    def _of_neumf(self, parameters: Parameters) -> Recommender:
-        return Recommender.of_neumf(parameters, self._indexed.user_table, self._indexed.item_table, self._counts)
-
-
-def dot_scores(factors: Factors, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Scores of `items` (users, k) for `users` by factors."""
-    scores: NDArray[np.float32] = np.einsum("ud,ukd->uk", factors[0][users], factors[1][items])
-    return scores

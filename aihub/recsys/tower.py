@@ -31,7 +31,7 @@ class Tower:
     @classmethod
     def of(cls, parameters: Parameters, item_order: NDArray[np.int64]) -> "Tower":
         numbers = {name: value.numpy() for name, value in parameters.items()}
-        users = numbers["mlp_users"] @ numbers["first_user"].T + numbers["first_bias"]
+        users = first_layer_of_users(parameters)
         return cls(
             users,
             (numbers["mlp_items"] @ numbers["first_item"].T)[item_order],
@@ -68,3 +68,10 @@ class Tower:
 
         tables = {name: load_array(folder, f"tower_{name}", mmap=mmap) for name in _TABLES}
         return cls(**tables, layers=load_file(folder / "tower.safetensors"))
+
+
+def first_layer_of_users(parameters: Parameters) -> NDArray[np.float32]:
+    """The user half of the network's first layer, one row per user."""
+    users, weights, bias = (parameters[name].numpy() for name in ("mlp_users", "first_user", "first_bias"))
+    rows: NDArray[np.float32] = users @ weights.T + bias
+    return rows

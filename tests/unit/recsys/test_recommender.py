@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +78,24 @@ def test_unknown_item_scores_below_all_and_unknown_user_by_popularity(model: Rec
     assert scores[2] > scores[0]
 
 
-def test_completed_model_scores_with_and_without_what_was_held_out(model: Recommender) -> None:
-    other = replace(model, user_factors=model.user_factors * 2)
-    completed = model.completed(other, np.array([1]))
-    everything = np.tile(ITEMS, (3, 1))
-    np.testing.assert_array_equal(completed.score(USERS, everything), other.score(USERS, everything))
-    judged = completed.as_judged().score(USERS, everything)
-    np.testing.assert_array_equal(judged[1], model.score(USERS, everything)[1])
-    np.testing.assert_array_equal(judged[[0, 2]], other.score(USERS, everything)[[0, 2]])
+@pytest.mark.parametrize("family", ["ials", "neumf"])
+def test_model_answers_with_what_was_held_out_and_is_judged_without(parameters: Parameters, family: str) -> None:
+    everything, rows, counts = np.tile(ITEMS, (3, 1)), np.array([1]), np.arange(40)
+    if family == "neumf":
+        full = parameters | {name: parameters[name] * 2 for name in ("gmf_users", "mlp_users")}
+        before = Recommender.of_neumf(parameters, USERS, ITEMS, counts)
+        model = Recommender.of_neumf(full, USERS, ITEMS, counts, judged_rows=rows, judged=parameters)
+        after = Recommender.of_neumf(full, USERS, ITEMS, counts)
+    else:
+        factors = (parameters["gmf_users"].numpy(), parameters["gmf_items"].numpy())
+        more = (factors[0] * 2, factors[1])
+        before = Recommender.of_factors(factors, USERS, ITEMS, counts)
+        model = Recommender.of_factors(more, USERS, ITEMS, counts, judged_rows=rows, judged=factors)
+        after = Recommender.of_factors(more, USERS, ITEMS, counts)
+    np.testing.assert_array_equal(model.score(USERS, everything), after.score(USERS, everything))
+    judged = model.as_judged().score(USERS, everything)
+    np.testing.assert_allclose(judged[1], before.score(USERS, everything)[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(judged[[0, 2]], after.score(USERS, everything)[[0, 2]])
 
 
 @pytest.mark.parametrize("mmap", [True, False])

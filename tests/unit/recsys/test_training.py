@@ -183,33 +183,25 @@ async def test_training_taken_up_again_learns_from_what_was_read_first(work: Wor
     assert work.train().event_count == 4
 
 
-async def test_training_killed_after_it_published_does_not_publish_again(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("owner", "step"), [(ArtifactStore, "_serve"), (TrainingSession, "succeed")], ids=["before it served", "before it told"]
+)
+async def test_training_killed_after_it_wrote_its_version_serves_that(
+    work: Work, monkeypatch: pytest.MonkeyPatch, owner: type, step: str
+) -> None:
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
     run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
     with monkeypatch.context() as killed:
-        killed.setattr(TrainingSession, "succeed", die)
+        killed.setattr(owner, step, die)
         with pytest.raises(KeyboardInterrupt):
             work.train(run_id=run.id)
     result = work.train(run_id=run.id)
     assert (result.version, result.served) == ("000001", True)
     assert (await work.runs.get(work.shop.tenant, run.id)).status == "succeeded"
-    assert len(work.place.artifacts(work.shop.tenant).versions(1, "recommendation")) == 1
-
-
-async def test_training_killed_between_writing_and_serving_is_served(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
-    with monkeypatch.context() as killed:
-        killed.setattr(ArtifactStore, "_serve", die)
-        with pytest.raises(KeyboardInterrupt):
-            work.train(run_id=run.id)
-    result = work.train(run_id=run.id)
-    assert (result.version, result.served) == ("000001", True)
-    assert work.place.artifacts(work.shop.tenant).current_name(1, "recommendation") == "000001"
+    artifacts = work.place.artifacts(work.shop.tenant)
+    assert [version.is_served for version in artifacts.versions(1, "recommendation")] == [True]
 
 
 async def test_served_model_of_another_version_of_the_hub_is_replaced(work: Work) -> None:
