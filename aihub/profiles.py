@@ -68,7 +68,9 @@ class LLMProfile(DeploymentProfile):
     Attributes:
         model_id: Name clients send.
         model_source: `package:smollm2`, a local folder or a hub id.
-        gpu_memory_utilization: Share of the card vLLM may take, weights and KV cache together; must fit `num_gpus`.
+        num_gpus: Share of the card meant for chat models.
+        gpu_memory_utilization: The most of the card one model may take, weights and KV cache together, before it gets a
+            smaller batch; must fit `num_gpus`.
         cpu_kv_cache_gb: KV cache of the CPU engine in GiB.
         max_model_len: Prompt plus answer in tokens.
         max_num_seqs: Sequences decoded together.

@@ -43,14 +43,15 @@ def report_failures() -> None:
     import ray
     from ray import serve
 
+    from deployments.engine_failure import reason_of
+
     while True:
         time.sleep(POLL_S)
         if not ray.is_initialized():
             continue
         for name, status in serve.status().applications.items():
             if status.status == "DEPLOY_FAILED":
-                lines = [line for line in status.message.splitlines() if line.strip()]
-                print(f"DeployFailed: application {name!r}: {lines[-1].strip()}", flush=True)  # noqa: T201  # read by `aihub serve`
+                print(f"DeployFailed: application {name!r}: {reason_of(status)}", flush=True)  # noqa: T201  # read by `aihub serve`
                 return
 
 

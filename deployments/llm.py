@@ -6,24 +6,18 @@ import os
 import re
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from aihub.engines.base import ChatModelCard, PartHealth
 from aihub.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
-from deployments.vllm_adapter import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    EngineDeadError,
-    ErrorResponse,
-    LLMServer,
-    TokenizeChatRequest,
-    TokenizeResponse,
-    reset_prefix_cache,
-    restore_tokenization,
-    unfinished_requests,
-)
+from deployments.engine_failure import engine_error
+from deployments.engine_process import describe_cause, start_early
+
+if TYPE_CHECKING:
+    from deployments.vllm_adapter import LLMServer
 
 logger = logging.getLogger("ray.serve")
 
@@ -31,29 +25,50 @@ _SUFFIX = re.compile(r"\s*\(parameter=[^)]*\)\s*$")
 
 SILENCE_LIMIT_S = 30.0
 CANARY_TIMEOUT_S = 20.0
+WARM_UP_TOKENS = 4
 
 
-class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How a model's engine is started.
+
+    Attributes:
+        source: Folder of the model.
+        device: `cpu` or `cuda:<n>`.
+        arguments: vLLM's engine arguments.
+        environment: Variables the engine reads when it is imported.
+    """
+
+    source: str
+    device: str
+    arguments: dict[str, Any]
+    environment: dict[str, str]
+
+
+class LLMDeployment:
     """One replica of one local model.
 
     Requests and answers cross the Serve border as plain JSON values and text frames, so that callers need neither vLLM
-    nor its types. `check_health` asks the engine for one token when it has been silent for `SILENCE_LIMIT_S`: a dead
-    engine raises at once, a frozen one after `CANARY_TIMEOUT_S`, and Serve replaces the replica.
+    nor its types; this module imports it in the replica alone. `check_health` asks the engine for one token when it has
+    been silent for `SILENCE_LIMIT_S`: a dead engine raises at once, a frozen one after `CANARY_TIMEOUT_S`, and Serve
+    replaces the replica.
 
     Args:
-        llm_config: Ray Serve LLM's.
+        engine: How to start the engine.
         card: What the model is called and takes.
         defaults: Sampling fields for requests that do not set them.
+
+    Raises:
+        EngineStartError: The engine did not start; the message is the innermost cause.
     """
 
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, llm_config: Any, *, card: ChatModelCard, defaults: dict[str, Any], **bind_kwargs: Any
-    ) -> None:
+    async def __init__(self, engine: EngineOptions, *, card: ChatModelCard, defaults: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        os.environ.update(engine.environment)
         self._card = card
         self._defaults = defaults
         self._last_progress_s = time.monotonic()
-        await super().__init__(llm_config, **bind_kwargs)
-        restore_tokenization(self)
+        self._server = await self._start_engine(engine)
+        await self._warm_up()
 
     async def card(self) -> ChatModelCard:
         return self._card
@@ -61,18 +76,28 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
     async def health(self) -> PartHealth:
         """Say whether the engine process lives; Serve's own probe does the deeper check."""
         try:
-            await super().check_health()
+            await self._server.check_health()
         except Exception as error:  # noqa: BLE001  # vLLM raises several unrelated types here; each means "dead"
             return PartHealth("down", f"the vLLM engine does not answer: {type(error).__name__}")
         return PartHealth("ok")
 
     async def active_requests(self) -> int:
         """Requests the vLLM engine holds now, waiting ones included."""
-        return unfinished_requests(self)
+        from deployments.vllm_adapter import unfinished_requests
+
+        return unfinished_requests(self._server)
 
     async def process_ids(self) -> list[int]:
-        """Return the process that holds this model; its children belong to it."""
-        return [os.getpid()]
+        """Return the processes that hold this model: the replica and the engine's workers, wherever they run."""
+        from deployments.vllm_adapter import worker_process_ids
+
+        return [os.getpid(), *await worker_process_ids(self._server)]
+
+    async def device_bytes(self) -> int:
+        """Bytes of the card the engine's workers know they hold, for machines whose driver names no processes."""
+        from deployments.vllm_adapter import device_bytes
+
+        return await device_bytes(self._server)
 
     async def set_generation_defaults(self, defaults: dict[str, Any]) -> None:
         """Use other defaults from the next request on."""
@@ -80,32 +105,36 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
 
     async def clear_cache(self) -> bool:
         """Forget cached prompt prefixes; False when requests in flight still hold some."""
-        return await reset_prefix_cache(self)
+        from deployments.vllm_adapter import reset_prefix_cache
+
+        return await reset_prefix_cache(self._server)
 
     async def chat_once(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a chat body (`stream` false) with OpenAI's `chat.completion` object."""
-        return await self._first_object(await self.chat(_parse(ChatCompletionRequest, self._completed(body))))
+        return await self._first_object(await self._server.chat(_chat_request(self._completed(body))))
 
     async def complete_once(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a completion body (`stream` false) with OpenAI's `text_completion` object."""
-        return await self._first_object(await self.completions(_parse(CompletionRequest, self._completed(body))))
+        return await self._first_object(await self._server.completions(_completion_request(self._completed(body))))
 
     async def chat_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a chat body (`stream` true)."""
-        async for frame in self._frames(await self.chat(_parse(ChatCompletionRequest, self._completed(body)))):
+        async for frame in self._frames(await self._server.chat(_chat_request(self._completed(body)))):
             yield frame
 
     async def complete_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a completion body (`stream` true)."""
-        async for frame in self._frames(await self.completions(_parse(CompletionRequest, self._completed(body)))):
+        async for frame in self._frames(await self._server.completions(_completion_request(self._completed(body)))):
             yield frame
 
     async def count_tokens(self, body: dict[str, Any]) -> int:
         """Count the prompt tokens of a chat body after the model's chat template."""
+        from deployments.vllm_adapter import TokenizeChatRequest, TokenizeResponse
+
         request = TokenizeChatRequest(
             model=self._card.model_id, messages=body["messages"], tools=body.get("tools"), add_generation_prompt=True
         )
-        async for item in await self.tokenize(request):
+        async for item in await self._server.tokenize(request):
             if isinstance(item, TokenizeResponse):
                 return int(item.count)
             raise _to_hub_error(item)
@@ -117,7 +146,7 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
         Raises:
             ModelUnavailableError: No token came for a one-token canary within `CANARY_TIMEOUT_S`.
         """
-        await super().check_health()
+        await self._server.check_health()
         if time.monotonic() - self._last_progress_s < SILENCE_LIMIT_S:
             return
         canary = {"model": self._card.model_id, "prompt": "1", "max_tokens": 1, "temperature": 0.0}
@@ -128,6 +157,38 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
                 f"The engine gave no token in {CANARY_TIMEOUT_S:.0f} s and is taken as frozen."
             ) from error
 
+    async def _start_engine(self, engine: EngineOptions) -> "LLMServer":
+        """Start vLLM; its engine's process imports it while this one does."""
+        process = start_early(engine.device)
+        try:
+            from deployments.vllm_adapter import LLMConfig, start_server
+
+            config = LLMConfig(
+                model_loading_config={"model_id": self._card.model_id, "model_source": engine.source},
+                engine_kwargs=engine.arguments,
+                # The default of 50 ms holds the first token back by up to 50 ms.
+                experimental_configs={"stream_batching_interval_ms": 0},
+                **({"accelerator_config": {"kind": "cpu"}} if engine.device == "cpu" else {}),
+            )
+            return await start_server(config, process)
+        except Exception as error:
+            causes = process.causes() or [describe_cause(error)]
+            process.kill()
+            raise engine_error(causes[0]) from error
+
+    async def _warm_up(self) -> None:
+        """Answer with each kind of sampling once, so that its kernels are compiled before somebody waits for them."""
+        body = {"model": self._card.model_id, "prompt": "1", "max_tokens": WARM_UP_TOKENS, "ignore_eos": True}
+        kinds: list[dict[str, Any]] = [
+            {"temperature": 0.0},
+            {"temperature": 0.7, "top_p": 0.9, "top_k": 50},
+            {"temperature": 0.7, "min_p": 0.05, "repetition_penalty": 1.1, "logprobs": 1},
+        ]
+        await asyncio.gather(*(self.complete_once(body | kind) for kind in kinds))
+        chat = {"model": self._card.model_id, "messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
+        async for _ in self.chat_stream(chat | {"stream": True}):
+            pass
+
     def _completed(self, body: dict[str, Any]) -> dict[str, Any]:
         missing = {name: value for name, value in self._defaults.items() if body.get(name) is None}
         if body.get("max_completion_tokens") is not None:
@@ -135,6 +196,8 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
         return body | missing
 
     async def _first_object(self, items: AsyncGenerator[Any, None]) -> dict[str, Any]:
+        from deployments.vllm_adapter import EngineDeadError, ErrorResponse
+
         try:
             async for item in items:
                 if isinstance(item, ErrorResponse):
@@ -147,6 +210,8 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
         raise ModelUnavailableError("The engine closed without an answer. Try again.")
 
     async def _frames(self, batches: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
+        from deployments.vllm_adapter import EngineDeadError, ErrorResponse
+
         try:
             async for batch in batches:
                 if isinstance(batch, ErrorResponse):
@@ -164,6 +229,18 @@ class LLMDeployment(LLMServer):  # type: ignore[misc]  # LLMServer is untyped
 
 def _engine_died() -> ModelUnavailableError:
     return ModelUnavailableError("The model's engine has died; a new one is started. Retry in a minute.", retry_after_s=30)
+
+
+def _chat_request(body: dict[str, Any]) -> Any:
+    from deployments.vllm_adapter import ChatCompletionRequest
+
+    return _parse(ChatCompletionRequest, body)
+
+
+def _completion_request(body: dict[str, Any]) -> Any:
+    from deployments.vllm_adapter import CompletionRequest
+
+    return _parse(CompletionRequest, body)
 
 
 def _parse(request_type: Any, body: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -18,6 +19,18 @@ from deployments.options import serve_options
 APP_PREFIX = "llm-"
 HEALTH_TIMEOUT_S = 40.0
 
+GPU_TICKET = 0.01
+"""GPUs a model asks Ray for, so that Ray places it beside a card and names that card to it. How much of the card each model
+may take is the ledger's to say: Ray would hold a fraction for a model that sleeps, and knows nothing of bytes."""
+
+CACHES = {
+    "VLLM_CACHE_ROOT": "vllm",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+}
+"""Folders of what engines compile, by the variable that names each."""
+
 
 def app_name(model_id: str) -> str:
     """Return the Serve application of a model; a slash would end a path in Serve's own API."""
@@ -29,70 +42,55 @@ def model_of(name: str) -> str | None:
     return name.removeprefix(APP_PREFIX).replace("--", "/") if name.startswith(APP_PREFIX) else None
 
 
-def deploy(spec: ModelSpec, profile: Profile, defaults: dict[str, Any]) -> None:
-    """Deploy one model and return once it answers; blocking.
+def build_llm_application(
+    spec: ModelSpec, profile: Profile, defaults: dict[str, Any], *, card_bytes: int | None = None, cache: Path | None = None
+) -> Application:
+    """Build the application of a verified local model folder; imports no vLLM.
 
     Args:
+        spec: The model.
+        profile: How models are run here.
         defaults: Generation defaults, see `LLMDeployment`.
-
-    Raises:
-        RuntimeError: Serve gave up; `serve.status()` has the reason.
+        card_bytes: Memory of the card as its driver tells it; the profile's figure when None.
+        cache: Folder where the engine keeps what it has compiled.
     """
-    serve.run(
-        build_llm_application(spec, profile, defaults),
-        name=app_name(spec.model_id),
-        route_prefix=None,
-        # Probes come every second; the ingress logs what people ask.
-        logging_config={"enable_access_log": False},
-    )
-
-
-def build_llm_application(spec: ModelSpec, profile: Profile, defaults: dict[str, Any]) -> Application:
-    """Build the application of a verified local model folder."""
-    from deployments.llm import LLMDeployment
-    from deployments.vllm_adapter import LLMConfig, build_llm_deployment
+    from deployments.llm import EngineOptions, LLMDeployment
 
     llm = profile.llm
-    share = gpu_share(spec, profile)
-    config = LLMConfig(
-        model_loading_config={"model_id": spec.model_id, "model_source": str(spec.path)},
-        engine_kwargs=engine_kwargs(spec, llm, share),
-        runtime_env={"env_vars": _engine_environment()},
-        # The default of 50 ms holds the first token back by up to 50 ms.
-        experimental_configs={"stream_batching_interval_ms": 0},
-        # The replica itself only forwards; the engine's worker has the CPU.
-        deployment_config={"ray_actor_options": {"num_cpus": 0}},
-        **_placement(llm, share),
+    engine = EngineOptions(
+        source=str(spec.path),
+        device=spec.device,
+        arguments=engine_kwargs(spec, llm, gpu_share(spec, profile, card_bytes)),
+        environment=engine_environment(spec.device, cache),
     )
     options = serve_options(
         llm,
+        name="LLM:" + spec.model_id.replace("/", "--").replace(".", "_"),
         health_check_period_s=5.0,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
-        # A model that cannot start must say so soon; a second try covers what passes by itself.
+        # A second try covers what passes by itself.
         max_constructor_retry_count=2,
+        ray_actor_options={"num_cpus": llm.num_cpus, "num_gpus": 0.0 if spec.device == "cpu" else GPU_TICKET},
     )
-    # Ray Serve LLM derives the resources of its placement group itself.
-    del options["ray_actor_options"]
     card = ChatModelCard(
         model_id=spec.model_id,
         context_tokens=spec.context_tokens,
         created=spec.created or int(time.time()),
         special_tokens=read_special_tokens(spec.path),
     )
-    return build_llm_deployment(
-        config,
-        name_prefix="LLM:",
-        bind_kwargs={"card": card, "defaults": defaults},
-        override_serve_options=options,
-        deployment_cls=LLMDeployment,
-    )
+    return serve.deployment(LLMDeployment, **options).bind(engine, card=card, defaults=defaults)
 
 
-def gpu_share(spec: ModelSpec, profile: Profile) -> float:
-    """Return the part of the card a model is given, 0 on a CPU; rounded up to whole hundredths."""
+def gpu_share(spec: ModelSpec, profile: Profile, card_bytes: int | None = None) -> float:
+    """Return the part of the card a model is given, 0 on a CPU; rounded up to whole hundredths.
+
+    Args:
+        card_bytes: Memory of the card; the profile's figure when None.
+    """
     if spec.device == "cpu":
         return 0.0
-    return min(math.ceil(100 * spec.requirement.total_bytes / (profile.gpu_memory_gb * 2**30)) / 100, 1.0)
+    total_bytes = card_bytes or profile.gpu_memory_gb * 2**30
+    return min(math.ceil(100 * spec.requirement.total_bytes / total_bytes) / 100, 1.0)
 
 
 def engine_kwargs(spec: ModelSpec, llm: LLMProfile, share: float) -> dict[str, Any]:
@@ -103,13 +101,14 @@ def engine_kwargs(spec: ModelSpec, llm: LLMProfile, share: float) -> dict[str, A
         "dtype": engine_dtype(llm, spec.device),
         "enforce_eager": llm.enforce_eager,
         "trust_remote_code": False,
+        "worker_extension_cls": "deployments.engine_worker.WorkerReport",
         # Given in bytes, vLLM takes just that; else it takes whatever share of the device is free, or refuses to start.
         "kv_cache_memory_bytes": spec.requirement.kv_cache_bytes,
     }
     if spec.tool_call_parser is not None:
         kwargs |= {"enable_auto_tool_choice": True, "tool_call_parser": spec.tool_call_parser}
     if share:
-        kwargs["gpu_memory_utilization"] = share
+        kwargs |= {"gpu_memory_utilization": share, "enable_sleep_mode": True}
     if spec.quantization is not None:
         kwargs["quantization"] = spec.quantization
     return kwargs
@@ -122,19 +121,18 @@ def engine_dtype(llm: LLMProfile, device: str) -> str:
     return llm.dtype
 
 
-def _engine_environment() -> dict[str, str]:
+def engine_environment(device: str, cache: Path | None) -> dict[str, str]:
+    """Return the variables an engine is started with.
+
+    Args:
+        device: `cpu` or `cuda:<n>`.
+        cache: Folder for compiled graphs and kernels, so that the next load finds them; the libraries' own when None.
+    """
     # The model folder is local and verified, so the engine never needs the network.
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    for name in ("VLLM_CPU_OMP_THREADS_BIND", "VLLM_LOGGING_LEVEL"):
-        if name in os.environ:
-            environment[name] = os.environ[name]
+    if device == "cpu":
+        # vLLM then leaves the worker in the engine's process, as it does on a GPU.
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if cache is not None:
+        environment |= {name: str(cache / folder) for name, folder in CACHES.items() if name not in os.environ}
     return environment
-
-
-def _placement(llm: LLMProfile, share: float) -> dict[str, Any]:
-    if not share:
-        return {
-            "accelerator_config": {"kind": "cpu"},
-            "placement_group_config": {"bundle_per_worker": {"CPU": llm.num_cpus}},
-        }
-    return {"placement_group_config": {"bundle_per_worker": {"GPU": share, "CPU": llm.num_cpus}}}

@@ -2,28 +2,30 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 
 from aihub.errors import ModelUnavailableError
 from aihub.lifecycle.device_memory import read_device_memory, read_process_memory
-from aihub.lifecycle.host import DeviceMemory, ModelSpec
+from aihub.lifecycle.host import CannotStartError, DeviceMemory, ModelSpec
 from aihub.profiles import Profile
-from deployments.llm_app import app_name, deploy, model_of
+from deployments.engine_failure import can_pass, innermost_cause, reason_of, told_by
+from deployments.llm_app import app_name, build_llm_application, model_of
 
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 2.0
+START_POLL_S = 0.25
 GONE_POLL_S = 0.1
 GONE_TIMEOUT_S = 20.0
-
-_CAUSE = re.compile(r"^\s*(?:[\w.]*\.)?(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
+CONTEXT_BYTES = 512 * 2**20
+"""CUDA context of one engine, which its allocator does not count."""
 
 
 class ServeModelHost:
@@ -32,33 +34,48 @@ class ServeModelHost:
     Args:
         profile: Says how models are run here.
         read_defaults: Returns the generation defaults a model starts with; blocking.
+        cache: Folder for what engines compile.
     """
 
-    def __init__(self, profile: Profile, read_defaults: Callable[[str], dict[str, Any]]) -> None:
+    def __init__(self, profile: Profile, read_defaults: Callable[[str], dict[str, Any]], cache: Path | None = None) -> None:
         self._profile = profile
         self._device = "cpu" if profile.device == "cpu" else "cuda:0"
         self._read_defaults = read_defaults
+        self._cache = cache
         self._process_ids: dict[str, list[int]] = {}
-        # Building needs vLLM, ten seconds and 800 MB: a process of its own, which ends with the call.
-        self._deploy = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(deploy)
 
     async def start(self, spec: ModelSpec) -> None:
-        """Deploy the model.
+        """Deploy the model and return when it answers.
 
         Raises:
-            ModelUnavailableError: It does not start; the message has the engine's reason.
+            CannotStartError: It does not start, and would not the next time. The message is the engine's reason.
+            ModelUnavailableError: It does not start now; the message is the reason.
         """
         defaults = await asyncio.to_thread(self._read_defaults, spec.model_id)
-        deployment = self._deploy.remote(spec, self._profile, defaults)
-        try:
-            await deployment
-        except asyncio.CancelledError:
-            ray.cancel(deployment, force=True)
-            raise
-        except RayError as error:
-            reason = await asyncio.to_thread(_failure_of, app_name(spec.model_id)) or str(error).strip().splitlines()[-1]
-            raise ModelUnavailableError(f"The model {spec.model_id!r} could not be loaded: {reason}") from error
+        cards = {memory.device: memory.total_bytes for memory in await self.device_memory()}
+        application = build_llm_application(spec, self._profile, defaults, card_bytes=cards.get(spec.device), cache=self._cache)
+        await asyncio.to_thread(_deploy, application, app_name(spec.model_id))
+        await self._wait_until_running(spec.model_id)
         self._process_ids[spec.model_id] = await self.call(spec.model_id, "process_ids") or []
+
+    async def _wait_until_running(self, model_id: str) -> None:
+        tried_again_for: str | None = None
+        while True:
+            application = await asyncio.to_thread(_application, app_name(model_id))
+            if application is None:
+                raise ModelUnavailableError("it was stopped while it started")
+            if application.status == "RUNNING":
+                return
+            told = told_by(application)
+            has_ended = application.status in {"DEPLOY_FAILED", "UNHEALTHY"}
+            if has_ended or not can_pass(told):
+                error_type = ModelUnavailableError if can_pass(told) else CannotStartError
+                raise error_type(reason_of(application))
+            cause = innermost_cause(told)
+            if cause is not None and cause != tried_again_for:
+                tried_again_for = cause
+                logger.warning("%s did not start and is tried again: %s", model_id, cause)
+            await asyncio.sleep(START_POLL_S)
 
     async def stop(self, model_id: str) -> None:
         """Delete the application and wait for its processes."""
@@ -85,7 +102,11 @@ class ServeModelHost:
             if used := await asyncio.to_thread(read_process_memory, self._device, process_ids):
                 return used
             del self._process_ids[model_id]
-        return None
+        if self._device == "cpu":
+            return None
+        # In a container the driver knows processes by other numbers.
+        reserved = await self.call(model_id, "device_bytes")
+        return reserved + CONTEXT_BYTES if reserved else None
 
     async def device_memory(self) -> list[DeviceMemory]:
         return await asyncio.to_thread(read_device_memory, self._device)
@@ -106,11 +127,13 @@ def _any_lives(process_ids: list[int]) -> bool:
     return any(psutil.pid_exists(process_id) for process_id in process_ids)
 
 
-def _failure_of(name: str) -> str | None:
-    """Return the innermost error that Serve recorded for an application that did not start."""
-    application = serve.status().applications.get(name)
-    if application is None:
-        return None
-    told = "\n".join([application.message, *(deployment.message for deployment in application.deployments.values())])
-    causes = [f"{kind}: {text}" for kind, text in _CAUSE.findall(told) if not kind.startswith("Ray")]
-    return (causes or told.strip().splitlines() or ["no reason was given"])[-1].strip()
+def _deploy(application: Application, name: str) -> None:
+    """Hand an application to Serve's controller; returns before it runs."""
+    # Probes come every second; the ingress logs what people ask.
+    logging_config = {"enable_access_log": False}
+    target = serve.RunTarget(application, name=name, route_prefix=None, logging_config=logging_config)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def _application(name: str) -> Any:
+    return serve.status().applications.get(name)

@@ -85,7 +85,7 @@ class Models:
         self._default = default
         self._metrics = CollectorRegistry()
         self._defaults = GenerationDefaultsStore(settings.home_path / LIFECYCLE_FOLDER / "generation.json")
-        self._host = ServeModelHost(profile, self._defaults.read)
+        self._host = ServeModelHost(profile, self._defaults.read, settings.home_path / "cache")
         self._registry = open_registry(
             settings,
             os.environ,

@@ -4,12 +4,22 @@ Ray and vLLM move these names between minor releases; `tests/serve/test_vllm_ada
 an upgrade which breaks one of them fails there, with this file as the only one to mend.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.configs.openai_api_models import ErrorResponse, TokenizeChatRequest, TokenizeResponse
-from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.exceptions import EngineDeadError
+
+from deployments.engine_process import EarlyContext, EarlyProcess
 
 __all__ = [
     "ChatCompletionRequest",
@@ -20,11 +30,68 @@ __all__ = [
     "LLMServer",
     "TokenizeChatRequest",
     "TokenizeResponse",
-    "build_llm_deployment",
+    "device_bytes",
     "reset_prefix_cache",
-    "restore_tokenization",
+    "start_server",
     "unfinished_requests",
+    "worker_process_ids",
 ]
+
+
+class OneProcessEngine(VLLMEngine):  # type: ignore[misc]  # Ray's is untyped
+    """Ray's vLLM engine with the worker inside the engine's process, configured where it runs.
+
+    Ray Serve LLM starts a process to fetch the model, one to read its configuration, and on a GPU an actor for the worker,
+    each of which imports vLLM; a local folder on one card needs none of them.
+    """
+
+    async def start(self) -> None:
+        callback = CallbackBase(llm_config=self.llm_config, ctx_kwargs={"run_init_node": False})
+        self.llm_config._callback_instance = callback
+        await super().start()
+
+    def _prepare_engine_config(self, _context: Any) -> tuple[Any, Any, Any]:
+        config = self.llm_config.get_engine_config()
+        arguments = AsyncEngineArgs(**config.get_initialization_kwargs() | {"distributed_executor_backend": "uni"})
+        engine_config = arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+        return arguments, FrontendArgs(**config.frontend_kwargs), engine_config
+
+
+async def start_server(config: LLMConfig, process: EarlyProcess) -> LLMServer:
+    """Return a server whose engine runs in `process`.
+
+    `LLMServer` itself would also start an actor that reports usage to Ray.
+    """
+    server = LLMServer.sync_init(config, engine_cls=OneProcessEngine)
+    engine: Any = OneProcessEngine(config)
+    with _engine_process(process):
+        await engine.start()
+    server.engine = engine
+    restore_tokenization(server)
+    return server
+
+
+@contextmanager
+def _engine_process(process: EarlyProcess) -> Iterator[None]:
+    """Let vLLM take `process` where it would spawn one; it offers no parameter for that."""
+    context, original = EarlyContext(process), engine_utils.get_mp_context
+    engine_utils.get_mp_context = lambda: context
+    try:
+        yield
+    finally:
+        engine_utils.get_mp_context = original
+
+
+async def worker_process_ids(server: LLMServer) -> list[int]:
+    """Ask the workers of a started server, which hold the model's memory, for their process ids (`WorkerReport`)."""
+    engine: Any = server.engine
+    return [int(process_id) for process_id in await engine._engine_client.collective_rpc("process_id")]
+
+
+async def device_bytes(server: LLMServer) -> int:
+    """Bytes of the card that the workers of a started server know they hold; 0 on a CPU."""
+    engine: Any = server.engine
+    return sum(await engine._engine_client.collective_rpc("device_bytes"))
 
 
 def restore_tokenization(server: LLMServer) -> None:

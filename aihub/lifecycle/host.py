@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from aihub.errors import ModelUnavailableError
 from aihub.lifecycle.requirement import MemoryRequirement
+
+
+class CannotStartError(ModelUnavailableError):
+    """A model did not start, and the same start would fail again: its files or settings have to change first."""
+
+    code = "model_cannot_start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,10 @@ class ModelHost(Protocol):
     """Starts and stops engines. The lifecycle calls `start` and `stop` one at a time per device."""
 
     async def start(self, spec: ModelSpec) -> None:
-        """Return when the model answers; raise (any error) when it never will. May be cancelled."""
+        """Return when the model answers; raise when it never will, `CannotStartError` when the next start would fail too.
+
+        May be cancelled.
+        """
         ...
 
     async def stop(self, model_id: str) -> None:

@@ -2,16 +2,15 @@
 
 import logging
 import math
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aihub.errors import ConfigurationError, HubError
 from aihub.lifecycle.host import ModelSpec
 from aihub.lifecycle.planner import SMALL_BATCH
-from aihub.lifecycle.requirement import GIB, MemoryRequirement, estimate
+from aihub.lifecycle.requirement import GIB, estimate
 from aihub.profiles import Profile
 from aihub.registry.catalogue import Catalogue, CatalogueEntry
 from aihub.registry.detection import find_folders
@@ -126,6 +125,7 @@ class InstalledModels:
         llm, device = self._profile.llm, "cpu" if self._profile.device == "cpu" else "cuda:0"
         config = _read_config(found.path)
         context_tokens = min(llm.max_model_len, _trained_tokens(config) or llm.max_model_len)
+        capacity_bytes = min(self._capacity_bytes, self._share_bytes())
         for max_num_seqs in (llm.max_num_seqs, min(llm.max_num_seqs, SMALL_BATCH)):
             requirement = estimate(
                 found.path,
@@ -135,11 +135,9 @@ class InstalledModels:
                 kv_cache_bytes=llm.cpu_kv_cache_gb * GIB if llm.cpu_kv_cache_gb is not None else None,
                 dtype=self._dtype,
             )
-            if requirement.total_bytes <= self._capacity_bytes:
+            if requirement.total_bytes <= capacity_bytes:
                 break
         is_default = found.path == self._default.path
-        if is_default:
-            requirement = self._fill_share(requirement)
         parser = entry.tool_call_parser if entry is not None else llm.tool_call_parser if is_default else None
         spec = ModelSpec(
             model_id=model_id,
@@ -158,14 +156,10 @@ class InstalledModels:
         types, languages = (entry.types, entry.languages) if entry is not None else (("chat",), ())
         return LocalModel(spec, types, languages, weights_bytes)
 
-    def _fill_share(self, requirement: MemoryRequirement) -> MemoryRequirement:
-        """Give the default model all of `gpu_memory_utilization`: what weights and engine leave is KV cache."""
+    def _share_bytes(self) -> float:
+        """The most one model may take of the card by the profile."""
         utilization = self._profile.llm.gpu_memory_utilization
-        if self._profile.device == "cpu" or utilization is None:
-            return requirement
-        share_bytes = min(int(utilization * self._profile.gpu_memory_gb * GIB), int(min(self._capacity_bytes, sys.maxsize)))
-        kv_cache_bytes = share_bytes - requirement.weights_bytes - requirement.overhead_bytes
-        return replace(requirement, kv_cache_bytes=max(requirement.kv_cache_bytes, kv_cache_bytes))
+        return math.inf if utilization is None else utilization * self._profile.gpu_memory_gb * GIB
 
 
 def _model_id(found: _Found, entry: CatalogueEntry | None) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from aihub.errors import HubError, ModelUnavailableError
 from aihub.lifecycle.board import Board
-from aihub.lifecycle.host import DeviceMemory, ModelHost
+from aihub.lifecycle.host import CannotStartError, DeviceMemory, ModelHost
 from aihub.lifecycle.ledger import gib
 from aihub.lifecycle.peaks import PeakStore
 from aihub.lifecycle.state import Failure, ModelRecord, ModelState
@@ -50,8 +50,10 @@ class Transitions:
             reason = _reason(error, f"it did not start within {board.policy.start_timeout_s:.0f} s")
             logger.warning("Loading %s failed: %s", record.model_id, reason)
             await self.stop(record)
-            self.fail(record, "start", reason)
-            raise ModelUnavailableError(
+            cannot_start = isinstance(error, CannotStartError)
+            self.fail(record, "start", reason, wait_s=board.policy.max_backoff_s if cannot_start else None)
+            error_type = CannotStartError if cannot_start else ModelUnavailableError
+            raise error_type(
                 f"The model {record.model_id!r} could not be loaded: {reason}", retry_after_s=self.retry_after_s(record)
             ) from error
         record.failure = None
@@ -68,12 +70,13 @@ class Transitions:
         board.touch(record)
         board.set_state(record, ModelState.READY)
 
-    def fail(self, record: ModelRecord, stage: Stage, reason: str) -> None:
-        """Note a failure and when the next try makes sense."""
+    def fail(self, record: ModelRecord, stage: Stage, reason: str, *, wait_s: float | None = None) -> None:
+        """Note a failure and when the next try makes sense: after `wait_s`, or later with each failure when that is None."""
         policy = self._board.policy
         self._board.metrics.failures.labels(record.spec.device, stage).inc()
         count = record.failure.count + 1 if record.failure else 1
-        wait_s = min(policy.first_backoff_s * 2 ** min(count - 1, 16), policy.max_backoff_s)
+        if wait_s is None:
+            wait_s = min(policy.first_backoff_s * 2 ** min(count - 1, 16), policy.max_backoff_s)
         record.failure = Failure(reason, count, self._board.clock() + wait_s)
         record.is_restored = False
         self._board.set_state(record, ModelState.FAILED)

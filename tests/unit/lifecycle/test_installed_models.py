@@ -169,15 +169,16 @@ def test_speech_model_is_no_chat_model(machine: Machine) -> None:
     assert machine.ids() == ["smollm2-135m-instruct"]
 
 
-def test_default_model_fills_its_share_of_the_card_and_others_take_what_they_need(tmp_path: Path) -> None:
+def test_default_model_takes_what_context_and_sequences_need_and_leaves_the_rest_of_the_card(tmp_path: Path) -> None:
     machine = Machine(tmp_path, profile="rtx4060ti")
     machine.put("another")
     models = machine.installed.read()
     profile = load_profile("rtx4060ti")
     assert profile.llm.gpu_memory_utilization is not None
-    share_bytes = int(profile.llm.gpu_memory_utilization * profile.gpu_memory_gb * GIB)
-    assert models["smollm2-135m-instruct"].spec.requirement.total_bytes == share_bytes
-    assert models["another"].spec.requirement.total_bytes < share_bytes / 4
+    share_bytes = profile.llm.gpu_memory_utilization * profile.gpu_memory_gb * GIB
+    default, another = models["smollm2-135m-instruct"].spec.requirement, models["another"].spec.requirement
+    assert default.kv_cache_bytes == another.kv_cache_bytes
+    assert default.total_bytes + another.total_bytes < share_bytes / 4
 
 
 def test_second_folder_of_a_name_is_left_out_and_that_is_said_once(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:

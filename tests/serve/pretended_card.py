@@ -1,0 +1,129 @@
+"""A Ray cluster that pretends one card: `main` deploys the 4060 Ti's profile and prints what became of it as JSON.
+
+Everything is real up to the last step: profile, builders, the model host, Serve, the placement of every resource that Ray is
+asked for. Only the engines, which need the card itself, are replaced.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from aihub.engines.base import PartHealth
+from aihub.lifecycle.host import ModelSpec
+from aihub.lifecycle.requirement import GIB, MemoryRequirement
+from aihub.profiles import EmbeddingsProfile, load_profile
+from deployments.engine_failure import engine_error
+from deployments.llm import EngineOptions, LLMDeployment
+
+PROFILE = "rtx4060ti"
+
+
+class PretendedLLM(LLMDeployment):
+    """Everything of the replica but the engine; the folder of the model says how its start goes."""
+
+    async def _start_engine(self, engine: EngineOptions) -> Any:
+        tries = Path(engine.source) / "tries"
+        count = int(tries.read_text()) + 1 if tries.exists() else 1
+        tries.write_text(str(count))
+        if engine.source.endswith("broken"):
+            raise engine_error("ValueError: the dtype float8 is not supported")
+        if engine.source.endswith("shaky") and count == 1:
+            raise engine_error("TimeoutError: the card did not answer")
+        self._engine = engine
+        return None
+
+    async def _warm_up(self) -> None:
+        pass
+
+    async def health(self) -> PartHealth:
+        return PartHealth("ok")
+
+    async def check_health(self) -> None:
+        pass
+
+    async def process_ids(self) -> list[int]:
+        return [os.getpid()]
+
+    async def seen(self) -> dict[str, Any]:
+        return {"cards": os.environ.get("CUDA_VISIBLE_DEVICES"), "arguments": self._engine.arguments}
+
+
+class PretendedEmbeddings:
+    async def __init__(self, model_path: str, model_id: str, device: str, profile: EmbeddingsProfile) -> None:  # type: ignore[misc]
+        pass
+
+    async def seen(self) -> dict[str, Any]:
+        return {"cards": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
+def spec(folder: Path, name: str, *, weights_gib: float, kv_gib: float) -> ModelSpec:
+    path = folder / name
+    path.mkdir(exist_ok=True)
+    requirement = MemoryRequirement(int(weights_gib * GIB), int(kv_gib * GIB), GIB)
+    return ModelSpec(name, f"local:{name}", path, "cuda:0", requirement, context_tokens=4096, max_num_seqs=16)
+
+
+async def try_start(host: Any, model: ModelSpec) -> dict[str, Any]:
+    began_s = time.monotonic()
+    try:
+        await host.start(model)
+    except Exception as error:  # noqa: BLE001  # the test looks at what it is
+        outcome: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}
+    else:
+        outcome = {"error": None}
+    tries = model.path / "tries"
+    return outcome | {"seconds": time.monotonic() - began_s, "tries": int(tries.read_text()) if tries.exists() else 0}
+
+
+async def deploy(folder: Path) -> dict[str, Any]:
+    from deployments.model_host import ServeModelHost
+
+    host = ServeModelHost(load_profile(PROFILE), lambda _: {})
+    told: dict[str, Any] = {}
+    for model in (
+        spec(folder, "first", weights_gib=5.6, kv_gib=2.8),
+        spec(folder, "second", weights_gib=2.0, kv_gib=1.0),
+        spec(folder, "broken", weights_gib=1.0, kv_gib=1.0),
+        spec(folder, "shaky", weights_gib=1.0, kv_gib=1.0),
+    ):
+        told[model.model_id] = await try_start(host, model)
+    for model_id in ("first", "second"):
+        told[model_id] |= await host.call(model_id, "seen") or {}
+    told["running"] = sorted(await host.running())
+    await host.stop("broken")
+    await host.stop("second")
+    told["left"] = sorted(await host.running())
+    return told
+
+
+def main() -> None:
+    folder, cards = Path(sys.argv[1]), int(sys.argv[2])
+    ray.init(num_cpus=8, num_gpus=cards, include_dashboard=False, log_to_driver=False, namespace="serve")
+    import deployments.embeddings
+    import deployments.llm
+    from deployments.app import AppArgs, build_embeddings
+
+    deployments.llm.LLMDeployment = PretendedLLM  # type: ignore[misc]
+    deployments.embeddings.EmbeddingsDeployment = PretendedEmbeddings  # type: ignore[misc,assignment]
+    try:
+        if cards:
+            serve.run(build_embeddings(AppArgs(profile=PROFILE)), name="embeddings", route_prefix=None)
+            told = asyncio.run(deploy(folder))
+            told["embeddings"] = serve.get_app_handle("embeddings").seen.remote().result()
+            told["gpus_left"] = ray.available_resources().get("GPU")
+        else:
+            from deployments.model_host import ServeModelHost
+
+            host = ServeModelHost(load_profile(PROFILE), lambda _: {})
+            told = asyncio.run(try_start(host, spec(folder, "first", weights_gib=1.0, kv_gib=1.0)))
+        sys.stdout.write(f"TOLD {json.dumps(told)}\n")
+    finally:
+        serve.shutdown()
+        ray.shutdown()
