@@ -67,16 +67,27 @@ def measure_empty(hub_url: str, logs: Path, rounds: int) -> list[Row]:
     return [Row("empty request (GET /v1/models) vs bare FastAPI", *medians, "ms", "5 ms")]
 
 
+def measure_load(hub_url: str, logs: Path, rounds: int) -> list[Row]:
+    """The start of the default chat model, and the first tokens after it."""
+    from benchmarks import cold_load
+
+    (load_what, *load_s), (first_what, *first_s) = cold_load.measure(hub_url, logs, rounds)
+    return [
+        Row(load_what, *load_s, "s", "1.2"),
+        Row(first_what, *(1000 * seconds for seconds in first_s), "ms", "1.0"),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a running hub; one is started otherwise")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["llm", "empty", "embeddings", "retrieval", "recsys"])
+    parser.add_argument("--only", choices=["llm", "empty", "load", "embeddings", "retrieval", "recsys"])
     options = parser.parse_args()
     logs = Settings().home_path / "logs"
     print(f"{os.cpu_count()} cores; medians of {options.rounds} interleaved rounds; the last column is the aim.")
     print(f"{'':<44} {'hub':>9} {'bare':>9} {'unit':<6} {'ratio':>6}  aim", flush=True)
-    if options.only in {None, "llm", "empty", "embeddings"}:
+    if options.only in {None, "llm", "empty", "load", "embeddings"}:
         if options.url:
             measure_hub(options.url, logs, options.rounds, options.only)
         else:
@@ -97,6 +108,8 @@ def measure_hub(url: str, logs: Path, rounds: int, only: str | None) -> None:
         show(measure_empty(url, logs, rounds))
     if only in {None, "llm"}:
         show(measure_llm(url, logs, rounds))
+    if only in {None, "load"}:
+        show(measure_load(url, logs, rounds))
     if only in {None, "embeddings"}:
         from benchmarks import embeddings_speed
 
