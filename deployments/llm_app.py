@@ -33,13 +33,15 @@ CACHES = {
 
 
 def app_name(model_id: str) -> str:
-    """Return the Serve application of a model; a slash would end a path in Serve's own API."""
-    return APP_PREFIX + model_id.replace("/", "--")
+    """Return the Serve application of a model. A slash would end a path in Serve's own API; it is escaped as in RFC 6901."""
+    return APP_PREFIX + model_id.replace("~", "~0").replace("/", "~1")
 
 
 def model_of(name: str) -> str | None:
     """Return the model of an application, or None for applications of other parts."""
-    return name.removeprefix(APP_PREFIX).replace("--", "/") if name.startswith(APP_PREFIX) else None
+    if not name.startswith(APP_PREFIX):
+        return None
+    return name.removeprefix(APP_PREFIX).replace("~1", "/").replace("~0", "~")
 
 
 def build_llm_application(

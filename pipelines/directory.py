@@ -112,11 +112,14 @@ class ProviderDirectory:
 
     async def _find(self, model_id: str) -> tuple[ProviderName, ChatEngine]:
         """Return the engine of a name and who has it; raises as `resolve`."""
+        provider, name = split_model_id(model_id)
+        if provider not in {None, "local"} and not await self._is_local(model_id):
+            # Not a question for the model manager, which may be away.
+            return provider, self._remote_engine(provider, name)
         try:
             return "local", await self._local_engine(model_id)
         except NotFoundError as error:
             unknown = error
-        provider, name = split_model_id(model_id)
         if provider is None:
             return await self._find_at_default(model_id, unknown)
         if provider == "local":
@@ -126,6 +129,9 @@ class ProviderDirectory:
                 if "local" not in self._pool.configured:
                     raise
         return provider, self._remote_engine(provider, name)
+
+    async def _is_local(self, model_id: str) -> bool:
+        return any(candidate.model_id == model_id for candidate in await self._local_candidates())
 
     async def _find_at_default(self, model_id: str, unknown: NotFoundError) -> tuple[ProviderName, ChatEngine]:
         provider = self._pool.settings.default_provider

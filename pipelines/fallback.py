@@ -98,7 +98,11 @@ class FallbackEngine:
                 yield frame
 
     def _give_up(self, candidate: Candidate, error: HubError) -> None:
-        if len(self._candidates) == 1 or not may_fall_back(error):
+        if not may_fall_back(error):
+            raise error
+        if candidate is not self._candidates[0]:
+            return  # Another call of this request has given it up meanwhile.
+        if len(self._candidates) == 1:
             raise error
         self._candidates.pop(0)
         self._failed.append({"provider": candidate.provider, "model": candidate.model_id, "code": error.code})

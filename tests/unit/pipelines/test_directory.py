@@ -146,3 +146,12 @@ async def test_automatic_choice_comes_back_in_headers(directory: ProviderDirecto
     answer_notes.reset(token)
     assert notes["x-aihub-model"] in {"smollm2", "openai/gpt-oss-20b"}
     assert notes["x-aihub-route-reasons"].startswith("task chat; language vi")
+
+
+async def test_remote_model_is_answered_while_the_model_manager_is_away(
+    directory: ProviderDirectory, pool: ProviderPool, local: Local
+) -> None:
+    pool.configure(ProviderSettings(openai_api_key=SecretStr("k"), ollama_url=DEAD))
+    local.unavailable |= {"openai/gpt-4o-mini", "ollama/gemma2:9b"}  # whatever is asked, it answers 503
+    assert await resolved(directory, "openai/gpt-4o-mini") == "openai/gpt-4o-mini"
+    assert await resolved(directory, "ollama/gemma2:9b") == "ollama/gemma2:9b"

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -150,3 +151,32 @@ def test_note_is_safe_in_a_header_whatever_it_says() -> None:
     assert value.isascii()
     assert value.isprintable()
     note("x-aihub-model", "outside of a request")
+
+
+def slow_candidate(engine: FakeChatEngine, provider: str) -> Candidate:
+    """Everyone has begun before the first one fails."""
+
+    async def find() -> ChatEngine:
+        await asyncio.sleep(0.01)
+        return engine
+
+    return Candidate(provider, f"{provider}/m", find)
+
+
+async def test_calls_of_one_request_that_fail_at_once_give_up_the_dead_engine_once(
+    local: FakeChatEngine, remote: FakeChatEngine
+) -> None:
+    engine = FallbackEngine([slow_candidate(local, "local"), slow_candidate(remote, "openai")])
+    local.error = ModelUnavailableError("dead")
+    answers = await asyncio.gather(*(engine.chat(BODY) for _ in range(8)))
+    assert [answer["model"] for answer in answers] == ["openai/m"] * 8
+    assert [failed["model"] for failed in answers[-1]["aihub"]["fallback_from"]] == ["local/m"]
+
+
+async def test_last_engine_is_never_given_up_however_many_calls_fail_there(local: FakeChatEngine, remote: FakeChatEngine) -> None:
+    engine = FallbackEngine([slow_candidate(local, "local"), slow_candidate(remote, "openai")])
+    local.error = remote.error = ModelUnavailableError("dead")
+    errors = await asyncio.gather(*(engine.chat(BODY) for _ in range(4)), return_exceptions=True)
+    assert [type(error) for error in errors] == [ModelUnavailableError] * 4
+    remote.error = None
+    assert (await engine.chat(BODY))["model"] == "openai/m"

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aihub.lifecycle.host import ModelSpec
+from aihub.lifecycle.requirement import GIB, MemoryRequirement
+from aihub.profiles import load_profile
+from deployments.llm_app import app_name, engine_environment, engine_kwargs, gpu_share, model_of
+
+
+def spec(device: str = "cuda:0", *, total_gib: float = 4.0) -> ModelSpec:
+    requirement = MemoryRequirement(int((total_gib - 2) * GIB), GIB, GIB)
+    return ModelSpec("a", "local:a", Path("/models/a"), device, requirement, context_tokens=4096, max_num_seqs=16)
+
+
+@given(st.text(alphabet="ab-/~01._:", min_size=1, max_size=12))
+def test_application_names_its_model_whatever_the_id_holds(model_id: str) -> None:
+    assert model_of(app_name(model_id)) == model_id
+    assert "/" not in app_name(model_id)
+
+
+def test_ids_with_dashes_and_slashes_are_different_applications() -> None:
+    assert app_name("shop--bot") != app_name("shop/bot")
+    assert model_of("llm-shop--bot") == "shop--bot"
+
+
+def test_application_of_another_part_has_no_model() -> None:
+    assert model_of("embeddings") is None
+
+
+def test_share_is_of_the_card_that_is_there_and_not_of_the_profiles() -> None:
+    profile = load_profile("rtx4060ti")
+    assert gpu_share(spec(), profile) == 0.25
+    assert gpu_share(spec(), profile, card_bytes=8 * GIB) == 0.5
+    assert gpu_share(spec("cpu"), profile) == 0.0
+
+
+def test_model_on_a_card_may_sleep_and_one_on_a_cpu_may_not() -> None:
+    llm = load_profile("rtx4060ti").llm
+    assert engine_kwargs(spec(), llm, 0.25)["enable_sleep_mode"] is True
+    assert "enable_sleep_mode" not in engine_kwargs(spec("cpu"), load_profile("cpu").llm, 0.0)
+
+
+def test_what_engines_compile_is_kept_in_the_given_folder_unless_the_operator_chose_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
+    environment = engine_environment("cuda:0", tmp_path)
+    assert environment["VLLM_CACHE_ROOT"] == str(tmp_path / "vllm")
+    assert "TRITON_CACHE_DIR" not in environment
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment
