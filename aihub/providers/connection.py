@@ -40,6 +40,10 @@ class ProviderConnection:
     async def close(self) -> None:
         await self.origin.close()
 
+    async def retire(self) -> None:
+        """Close once the requests that run now have ended."""
+        await self.origin.retire()
+
     @property
     def health(self) -> PartHealth:
         """What the last requests showed; nothing is sent."""

@@ -9,10 +9,10 @@ import json
 import math
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import httpx
@@ -64,7 +64,8 @@ class Origin:
         headers = {"Accept-Encoding": "identity", "User-Agent": "aihub"}
         if self._secret is not None:
             headers["Authorization"] = f"Bearer {self._secret}"
-        self._client = httpx.AsyncClient(
+        self._new_client = partial(
+            httpx.AsyncClient,
             headers=headers,
             follow_redirects=False,
             trust_env=False,
@@ -73,9 +74,30 @@ class Origin:
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS // 8),
         )
+        self._client = self._new_client()
+        self._calls = 0
+        self._is_retired = False
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def retire(self) -> None:
+        """Close once the calls that run now have ended. A call that comes all the same is answered, and closes again."""
+        self._is_retired = True
+        if not self._calls:
+            await self.close()
+
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        if self._client.is_closed:
+            self._client = self._new_client()
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if self._is_retired and not self._calls:
+                await self.close()
 
     async def get_json(self, path: str, *, timeout_s: float) -> dict[str, Any]:
         """Return the JSON object at `path`.
@@ -121,6 +143,11 @@ class Origin:
         return parse_object(self.provider, raw)
 
     async def _pieces(self, method: str, path: str, body: dict[str, Any] | None) -> AsyncGenerator[bytes, None]:
+        async with self._call(), aclosing(self._raw_pieces(method, path, body)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _raw_pieces(self, method: str, path: str, body: dict[str, Any] | None) -> AsyncGenerator[bytes, None]:
         request = self._client.build_request(method, self.base_url + path, json=body)
         with self._told():
             response = await self._client.send(request, stream=True)

@@ -56,7 +56,7 @@ class ProviderPool:
         self._policy = policy
         self._clock = clock
         self._created = int(time.time())
-        self._retired: list[ProviderConnection] = []
+        self._retirements: set[asyncio.Task[None]] = set()
         self._settings = settings
         self._connections = self._connect(settings)
         self._tags: tuple[float, tuple[str, ...]] | None = None
@@ -66,7 +66,9 @@ class ProviderPool:
         return self._settings
 
     def configure(self, settings: ProviderSettings) -> None:
-        """Use other settings from the next request on; running requests end on their old connections.
+        """Use other settings from the next request on; running requests end on their old connections, which then close.
+
+        Call inside the running loop.
 
         Raises:
             ConfigurationError: A URL is wrong; the old settings stay.
@@ -74,13 +76,15 @@ class ProviderPool:
         if settings == self._settings:
             return
         connections = self._connect(settings)
-        self._retired += self._connections.values()
+        for connection in self._connections.values():
+            retirement = asyncio.get_running_loop().create_task(connection.retire())
+            self._retirements.add(retirement)
+            retirement.add_done_callback(self._retirements.discard)
         self._settings, self._connections, self._tags = settings, connections, None
 
     async def close(self) -> None:
         """Close every connection."""
-        everything = [*self._retired, *self._connections.values()]
-        await asyncio.gather(*(connection.close() for connection in everything))
+        await asyncio.gather(*self._retirements, *(connection.close() for connection in self._connections.values()))
 
     @property
     def configured(self) -> tuple[ProviderName, ...]:

@@ -1,8 +1,12 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
 import pytest
 from pydantic import SecretStr
 
 from aihub.errors import ConfigurationError
-from aihub.providers.failures import ProviderNotConfiguredError
+from aihub.providers.failures import ProviderNotConfiguredError, ProviderUnavailableError
 from aihub.providers.metrics import ProviderMetrics
 from aihub.providers.pool import ProviderPool
 from aihub.providers.settings import PROVIDER_NAMES, ProviderName, ProviderSettings, load_known_providers
@@ -49,6 +53,56 @@ async def test_settings_can_be_exchanged_many_times_on_one_registry() -> None:
     for timeout_s in (1.0, 2.0, 3.0):
         pool.configure(ProviderSettings(openai_api_key=KEY, timeout_s=timeout_s))
     assert metrics.registry.get_sample_value("aihub_provider_breaker_open", {"provider": "openai"}) == 0
+    await pool.close()
+
+
+async def test_fifty_reconfigurations_leave_one_open_client() -> None:
+    pool = ProviderPool(ProviderSettings(openai_api_key=KEY), KNOWN, ProviderMetrics())
+    seen = []
+    for number in range(50):
+        seen.append(pool._connections["openai"].origin._client)
+        pool.configure(ProviderSettings(openai_api_key=KEY, timeout_s=1.0 + number))
+    await asyncio.sleep(0.05)
+    assert [client.is_closed for client in seen] == [True] * 50
+    assert not pool._connections["openai"].origin._client.is_closed
+    await pool.close()
+
+
+async def test_running_stream_ends_on_its_old_connection_which_then_closes() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"one\n"
+            begun.set()
+            await go_on.wait()
+            yield b"two\n"
+
+        return httpx.Response(200, content=pieces())
+
+    pool = ProviderPool(ProviderSettings(openai_api_key=KEY), KNOWN, ProviderMetrics())
+    origin = pool._connections["openai"].origin
+    origin._client._transport = httpx.MockTransport(answer)
+    client, lines = origin._client, origin.post_lines("/x", {})
+    assert await anext(lines) == b"one"
+    pool.configure(ProviderSettings(ollama_url="http://127.0.0.1:9"))
+    await asyncio.sleep(0.05)
+    assert not client.is_closed
+    go_on.set()
+    assert [line async for line in lines] == [b"two"]
+    assert client.is_closed
+    await pool.close()
+
+
+async def test_engine_held_across_a_reconfiguration_still_answers_and_leaves_nothing_open() -> None:
+    pool = ProviderPool(ProviderSettings(openai_api_key=KEY, openai_base_url="http://127.0.0.1:9"), KNOWN, ProviderMetrics())
+    origin = pool._connections["openai"].origin
+    pool.configure(ProviderSettings())
+    await asyncio.sleep(0.05)
+    assert origin._client.is_closed
+    with pytest.raises(ProviderUnavailableError):
+        await origin.post_json("/x", {})
+    assert origin._client.is_closed
     await pool.close()
 
 
