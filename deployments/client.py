@@ -11,6 +11,7 @@ from typing import Any
 from ray import serve
 
 from aihub.errors import UnavailableError
+from aihub.lifecycle.state import UnloadLevel
 from aihub.lifecycle.status import ModelStatus
 from deployments.handles import translate_error
 from pipelines.answer import GeneratedAnswer
@@ -91,9 +92,13 @@ class HubClient:
         status: ModelStatus = await self._call("load_model", model_id, force_reload)
         return status
 
-    async def unload_model(self, model_id: str) -> ModelStatus:
-        """Unload a local model and return once its memory is back."""
-        status: ModelStatus = await self._call("unload_model", model_id)
+    async def unload_model(self, model_id: str, *, level: UnloadLevel = "sleep") -> ModelStatus:
+        """Unload a local model and return once its memory is back.
+
+        Args:
+            level: `sleep` keeps the weights in RAM where the model can sleep (state `sleeping`); `full` ends it.
+        """
+        status: ModelStatus = await self._call("unload_model", model_id, level)
         return status
 
     async def get_model_info(self, model_id: str) -> dict[str, Any]:

@@ -14,4 +14,12 @@ class WorkerReport:
         """Bytes of the card this process's allocator has taken, its CUDA context not counted; 0 on a CPU."""
         import torch
 
-        return int(torch.cuda.memory_reserved()) if torch.cuda.is_initialized() else 0
+        return max(int(torch.cuda.memory_reserved()) - _asleep_bytes(), 0) if torch.cuda.is_initialized() else 0
+
+
+def _asleep_bytes() -> int:
+    """Bytes that torch counts as taken and that sleep has given back to the card."""
+    from vllm.device_allocator.cumem import CuMemAllocator
+
+    allocator = CuMemAllocator.instance
+    return sum(data.handle[1] for data in allocator.pointer_to_data.values() if data.is_asleep) if allocator else 0

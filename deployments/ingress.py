@@ -12,7 +12,7 @@ from aihub.api.local_server import LocalServer
 from aihub.lifecycle.status import ModelStatus
 from aihub.profiles import Profile
 from aihub.schemas.chat import ChatCompletionRequest
-from aihub.schemas.lifecycle import GenerationDefaults
+from aihub.schemas.lifecycle import GenerationDefaults, UnloadRequest
 from aihub.schemas.recsys import NextItemsRequest, RecommendationsRequest, TrendingRequest
 from aihub.schemas.validation import validate
 from aihub.security.principal import Principal
@@ -82,9 +82,10 @@ class Ingress:
         """Load a local model and return once it is ready."""
         return await self._parts.services.lifecycle.load(Principal(), model_id, force_reload=force_reload)
 
-    async def unload_model(self, model_id: str) -> ModelStatus:
-        """Unload a local model and return once its memory is back."""
-        return await self._parts.services.lifecycle.unload(Principal(), model_id)
+    async def unload_model(self, model_id: str, level: str = "sleep") -> ModelStatus:
+        """Unload a local model and return once its memory is back; `full` ends one that could sleep."""
+        request = validate(UnloadRequest, {"model_id": model_id, "level": level})
+        return await self._parts.services.lifecycle.unload(Principal(), request.model_id, level=request.level)
 
     async def get_model_info(self, model_id: str) -> dict[str, Any]:
         """Return device, memory, quantisation, context and generation defaults of a loaded model."""

@@ -15,6 +15,7 @@ from aihub.engines.base import ChatModelCard, PartHealth
 from aihub.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
 from deployments.engine_failure import engine_error
 from deployments.engine_process import describe_cause, start_early
+from deployments.engine_sleep import EngineSleep
 
 if TYPE_CHECKING:
     from deployments.vllm_adapter import LLMServer
@@ -51,7 +52,7 @@ class LLMDeployment:
     Requests and answers cross the Serve border as plain JSON values and text frames, so that callers need neither vLLM
     nor its types; this module imports it in the replica alone. `check_health` asks the engine for one token when it has
     been silent for `SILENCE_LIMIT_S`: a dead engine raises at once, a frozen one after `CANARY_TIMEOUT_S`, and Serve
-    replaces the replica.
+    replaces the replica. A sleeping engine would queue requests silently: it is asked for nothing, and requests are refused.
 
     Args:
         engine: How to start the engine.
@@ -67,6 +68,7 @@ class LLMDeployment:
         self._card = card
         self._defaults = defaults
         self._last_progress_s = time.monotonic()
+        self._sleep = EngineSleep(self._put_engine_to_sleep, self._wake_engine)
         self._server = await self._start_engine(engine)
         await self._warm_up()
 
@@ -98,6 +100,23 @@ class LLMDeployment:
         from deployments.vllm_adapter import device_bytes
 
         return await device_bytes(self._server)
+
+    async def sleep(self) -> None:
+        """Put the engine to sleep: weights to RAM, KV cache freed. The caller has drained it; what is inside ends first."""
+        await self._sleep.sleep()
+
+    async def wake(self) -> None:
+        """Bring the weights back; requests are taken again afterwards.
+
+        Raises:
+            ModelUnavailableError: The engine is not wholly awake.
+        """
+        await self._sleep.wake()
+        self._last_progress_s = time.monotonic()
+
+    async def is_sleeping(self) -> bool:
+        """Say whether the engine sleeps, after a change under way has ended."""
+        return await self._sleep.is_sleeping()
 
     async def set_generation_defaults(self, defaults: dict[str, Any]) -> None:
         """Use other defaults from the next request on."""
@@ -147,8 +166,10 @@ class LLMDeployment:
             ModelUnavailableError: No token came for a one-token canary within `CANARY_TIMEOUT_S`.
         """
         await self._server.check_health()
-        if time.monotonic() - self._last_progress_s < SILENCE_LIMIT_S:
-            return
+        if time.monotonic() - self._last_progress_s >= SILENCE_LIMIT_S:
+            await self._sleep.check_awake(self._send_canary)
+
+    async def _send_canary(self) -> None:
         canary = {"model": self._card.model_id, "prompt": "1", "max_tokens": 1, "temperature": 0.0}
         try:
             await asyncio.wait_for(self.complete_once(canary), CANARY_TIMEOUT_S)
@@ -176,6 +197,16 @@ class LLMDeployment:
             process.kill()
             raise engine_error(causes[0]) from error
 
+    async def _put_engine_to_sleep(self) -> None:
+        from deployments.vllm_adapter import put_engine_to_sleep
+
+        await put_engine_to_sleep(self._server)
+
+    async def _wake_engine(self) -> bool:
+        from deployments.vllm_adapter import wake_engine
+
+        return await wake_engine(self._server)
+
     async def _warm_up(self) -> None:
         """Answer with each kind of sampling once, so that its kernels are compiled before somebody waits for them."""
         body = {"model": self._card.model_id, "prompt": "1", "max_tokens": WARM_UP_TOKENS, "ignore_eos": True}
@@ -190,6 +221,7 @@ class LLMDeployment:
             pass
 
     def _completed(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._sleep.require_awake()
         missing = {name: value for name, value in self._defaults.items() if body.get(name) is None}
         if body.get("max_completion_tokens") is not None:
             missing.pop("max_tokens", None)

@@ -59,6 +59,7 @@ class ModelDirectory:
         self._report: ModelsReport | None = None
         self._reported_s = float("-inf")
         self._connections: dict[str, AppConnection] = {}
+        self._connected_s: dict[str, float] = {}
         self._engines: dict[str, LocalEngine] = {}
 
     async def run(self) -> None:
@@ -117,19 +118,26 @@ class ModelDirectory:
         return cards
 
     def health(self) -> PartHealth:
-        """State of the default model: one that is not loaded is fine, as its first request loads it."""
+        """State of the default model. One that is not loaded is fine, as its next request loads it; so is that load.
+
+        `down` is a model that cannot be had, and one that a start of the hub is loading.
+        """
         if self._report is None:
             return PartHealth("down", "starting")
         view = next((view for view in self._report.models if view.model_id == self._default_model), None)
         if view is None:
             return PartHealth("down", f"{self._default_model} is not installed")
         if view.state in {"ready", "draining"}:
-            return self._connection(view.model_id).health
-        if view.state in {"loading", "queued", "unloading"}:
-            return PartHealth("down", f"{view.model_id} is {view.state}")
+            return self._health_of(view.model_id)
         if view.failure is not None:
             return PartHealth("down", f"failed: {view.failure}")
-        return PartHealth("ok", f"{view.model_id} is not loaded; its first request loads it")
+        if view.is_starting:
+            return PartHealth("down", f"{view.model_id} is {view.state}")
+        if not view.fits:
+            return PartHealth("down", f"failed: {view.model_id} needs more memory than models may take here; see `aihub plan`")
+        if view.state in {"loading", "queued"}:
+            return PartHealth("ok", "loading: requests wait for it")
+        return PartHealth("ok", "idle: loads on the next request")
 
     def note_begin(self, model_id: str) -> None:
         """Count a request handed to a model.
@@ -172,11 +180,20 @@ class ModelDirectory:
         age_s = asyncio.get_running_loop().time() - self._reported_s
         return age_s < report.directory.lease_s or self._models.health.status == "down"
 
+    def _health_of(self, model_id: str) -> PartHealth:
+        """State of a ready model's replica; a connection made a moment ago has not heard of it yet."""
+        connection = self._connection(model_id)
+        age_s = asyncio.get_running_loop().time() - self._connected_s[model_id]
+        if connection.is_new and age_s < CONNECT_TIMEOUT_S:
+            return PartHealth("ok", "loading: requests wait for it")
+        return connection.health
+
     def _connection(self, model_id: str) -> AppConnection:
         if model_id not in self._connections:
             connection = AppConnection(app_name(model_id), f"The model {model_id}", holds_engine=True)
             connection.start()
             self._connections[model_id] = connection
+            self._connected_s[model_id] = asyncio.get_running_loop().time()
         return self._connections[model_id]
 
     async def _engine(self, model_id: str) -> "LocalEngine":

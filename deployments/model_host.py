@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 
-from aihub.errors import ModelUnavailableError
+from aihub.errors import HubError, ModelUnavailableError
 from aihub.lifecycle.device_memory import read_device_memory, read_process_memory
 from aihub.lifecycle.host import CannotStartError, DeviceMemory, ModelSpec
 from aihub.profiles import Profile
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 2.0
 START_POLL_S = 0.25
+SLEEP_CHANGE_TIMEOUT_S = 60.0
+IS_SLEEPING_TIMEOUT_S = 10.0
+"""A change under way is waited for."""
 GONE_POLL_S = 0.1
 GONE_TIMEOUT_S = 20.0
 CONTEXT_BYTES = 512 * 2**20
@@ -85,6 +88,28 @@ class ServeModelHost:
             while await asyncio.to_thread(_any_lives, process_ids):  # noqa: ASYNC110  # only the kernel knows
                 await asyncio.sleep(GONE_POLL_S)
 
+    def can_sleep(self, spec: ModelSpec) -> bool:
+        return spec.device != "cpu"
+
+    async def sleep(self, model_id: str) -> None:
+        """Let the model's replica sleep; it keeps what Ray has reserved for it, which is next to nothing.
+
+        Raises:
+            ModelUnavailableError: It did not fall asleep, or not in time.
+        """
+        await self._ask(model_id, "sleep", SLEEP_CHANGE_TIMEOUT_S)
+
+    async def wake(self, model_id: str) -> None:
+        """Wake the model's replica.
+
+        Raises:
+            ModelUnavailableError: It did not wake, or not in time.
+        """
+        await self._ask(model_id, "wake", SLEEP_CHANGE_TIMEOUT_S)
+
+    async def is_sleeping(self, model_id: str) -> bool:
+        return bool(await self._ask(model_id, "is_sleeping", IS_SLEEPING_TIMEOUT_S))
+
     async def running(self) -> set[str]:
         status = await asyncio.to_thread(serve.status)
         models = (model_of(name) for name, app in status.applications.items() if str(app.status) != "DELETING")
@@ -109,16 +134,30 @@ class ServeModelHost:
         return reserved + CONTEXT_BYTES if reserved else None
 
     async def device_memory(self) -> list[DeviceMemory]:
-        return await asyncio.to_thread(read_device_memory, self._device)
+        devices = dict.fromkeys((self._device, "cpu"))  # RAM too: models of a GPU sleep there
+        return [memory for device in devices for memory in await asyncio.to_thread(read_device_memory, device)]
 
     async def call(self, model_id: str, method: str, *args: Any) -> Any:
         """Call a quick method of a model's replica; None when it does not answer in `CALL_TIMEOUT_S`."""
         try:
-            handle = await asyncio.to_thread(serve.get_app_handle, app_name(model_id))
-            return await asyncio.wait_for(getattr(handle, method).remote(*args), CALL_TIMEOUT_S)
-        except (RayError, RayServeException, TimeoutError) as error:
-            logger.info("%s gives no answer to %s: %s", model_id, method, type(error).__name__)
+            return await self._ask(model_id, method, CALL_TIMEOUT_S, *args)
+        except ModelUnavailableError as error:
+            logger.info("%s", error.message)
             return None
+
+    async def _ask(self, model_id: str, method: str, timeout_s: float, *args: Any) -> Any:
+        """Call a method of a model's replica.
+
+        Raises:
+            ModelUnavailableError: It has none, gives no answer in time, or the method failed.
+        """
+        try:
+            handle = await asyncio.to_thread(serve.get_app_handle, app_name(model_id))
+            return await asyncio.wait_for(getattr(handle, method).remote(*args), timeout_s)
+        except (RayError, RayServeException, TimeoutError, HubError) as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+            raise ModelUnavailableError(f"{model_id} gives no answer to {method}: {reason}") from error
 
 
 def _any_lives(process_ids: list[int]) -> bool:

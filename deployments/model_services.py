@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from aihub.api.registry_service import Keys
 from aihub.errors import ModelUnavailableError
-from aihub.lifecycle.state import IN_MEMORY
+from aihub.lifecycle.state import IN_MEMORY, UnloadLevel
 from aihub.lifecycle.status import LifecycleStatus, ModelStatus
 from aihub.registry.downloads.events import Job, JobEvent
 from aihub.registry.keys import ModelKey
@@ -115,8 +115,9 @@ class RemoteLifecycle:
         status: ModelStatus = await self._models.call("load", model_id, force_reload)
         return status
 
-    async def unload(self, principal: Principal, model_id: str) -> ModelStatus:
-        return await self._named("unload", model_id)
+    async def unload(self, principal: Principal, model_id: str, *, level: UnloadLevel) -> ModelStatus:
+        status: ModelStatus = await self._models.call("unload", model_id, level)
+        return status
 
     async def pin(self, principal: Principal, model_id: str) -> ModelStatus:
         return await self._named("pin", model_id)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from aihub.engines.base import PartHealth
 from aihub.errors import HubError, ModelUnavailableError
-from aihub.lifecycle.budgets import device_budget, open_ledger
+from aihub.lifecycle.budgets import device_budget, open_ledger, sleep_budget
 from aihub.lifecycle.clients import Directory, ReadyModel
 from aihub.lifecycle.desired import DesiredState
 from aihub.lifecycle.device_memory import read_compute_capability, read_device_memory
@@ -22,7 +22,7 @@ from aihub.lifecycle.lifecycle import ModelLifecycle
 from aihub.lifecycle.peaks import PeakStore
 from aihub.lifecycle.policy import LifecyclePolicy
 from aihub.lifecycle.quantization_support import DeviceAbility, check_quantization, has_amx_tiles
-from aihub.lifecycle.state import IN_MEMORY
+from aihub.lifecycle.state import IN_MEMORY, ModelState, UnloadLevel
 from aihub.lifecycle.status import LifecycleStatus, ModelStatus
 from aihub.profiles import Profile
 from aihub.registry.configuration import HubConfiguration
@@ -51,10 +51,12 @@ class ModelView:
 
     Attributes:
         state: As people see it, see `ModelState`.
+        is_starting: The load that a start of the hub began has not ended.
     """
 
     model_id: str
     state: str
+    is_starting: bool
     failure: str | None
     types: tuple[str, ...]
     languages: tuple[str, ...]
@@ -110,6 +112,9 @@ class Models:
         live = (await asyncio.to_thread(read_device_memory, device))[:1]
         total_bytes = live[0].total_bytes if live else None
         budget = device_budget(self._profile, total_bytes, ram_bytes=total_bytes or 0, models_memory_gb=settings.models_memory_gb)
+        # Where models run on the CPU, they and their budget are in RAM already, and cannot sleep.
+        ram = [] if device == "cpu" else await asyncio.to_thread(read_device_memory, "cpu")
+        ram_budgets = [sleep_budget(memory.total_bytes) for memory in ram]
         amx, capability = await asyncio.to_thread(lambda: (has_amx_tiles(), read_compute_capability()))
         self._ability = DeviceAbility(device, capability if device != "cpu" else None, amx)
         self._capacity_bytes = budget.models_bytes
@@ -124,12 +129,13 @@ class Models:
         )
         return ModelLifecycle(
             self._host,
-            open_ledger(budget),
+            open_ledger(budget, *ram_budgets),
             self._specs,
             policy=_policy(self._configuration),
             desired=DesiredState(folder / "desired.json", first=(self._default.model_id,)),
             peaks=PeakStore(folder / "peaks.json"),
             metrics=LifecycleMetrics(self._metrics),
+            default_models={self._default.model_id},
         )
 
     async def report(
@@ -155,10 +161,12 @@ class Models:
         await self._check(model_id)
         return await self._lifecycle.load(model_id, force_reload=force_reload)
 
+    async def unload(self, model_id: str, level: UnloadLevel) -> ModelStatus:
+        return await self._lifecycle.unload(model_id, level)
+
     async def lifecycle_call(self, method: str, model_id: str) -> ModelStatus:
-        """Call `unload`, `pin`, `unpin` or `info` of the lifecycle."""
+        """Call `pin`, `unpin` or `info` of the lifecycle."""
         calls = {
-            "unload": self._lifecycle.unload,
             "pin": self._lifecycle.pin,
             "unpin": self._lifecycle.unpin,
             "info": self._lifecycle.info,
@@ -226,6 +234,7 @@ class Models:
         return ModelView(
             model_id=status.model_id,
             state=str(status.state),
+            is_starting=status.is_starting,
             failure=status.failure,
             types=tuple(model.types),
             languages=tuple(model.languages),
@@ -247,7 +256,8 @@ class Models:
 
     async def _digests_in_use(self) -> set[str]:
         status = await self._lifecycle.status()
-        return {model.digest for model in status.models if model.state in IN_MEMORY and model.digest}
+        in_use = IN_MEMORY | {ModelState.SLEEPING}
+        return {model.digest for model in status.models if model.state in in_use and model.digest}
 
     def _model_id_of(self, key: str) -> str | None:
         return next((model_id for model_id, model in self._models.items() if model.spec.key == key), None)
@@ -273,6 +283,7 @@ async def _download_recommended(registry: ModelRegistry) -> None:
 def _policy(configuration: HubConfiguration) -> LifecyclePolicy:
     return LifecyclePolicy(
         unload_timeout_s=configuration.model_unload_timeout_s,
+        sleep_timeout_s=configuration.model_sleep_timeout_s,
         max_concurrent_models=configuration.max_concurrent_models,
         min_residency_s=configuration.min_residency_s,
         tick_s=TICK_S,

@@ -31,9 +31,11 @@ __all__ = [
     "TokenizeChatRequest",
     "TokenizeResponse",
     "device_bytes",
+    "put_engine_to_sleep",
     "reset_prefix_cache",
     "start_server",
     "unfinished_requests",
+    "wake_engine",
     "worker_process_ids",
 ]
 
@@ -111,3 +113,19 @@ def unfinished_requests(server: LLMServer) -> int:
     """Requests the vLLM engine of a started server holds now, waiting ones included."""
     engine: Any = server.engine
     return int(engine._engine_client.output_processor.get_num_unfinished_requests())
+
+
+async def put_engine_to_sleep(server: LLMServer) -> None:
+    """Move the weights of a started server to RAM and drop its KV cache, once no request is inside.
+
+    Ray's own `sleep` passes no mode, and vLLM's default aborts what is in flight. On a CPU vLLM does nothing at all and
+    takes the engine for asleep, so this must not be called there.
+    """
+    engine: Any = server.engine
+    await engine._engine_client.sleep(level=1, mode="wait")
+
+
+async def wake_engine(server: LLMServer) -> bool:
+    """Undo `put_engine_to_sleep`; False when a part of the memory is still away."""
+    engine: Any = server.engine
+    return bool(await engine._engine_client.wake_up())

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from aihub.lifecycle.state import UnloadLevel
 from aihub.lifecycle.status import LifecycleStatus, ModelStatus
 from aihub.schemas.lifecycle import GenerationDefaults, ModelInfo
 from aihub.security.principal import Principal
@@ -20,8 +21,11 @@ class LifecycleService(Protocol):
         """Return once the model is ready; the load goes on when the caller leaves."""
         ...
 
-    async def unload(self, principal: Principal, model_id: str) -> ModelStatus:
-        """Return once the model's memory is back; `ConflictError` when it is pinned or stays busy."""
+    async def unload(self, principal: Principal, model_id: str, *, level: UnloadLevel) -> ModelStatus:
+        """Return once the model's memory is back; `ConflictError` when it is pinned or stays busy.
+
+        With the level `sleep` its state is `sleeping` afterwards, or `unloaded` where it cannot sleep.
+        """
         ...
 
     async def pin(self, principal: Principal, model_id: str) -> ModelStatus: ...

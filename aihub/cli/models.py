@@ -8,6 +8,7 @@ from aihub.cli import models_tables as tables
 from aihub.cli.models_backend import Answer, Backend
 from aihub.cli.models_downloads import follow_downloads
 from aihub.cli.models_run import parse_settings, run
+from aihub.lifecycle.state import UnloadLevel
 
 app = typer.Typer(help="Models: what is here, download, check, pin, load.", no_args_is_help=True)
 
@@ -155,10 +156,11 @@ def load(
 @app.command()
 def unload(
     model_id: Annotated[str, typer.Argument(help="Name clients send.")],
+    level: Annotated[UnloadLevel, typer.Option(help="sleep keeps its weights in RAM, if it can; full ends it.")] = "sleep",
     as_json: Json = False,
 ) -> None:
     """Unload a model and wait until its memory is back."""
-    run(lambda backend: backend.unload(model_id), tables.show_model, as_json=as_json, needs_hub=True)
+    run(lambda backend: backend.unload(model_id, level), tables.show_model, as_json=as_json, needs_hub=True)
 
 
 @app.command()

@@ -89,8 +89,8 @@ class HubBackend:
     async def load(self, model_id: str, force_reload: bool) -> Answer:
         return await self._ask("POST", "/api/v1/models/load", {"model_id": model_id, "force_reload": force_reload})
 
-    async def unload(self, model_id: str) -> Answer:
-        return await self._ask("POST", "/api/v1/models/unload", {"model_id": model_id})
+    async def unload(self, model_id: str, level: str) -> Answer:
+        return await self._ask("POST", "/api/v1/models/unload", {"model_id": model_id, "level": level})
 
     async def loaded(self) -> Answer:
         return await self._ask("GET", "/api/v1/models/status")

@@ -61,7 +61,7 @@ class LocalBackend:
     async def load(self, model_id: str, force_reload: bool) -> Answer:
         raise self._no_hub()
 
-    async def unload(self, model_id: str) -> Answer:
+    async def unload(self, model_id: str, level: str) -> Answer:
         raise self._no_hub()
 
     async def loaded(self) -> Answer:

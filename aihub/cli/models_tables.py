@@ -12,7 +12,7 @@ from aihub.lifecycle.ledger import gib
 
 PIPE_WIDTH = 200
 STATE_STYLES = {"available": "green", "cached": "yellow", "damaged": "red bold", "missing": "dim"}
-STATE_STYLES |= {"ready": "green", "failed": "red bold", "loading": "yellow", "queued": "yellow"}
+STATE_STYLES |= {"sleeping": "cyan", "ready": "green", "failed": "red bold", "loading": "yellow", "queued": "yellow"}
 
 
 def show_status(answer: Answer) -> None:
@@ -122,6 +122,9 @@ def show_update(answer: Answer) -> None:
 
 def show_model(answer: Answer) -> None:
     """One model after it was loaded or unloaded."""
+    if answer["state"] == "sleeping":
+        _print(f"{answer['model_id']} sleeps with {gib(answer['sleeping_bytes'])} of weights in RAM; its next request wakes it.")
+        return
     if answer["state"] != "ready":
         _print(f"{answer['model_id']} is {answer['state']}.")
         return
@@ -152,7 +155,10 @@ def show_loaded(answer: Answer) -> None:
 
 
 def _memory(model: Answer) -> str:
-    """What it was seen to hold, else what is reserved for it."""
+    """What it was seen to hold, else what is reserved for it; of a sleeper, what it keeps and its RAM."""
+    if model["state"] == "sleeping":
+        kept = f"{gib(model['used_bytes'])} + " if model["used_bytes"] else ""
+        return f"{kept}{gib(model['sleeping_bytes'])} of RAM"
     return gib(model["used_bytes"]) if model["used_bytes"] else f"up to {gib(model['need_bytes'])}"
 
 

@@ -88,13 +88,13 @@ def _wait_until_ready(child: "subprocess.Popen[bytes]", api_url: str, log_path: 
     while not stop.requested:
         if child.poll() is not None:
             raise ConfigurationError(preflight.explain_failure(log_path))
-        parts = _read_parts(api_url)
-        if parts is not None and (reason := parts.get("llm", {}).get("reason") or "").startswith("failed: "):
+        missing = _read_missing_parts(api_url)
+        if missing is not None and (reason := missing.get("llm", {}).get("reason") or "").startswith("failed: "):
             raise ConfigurationError(reason.removeprefix("failed: "))
-        if parts is not None and all(part["status"] != "down" for part in parts.values()):
+        if missing == {}:
             typer.echo(f"Ready after {time.monotonic() - started_s:.0f} s.")
             return
-        state = "Ray and the applications are starting" if parts is None else _describe(parts)
+        state = "Ray and the applications are starting" if missing is None else f"waiting for {', '.join(missing)}"
         if state != shown:
             typer.echo(f"  {time.monotonic() - started_s:4.0f} s  {state}")
             shown = state
@@ -105,14 +105,10 @@ def _wait_until_ready(child: "subprocess.Popen[bytes]", api_url: str, log_path: 
         time.sleep(0.5)
 
 
-def _read_parts(api_url: str) -> dict[str, dict[str, str | None]] | None:
+def _read_missing_parts(api_url: str) -> dict[str, dict[str, str | None]] | None:
+    """Return the parts the hub still waits for; None while nobody answers."""
     try:
-        parts: dict[str, dict[str, str | None]] = httpx.get(f"{api_url}/health", timeout=3.0).json()["parts"]
+        missing: dict[str, dict[str, str | None]] = httpx.get(f"{api_url}/health/ready", timeout=3.0).json()["waits_for"]
     except (httpx.HTTPError, ValueError, KeyError):
         return None
-    return parts
-
-
-def _describe(parts: dict[str, dict[str, str | None]]) -> str:
-    waiting = [name for name, part in parts.items() if part["status"] == "down"]
-    return f"waiting for {', '.join(waiting)}"
+    return missing

@@ -2,15 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from functools import partial
 
 from aihub.lifecycle.clients import ClientReports, Directory, ReadyModel
+from aihub.lifecycle.host import ModelSpec
 from aihub.lifecycle.ledger import MemoryLedger
 from aihub.lifecycle.policy import LifecyclePolicy
+from aihub.lifecycle.requirement import MIB
 from aihub.lifecycle.state import IN_MEMORY, ModelRecord, ModelState, Signal
 from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
+
+RAM = "cpu"
+"""Device on which sleeping models keep their weights."""
+
+RESIDUAL_BYTES = 1024 * MIB
+"""CUDA context, workspaces and captured graphs, which a sleeping engine keeps; taken until it was measured."""
+
+
+PINNED_FACTOR = 1.5
+"""RAM per byte of sleeping weights: torch pins memory in blocks that are powers of two, and keeps them for the next sleep."""
 
 
 @dataclass(slots=True)
@@ -30,6 +42,8 @@ class Board:
     """The state of all models.
 
     Args:
+        can_sleep: Whether the engine of a model can sleep on its device.
+        default_models: Models that idle time alone does not unload.
         clock: Seconds that only grow; intervals are taken from it.
         wall_clock: Unix seconds, for people.
         metrics: Counts what happens; on a registry of their own when None.
@@ -40,12 +54,16 @@ class Board:
         ledger: MemoryLedger,
         policy: LifecyclePolicy,
         *,
+        can_sleep: Callable[[ModelSpec], bool] = lambda _: False,
+        default_models: Set[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         metrics: LifecycleMetrics | None = None,
     ) -> None:
         self.ledger = ledger
         self.policy = policy
+        self.default_models = default_models
+        self._can_sleep = can_sleep
         self.clock = clock
         self.wall_clock = wall_clock
         self.metrics = metrics if metrics is not None else LifecycleMetrics()
@@ -55,6 +73,8 @@ class Board:
         # Unix milliseconds: versions keep growing when the lifecycle itself is started anew.
         self.version = int(wall_clock() * 1000)
         self.drain_after_s = 0.0
+        # Loads begun by a start of the hub: until they end the hub is not ready.
+        self.starting: set[str] = set()
         self._lanes: dict[str, Lane] = {}
         self._show_gauges()
 
@@ -76,6 +96,20 @@ class Board:
 
     def in_memory(self) -> list[ModelRecord]:
         return [record for record in self.records.values() if record.state in IN_MEMORY]
+
+    def may_sleep(self, record: ModelRecord) -> bool:
+        """Whether the model can sleep and the hub has a budget of RAM for that; how much of it is free is not asked."""
+        return self._can_sleep(record.spec) and RAM in self.ledger.budgets
+
+    def sleep_bytes(self, record: ModelRecord) -> int:
+        """What the model's weights take of RAM while it sleeps, and afterwards until it ends."""
+        return int(record.spec.requirement.weights_bytes * PINNED_FACTOR)
+
+    def residual_bytes(self, record: ModelRecord) -> int:
+        """What the model keeps of its device while it sleeps: as measured, else an estimate on the safe side."""
+        if record.residual_bytes is not None:
+            return record.residual_bytes
+        return min(RESIDUAL_BYTES, record.need_bytes)
 
     def is_busy(self, record: ModelRecord) -> bool:
         """Whether a request is in flight, or may be on its way."""

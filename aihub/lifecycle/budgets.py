@@ -12,6 +12,9 @@ GPU_HEADROOM_BYTES = 1 * GIB
 CPU_SHARE = 0.85
 """Of RAM; the kernel, page cache and databases live on the rest."""
 
+SLEEP_SHARE = 0.5
+"""Of RAM, for the weights of models that sleep beside a GPU; engines, stores and trainings live on the rest."""
+
 CPU_PARTS_BYTES = {"ray and ingress": 3 * GIB // 2, "embeddings": 1 * GIB}
 
 
@@ -53,6 +56,15 @@ def device_budget(
         return budget
     wanted_bytes = int(models_memory_gb * GIB) + sum(budget.fixed.values())
     return replace(budget, budget_bytes=min(wanted_bytes, budget.total_bytes))
+
+
+def sleep_budget(ram_bytes: int) -> DeviceBudget:
+    """Return the budget of RAM for models that sleep, on a machine whose models run on a GPU.
+
+    Args:
+        ram_bytes: Memory of this machine.
+    """
+    return DeviceBudget("cpu", ram_bytes, int(ram_bytes * SLEEP_SHARE))
 
 
 def _whole_budget(profile: Profile, total_bytes: int | None, ram_bytes: int) -> DeviceBudget:

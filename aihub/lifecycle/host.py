@@ -60,7 +60,11 @@ class ModelSpec:
 
 
 class ModelHost(Protocol):
-    """Starts and stops engines. The lifecycle calls `start` and `stop` one at a time per device."""
+    """Starts and stops engines. The lifecycle calls what changes a model one at a time per device.
+
+    A sleeping engine has its weights in RAM and keeps little of its device. It must get no request: it would queue it
+    silently.
+    """
 
     async def start(self, spec: ModelSpec) -> None:
         """Return when the model answers; raise when it never will, `CannotStartError` when the next start would fail too.
@@ -73,8 +77,28 @@ class ModelHost(Protocol):
         """Return when the model's processes are gone; a model that is not there is no error."""
         ...
 
+    def can_sleep(self, spec: ModelSpec) -> bool:
+        """Whether the engine of a model can sleep on its device."""
+        ...
+
+    async def sleep(self, model_id: str) -> None:
+        """Return when a model that holds no request has its weights in RAM; raise (any error) when it stays awake."""
+        ...
+
+    async def wake(self, model_id: str) -> None:
+        """Return when a sleeping model answers again; raise (any error) when it does not."""
+        ...
+
+    async def is_sleeping(self, model_id: str) -> bool:
+        """Whether a running model that can sleep does so; a change under way is waited for.
+
+        Raises:
+            ModelUnavailableError: It does not answer.
+        """
+        ...
+
     async def running(self) -> set[str]:
-        """Models that are started, ready or not."""
+        """Models that are started, ready or not, sleeping ones included."""
         ...
 
     async def active_requests(self, model_id: str) -> int:

@@ -9,7 +9,7 @@ from aihub.lifecycle.host import DeviceMemory
 
 @dataclass(slots=True)
 class Reservation:
-    """Memory one holder may take.
+    """Memory of one device that one holder may take.
 
     Attributes:
         used_bytes: What it was last seen to hold; None when unknown, and then all of it is taken as held.
@@ -40,7 +40,7 @@ class MemoryLedger:
     """
 
     budgets: Mapping[str, int]
-    _held: dict[str, Reservation] = field(default_factory=dict)
+    _held: dict[tuple[str, str], Reservation] = field(default_factory=dict)
 
     def hold_fixed(self, holder: str, device: str, size_bytes: int) -> None:
         """Take memory for good, outside of admission.
@@ -54,41 +54,49 @@ class MemoryLedger:
                 f"{holder} needs {gib(size_bytes)} of {device}, whose budget has {gib(free)} left. "
                 "Raise the device's budget or choose a smaller model."
             )
-        self._held[holder] = Reservation(holder, device, size_bytes, is_fixed=True)
+        self._held[holder, device] = Reservation(holder, device, size_bytes, is_fixed=True)
 
     def reserve(self, holder: str, device: str, size_bytes: int) -> None:
         """Take memory of the budget.
 
         Raises:
-            InternalError: It does not fit or is held already; callers check `shortage_bytes` first.
+            InternalError: It does not fit or is held already; callers check `budget_shortage_bytes` first.
         """
-        if holder in self._held:
-            raise InternalError(f"{holder} holds memory already.")
+        if (holder, device) in self._held:
+            raise InternalError(f"{holder} holds memory of {device} already.")
         if size_bytes > self.free_bytes(device):
             raise InternalError(f"{holder} was given memory beyond the budget of {device}.")
-        self._held[holder] = Reservation(holder, device, size_bytes)
+        self._held[holder, device] = Reservation(holder, device, size_bytes)
+
+    def enlarge(self, holder: str, device: str, size_bytes: int) -> None:
+        """Raise what a holder may take to `size_bytes`; nobody has seen how much of it is used.
+
+        Raises:
+            InternalError: It does not fit.
+        """
+        if size_bytes - self.held_bytes(holder, device) > self.free_bytes(device):
+            raise InternalError(f"{holder} was given memory beyond the budget of {device}.")
+        self._held[holder, device] = Reservation(holder, device, size_bytes)
 
     def adopt(self, holder: str, device: str, size_bytes: int) -> None:
         """Enter a holder that is in memory already, within the budget or not."""
         self._budget(device)
-        self._held[holder] = Reservation(holder, device, size_bytes)
+        self._held[holder, device] = Reservation(holder, device, size_bytes)
 
-    def release(self, holder: str) -> int:
-        """Give all memory of a holder back; returns the bytes, 0 when it held none."""
-        held = self._held.pop(holder, None)
-        return held.size_bytes if held else 0
+    def release(self, holder: str, device: str | None = None) -> int:
+        """Give a holder's memory of one device back, of all devices when None; returns the bytes, 0 when it held none."""
+        return sum(self._held.pop(key).size_bytes for key in self._keys(holder, device))
 
-    def observe(self, holder: str, used_bytes: int | None) -> None:
+    def observe(self, holder: str, device: str, used_bytes: int | None) -> None:
         """Note what a holder was seen to use; one that outgrew its reservation is charged for it."""
-        held = self._held.get(holder)
+        held = self._held.get((holder, device))
         if held is not None:
             held.used_bytes = used_bytes
             held.size_bytes = max(held.size_bytes, used_bytes or 0)
 
-    def held_bytes(self, holder: str) -> int:
-        """Reserved by one holder; 0 when it holds nothing."""
-        held = self._held.get(holder)
-        return held.size_bytes if held else 0
+    def held_bytes(self, holder: str, device: str | None = None) -> int:
+        """Reserved by one holder on one device, on all together when None; 0 when it holds nothing."""
+        return sum(self._held[key].size_bytes for key in self._keys(holder, device))
 
     def holders(self, device: str) -> list[Reservation]:
         """Who holds memory of a device, largest first."""
@@ -112,6 +120,9 @@ class MemoryLedger:
             return 0
         unclaimed = sum(held.unclaimed_bytes for held in self.holders(device))
         return max(size_bytes - (live.free_bytes - unclaimed - margin_bytes), 0)
+
+    def _keys(self, holder: str, device: str | None) -> list[tuple[str, str]]:
+        return [key for key in self._held if key[0] == holder and device in {None, key[1]}]
 
     def _budget(self, device: str) -> int:
         if device not in self.budgets:

@@ -1,6 +1,7 @@
 """The lifecycle of local models: loaded on first request, unloaded when idle or when others need the room."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Set
 
@@ -14,11 +15,13 @@ from aihub.lifecycle.loading import Loader
 from aihub.lifecycle.peaks import PeakStore
 from aihub.lifecycle.policy import LifecyclePolicy
 from aihub.lifecycle.room import refuse_impossible
-from aihub.lifecycle.state import ModelRecord, ModelState
+from aihub.lifecycle.state import AT_REST, ModelRecord, ModelState, UnloadLevel
 from aihub.lifecycle.status import LifecycleStatus, ModelStatus, device_status, model_status
 from aihub.lifecycle.transitions import Transitions
 from aihub.lifecycle.upkeep import Upkeep
 from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
+
+logger = logging.getLogger(__name__)
 
 SpecSource = Callable[[], Awaitable[dict[str, ModelSpec]]]
 SPECS_MAX_AGE_S = 1.0
@@ -38,6 +41,8 @@ class ModelLifecycle:
         desired: Remembers what is loaded and pinned.
         peaks: Measured memory; forgotten at the end when None.
         metrics: Counts loads, unloads and memory; nobody reads them when None.
+        default_models: Each start loads them, idle time alone does not unload them, and where they made room for another
+            model they come back when that is gone.
         clock: Seconds that only grow.
         wall_clock: Unix seconds.
     """
@@ -52,16 +57,26 @@ class ModelLifecycle:
         desired: DesiredState,
         peaks: PeakStore | None = None,
         metrics: LifecycleMetrics | None = None,
+        default_models: Set[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._host = host
         self._specs = specs
         self._peaks = peaks if peaks is not None else PeakStore()
-        self._board = Board(ledger, policy, clock=clock, wall_clock=wall_clock, metrics=metrics)
+        self._board = Board(
+            ledger,
+            policy,
+            can_sleep=host.can_sleep,
+            default_models=default_models,
+            clock=clock,
+            wall_clock=wall_clock,
+            metrics=metrics,
+        )
         self._transitions = Transitions(self._board, host, self._peaks)
         self._loader = Loader(self._board, self._transitions)
-        self._upkeep = Upkeep(self._board, self._transitions, host, desired, self._peaks, self.refresh)
+        self._upkeep = Upkeep(self._board, self._transitions, self._loader, host, desired, self._peaks, self.refresh)
+        self._unloads: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._refreshed_s = float("-inf")
 
@@ -70,7 +85,7 @@ class ModelLifecycle:
         await asyncio.to_thread(self._peaks.load)
         await self.refresh()
         for record in await self._upkeep.restore():
-            self._loader.begin(record)
+            self._begin_at_start(record)
         self._upkeep.begin()
 
     async def close(self) -> None:
@@ -79,7 +94,9 @@ class ModelLifecycle:
         loads = [record.load for record in self._board.records.values() if record.load is not None]
         for load in loads:
             load.cancel()
-        await asyncio.gather(*loads, return_exceptions=True)
+        for unload in self._unloads:
+            unload.cancel()
+        await asyncio.gather(*loads, *self._unloads, return_exceptions=True)
 
     def set_policy(self, policy: LifecyclePolicy) -> None:
         """Use other numbers from now on."""
@@ -141,7 +158,7 @@ class ModelLifecycle:
         return ReadyModel(model_id, record.spec.context_tokens, record.spec.created)
 
     async def load(self, model_id: str, *, force_reload: bool = False) -> ModelStatus:
-        """Load a model now and return once it is ready; `force_reload` unloads it first, when its requests have ended.
+        """Load a model now and return once it is ready; `force_reload` ends it first, when its requests have ended.
 
         Raises:
             NotFoundError: It is not installed.
@@ -151,7 +168,7 @@ class ModelLifecycle:
         record = await self._find(model_id)
         refuse_impossible(record, self._board)
         if force_reload and self._board.ledger.held_bytes(model_id):
-            await self._unload(record)
+            await self._finish_unload(record, "full")
             await self.refresh()
             record = await self._find(model_id)
         policy = self._board.policy
@@ -160,8 +177,13 @@ class ModelLifecycle:
         await self._upkeep.save()
         return model_status(record, self._board)
 
-    async def unload(self, model_id: str) -> ModelStatus:
+    async def unload(self, model_id: str, level: UnloadLevel = "sleep") -> ModelStatus:
         """Unload a model and return once its memory is back; new requests wait while those in flight end.
+
+        The unload goes on when the caller leaves.
+
+        Args:
+            level: With `sleep` the state is `sleeping` afterwards, or `unloaded` where it cannot sleep.
 
         Raises:
             NotFoundError: It is not installed.
@@ -171,7 +193,7 @@ class ModelLifecycle:
         record = await self._find(model_id)
         if record.is_pinned:
             raise ConflictError(f"The model {model_id!r} is pinned. Unpin it first.", param="model_id")
-        await self._unload(record)
+        await self._finish_unload(record, level)
         return model_status(record, self._board)
 
     async def pin(self, model_id: str) -> ModelStatus:
@@ -212,11 +234,12 @@ class ModelLifecycle:
         for model_id, spec in specs.items():
             need_bytes, is_measured = self._peaks.need_bytes(spec), self._peaks.is_measured(spec)
             record = records.setdefault(model_id, ModelRecord(spec, need_bytes, used_s=float("-inf")))
-            is_at_rest = record.state in {ModelState.UNLOADED, ModelState.FAILED}
-            if is_at_rest and (record.load is None or record.load.done()):
+            record.is_outdated = record.state is ModelState.SLEEPING and record.spec != spec
+            if record.state in AT_REST and (record.load is None or record.load.done()):
                 record.spec, record.need_bytes, record.is_measured = spec, need_bytes, is_measured
         for model_id in records.keys() - specs.keys():
-            if records[model_id].shown_state in {ModelState.UNLOADED, ModelState.FAILED}:
+            records[model_id].is_outdated = True
+            if records[model_id].shown_state in AT_REST:
                 del records[model_id]
 
     async def _find(self, model_id: str) -> ModelRecord:
@@ -256,7 +279,24 @@ class ModelLifecycle:
         finally:
             record.waiting -= 1
 
-    async def _unload(self, record: ModelRecord) -> None:
+    def _begin_at_start(self, record: ModelRecord) -> None:
+        starting = self._board.starting
+        starting.add(record.model_id)
+        self._loader.begin(record).add_done_callback(lambda _: starting.discard(record.model_id))
+
+    async def _finish_unload(self, record: ModelRecord, level: UnloadLevel) -> None:
+        """Unload to the end, also when the caller leaves: a model half unloaded would be of no use to anybody."""
+        task = asyncio.create_task(self._unload(record, level), name=f"unload {record.model_id}")
+        self._unloads.add(task)
+        task.add_done_callback(self._note_unloaded)
+        await asyncio.shield(task)
+
+    def _note_unloaded(self, task: "asyncio.Task[None]") -> None:
+        self._unloads.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.info("%s did not succeed: %s", task.get_name(), error)  # the caller may have left
+
+    async def _unload(self, record: ModelRecord, level: UnloadLevel) -> None:
         record.give_up = True
         self._board.changed.notify()
         async with self._board.lane(record.spec.device).lock:
@@ -266,11 +306,20 @@ class ModelLifecycle:
                     f"The model {record.model_id!r} still answers {count or 'some'} requests. Try again when they have ended.",
                     param="model_id",
                 )
-            holds_memory = self._board.ledger.held_bytes(record.model_id) > 0
-            if holds_memory and not await self._transitions.stop(record, "requested"):
+            record.is_displaced = False
+            if not await self._end(record, level):
                 reason = record.failure.reason if record.failure else "unknown"
                 raise ModelUnavailableError(f"The model {record.model_id!r} could not be unloaded: {reason}")
         await self._upkeep.save()
+
+    async def _end(self, record: ModelRecord, level: UnloadLevel) -> bool:
+        """Take a drained, sleeping or failed model out of memory; False when it stays."""
+        if record.state is ModelState.DRAINING:
+            return await self._transitions.unload(record, "requested", may_sleep=level == "sleep")
+        is_asleep = record.state is ModelState.SLEEPING
+        if self._board.ledger.held_bytes(record.model_id) == 0 or (is_asleep and level == "sleep"):
+            return True
+        return await self._transitions.stop(record, "requested")
 
     async def _set_pinned(self, model_id: str, *, is_pinned: bool) -> ModelStatus:
         record = await self._find(model_id)

@@ -5,13 +5,13 @@ import logging
 
 from aihub.errors import HubError, ModelUnavailableError
 from aihub.lifecycle.board import Board
-from aihub.lifecycle.room import Evict, Start, Wait, next_step, refuse_impossible, room_retry_s
-from aihub.lifecycle.state import ModelRecord, ModelState
+from aihub.lifecycle.room import End, Evict, Start, Wait, next_step, refuse_impossible, room_retry_s
+from aihub.lifecycle.state import AT_REST, ModelRecord, ModelState
 from aihub.lifecycle.transitions import Transitions
 
 logger = logging.getLogger(__name__)
 
-AT_REST = frozenset({ModelState.UNLOADED, ModelState.FAILED})
+CAN_START = AT_REST | {ModelState.SLEEPING}
 
 
 class Loader:
@@ -59,13 +59,13 @@ class Loader:
             waited_s = board.clock() - began_s
             if record.give_up:
                 raise ModelUnavailableError(f"The model {record.model_id!r} was unloaded on request. Try again.", retry_after_s=1)
-            if record.state not in AT_REST:
+            if record.state not in CAN_START:
                 await board.changed.wait(board.policy.poll_s)  # it is being drained or stopped by somebody else
                 continue
-            if board.ledger.held_bytes(record.model_id):
+            if record.state in AT_REST and board.ledger.held_bytes(record.model_id):
                 await self._clear_away(record)
                 continue
-            live = await self._transitions.live_memory(record.spec.device)
+            live = await self._transitions.memory.live(record.spec.device)
             may_evict = not record.is_restored or record.waiting > 0
             step = next_step(record, board, live, waited_s=waited_s, may_evict=may_evict)
             if not isinstance(step, Start) and waited_s >= board.policy.room_timeout_s:
@@ -76,16 +76,23 @@ class Loader:
                 await board.changed.wait(step.seconds)
             elif isinstance(step, Evict):
                 await self._evict(step)
+            elif isinstance(step, End):
+                async with board.lane(step.victim.spec.device).lock:
+                    await self._transitions.sleeping.end(step.victim, "evicted")
             else:
                 async with lane.lock:
                     await self._start_if_room(record, waited_s)
 
     async def _start_if_room(self, record: ModelRecord, waited_s: float) -> None:
-        """Start when there is still room now that the device is ours."""
+        """Start or wake when there is still room now that the device is ours."""
         board = self._board
-        live = await self._transitions.live_memory(record.spec.device)
-        is_free = record.state in AT_REST and not record.give_up
-        if is_free and isinstance(next_step(record, board, live, waited_s=waited_s), Start):
+        live = await self._transitions.memory.live(record.spec.device)
+        is_free = record.state in CAN_START and not record.give_up
+        if not is_free or not isinstance(next_step(record, board, live, waited_s=waited_s), Start):
+            return
+        if record.state is ModelState.SLEEPING:
+            await self._transitions.wake(record)
+        elif not board.ledger.held_bytes(record.model_id):
             await self._transitions.start(record)
 
     async def _clear_away(self, record: ModelRecord) -> None:
@@ -102,7 +109,7 @@ class Loader:
         victim = step.victim
         async with self._board.lane(victim.spec.device).lock:
             if step.is_patient or not self._board.is_busy(victim):
-                await self._transitions.make_room(victim, is_patient=step.is_patient, reason="evicted")
+                await self._transitions.make_room(victim, is_patient=step.is_patient, reason="evicted", may_sleep=step.may_sleep)
 
     def refuse_hopeless(self, record: ModelRecord) -> None:
         """Refuse at once what cannot be loaded now.

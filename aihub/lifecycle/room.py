@@ -23,10 +23,20 @@ class Evict:
 
     Attributes:
         is_patient: Hold new requests back until those in flight have ended, as nothing else makes room.
+        may_sleep: It may sleep instead of being stopped; False where what it would keep is needed too.
     """
 
     victim: ModelRecord
     is_patient: bool
+    may_sleep: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End this sleeping model first: what it keeps is needed."""
+
+    victim: ModelRecord
     reason: str
 
 
@@ -38,7 +48,7 @@ class Wait:
     seconds: float
 
 
-Step = Start | Evict | Wait
+Step = Start | Evict | End | Wait
 
 
 def refuse_impossible(record: ModelRecord, board: Board) -> None:
@@ -59,7 +69,7 @@ def refuse_impossible(record: ModelRecord, board: Board) -> None:
             retry_after_s=NEVER_RETRY_S,
         )
     pinned = [other for other in board.in_memory() if other.is_pinned and other is not record]
-    taken = sum(ledger.held_bytes(other.model_id) for other in pinned if other.spec.device == device)
+    taken = sum(ledger.held_bytes(other.model_id, device) for other in pinned)
     names = ", ".join(other.model_id for other in pinned)
     if need > capacity - taken:
         raise ModelUnavailableError(
@@ -95,21 +105,24 @@ def next_step(record: ModelRecord, board: Board, live: DeviceMemory | None, *, w
     poll_s = board.policy.poll_s
     # What is being unloaded comes back by itself.
     leaving = [other for other in board.in_memory() if other.state is ModelState.UNLOADING]
-    shortage_bytes -= sum(board.ledger.held_bytes(other.model_id) for other in leaving if other.spec.device == record.spec.device)
+    shortage_bytes -= sum(board.ledger.held_bytes(other.model_id, record.spec.device) for other in leaving)
     slots -= len(leaving)
     if shortage_bytes <= 0 and slots <= 0:
         return Wait(reason, poll_s)
     if not may_evict:
         raise ModelUnavailableError(f"{reason} No other model is unloaded for it now.")
-    victims = _choose_victims(record, board, shortage_bytes, slots)
+    victims, may_sleep = _choose_victims(record, board, shortage_bytes, slots)
     if not victims:
         return Wait(reason, poll_s)
+    sleepers = [victim for victim in victims if victim.state is ModelState.SLEEPING]
+    if sleepers:
+        return End(sleepers[0], reason)
     busy = [victim for victim in victims if board.is_busy(victim)]
     if not busy:
-        return Evict(victims[0], is_patient=False, reason=reason)
+        return Evict(victims[0], is_patient=False, may_sleep=may_sleep, reason=reason)
     if waited_s < board.policy.patience_s:
         return Wait(reason, poll_s)
-    return Evict(busy[0], is_patient=True, reason=reason)
+    return Evict(busy[0], is_patient=True, may_sleep=may_sleep, reason=reason)
 
 
 def room_retry_s(record: ModelRecord, board: Board) -> int:
@@ -120,7 +133,8 @@ def room_retry_s(record: ModelRecord, board: Board) -> int:
 
 def _shortage(record: ModelRecord, board: Board, live: DeviceMemory | None) -> tuple[int, str]:
     """Return what is missing in bytes and a sentence that says so."""
-    ledger, device, need = board.ledger, record.spec.device, record.need_bytes
+    ledger, device = board.ledger, record.spec.device
+    need = record.need_bytes - ledger.held_bytes(record.model_id, device)  # a sleeper keeps a part
     budget_bytes = ledger.budget_shortage_bytes(device, need)
     live_bytes = ledger.live_shortage_bytes(device, need, live, board.policy.live_margin_bytes)
     wants = f"The model {record.model_id!r} needs {gib(need)} on {device}"
@@ -141,25 +155,52 @@ def _missing_slots(record: ModelRecord, board: Board) -> int:
     return others + 1 - limit if limit else 0
 
 
-def _choose_victims(record: ModelRecord, board: Board, shortage_bytes: int, slots: int) -> list[ModelRecord]:
-    """Least recently used first, idle before busy, no more than needed; none at all when they would not be enough."""
+def _choose_victims(record: ModelRecord, board: Board, shortage_bytes: int, slots: int) -> tuple[list[ModelRecord], bool]:
+    """Return who makes room, and whether the awake ones among them may sleep.
+
+    Sleepers end where what they keep is enough, else awake models fall asleep, least recently used first, idle before
+    busy, no more than needed. Where sleep would not free enough they are stopped; where that is not enough either,
+    nobody has to go.
+    """
     if board.clock() < board.drain_after_s:
-        return []
+        return [], True
     device = record.spec.device
-    candidates = [
+    others = [other for other in board.records.values() if other is not record]
+    sleepers = [
+        other for other in others if other.state is ModelState.SLEEPING and board.ledger.held_bytes(other.model_id, device)
+    ]
+    # Those that are waited for are spared while others are enough.
+    sleepers.sort(key=lambda other: (other.waiting > 0, other.used_s))
+    awake = [
         other
-        for other in board.records.values()
-        if other is not record
-        and other.state is ModelState.READY
+        for other in others
+        if other.state is ModelState.READY
         and not other.is_pinned
         and board.residency_left_s(other) <= 0
         and (slots > 0 or other.spec.device == device)
     ]
-    candidates.sort(key=lambda other: (board.is_busy(other), other.used_s))
+    awake.sort(key=lambda other: (board.is_busy(other), other.used_s))
+    for may_sleep in (True, False):
+        chosen = _least(sleepers + awake, record, board, shortage_bytes, slots, may_sleep=may_sleep)
+        if chosen:
+            return chosen, may_sleep
+    return [], True
+
+
+def _least(
+    candidates: list[ModelRecord], record: ModelRecord, board: Board, shortage_bytes: int, slots: int, *, may_sleep: bool
+) -> list[ModelRecord]:
+    """Return no more candidates than needed, earlier ones first; none at all when they would not be enough."""
+    device = record.spec.device
+
+    def freed(other: ModelRecord) -> int:
+        held_bytes = board.ledger.held_bytes(other.model_id, device)
+        falls_asleep = may_sleep and other.state is ModelState.READY and other.spec.device == device and board.may_sleep(other)
+        return max(held_bytes - board.residual_bytes(other), 0) if falls_asleep else held_bytes
 
     def is_enough(chosen: list[ModelRecord]) -> bool:
-        freed = sum(board.ledger.held_bytes(other.model_id) for other in chosen if other.spec.device == device)
-        return freed >= shortage_bytes and len(chosen) >= slots
+        left_slots = sum(other.state is ModelState.READY for other in chosen)
+        return sum(map(freed, chosen)) >= shortage_bytes and left_slots >= slots
 
     chosen: list[ModelRecord] = []
     for candidate in candidates:

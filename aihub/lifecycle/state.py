@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from aihub.errors import HubError
 from aihub.lifecycle.host import ModelSpec
@@ -11,6 +12,7 @@ from aihub.lifecycle.host import ModelSpec
 class ModelState(StrEnum):
     """`unloaded -> loading -> ready -> draining -> unloading -> unloaded`; draining may go back to ready.
 
+    On a GPU `unloading` may end in `sleeping`: the weights lie in RAM, and `loading` wakes the model in about a second.
     `queued` is shown for a model that waits for its turn or for room; `failed` for one whose last start or stop failed.
     """
 
@@ -20,10 +22,17 @@ class ModelState(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     UNLOADING = "unloading"
+    SLEEPING = "sleeping"
     FAILED = "failed"
 
 
 IN_MEMORY = frozenset({ModelState.LOADING, ModelState.READY, ModelState.DRAINING, ModelState.UNLOADING})
+"""States of a model that takes its full memory."""
+
+AT_REST = frozenset({ModelState.UNLOADED, ModelState.FAILED})
+
+UnloadLevel = Literal["sleep", "full"]
+"""`sleep` keeps a model's weights in RAM where it can sleep, and is `full` elsewhere; `full` ends its processes."""
 
 
 class Signal:
@@ -63,6 +72,10 @@ class ModelRecord:
         need_bytes: What it is admitted for: the measured peak where known, else the estimate; `is_measured` says which.
         ready_s: Since when it is ready.
         used_s: Last request, by the clients' reports.
+        asleep_s: Since when it sleeps.
+        residual_bytes: What it keeps of its device while it sleeps, as last measured; None when it has not slept yet.
+        is_outdated: Another version, or none, is installed since it fell asleep.
+        is_displaced: It made room for another model and nobody asked for that; a default model comes back.
         load: The task that loads it, queued or running; its result is the error, if any.
         give_up: Set to take a queued load back.
         waiting: Requests that wait for it.
@@ -76,6 +89,10 @@ class ModelRecord:
     is_restored: bool = False
     ready_s: float = 0.0
     used_s: float = 0.0
+    asleep_s: float = 0.0
+    residual_bytes: int | None = None
+    is_outdated: bool = False
+    is_displaced: bool = False
     used_at: float | None = None
     loaded_at: float | None = None
     load_time_s: float | None = None
@@ -95,6 +112,6 @@ class ModelRecord:
     def shown_state(self) -> ModelState:
         """The state as people see it: a load that has not started yet is `queued`."""
         is_waiting = self.load is not None and not self.load.done()
-        if is_waiting and self.state in {ModelState.UNLOADED, ModelState.FAILED}:
+        if is_waiting and self.state in AT_REST | {ModelState.SLEEPING}:
             return ModelState.QUEUED
         return self.state

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aihub.lifecycle.board import Board
+from aihub.lifecycle.board import RAM, Board
 from aihub.lifecycle.host import DeviceMemory
 from aihub.lifecycle.ledger import Reservation
 from aihub.lifecycle.state import ModelRecord, ModelState
@@ -15,13 +15,16 @@ class ModelStatus:
 
     Attributes:
         need_bytes: What it is admitted for; `is_measured` says whether that is a measured peak.
-        used_bytes: What it was last seen to hold.
+        used_bytes: What it was last seen to hold of its device.
+        sleeping_bytes: RAM held for its weights while it sleeps, and from its first sleep until it ends.
         in_flight: Requests handed to it by live clients.
         waiting: Requests waiting for it.
         load_time_s: How long the last load took.
         tokens_per_s: Speed of one stream as clients saw it lately.
         failure: Why the last start or stop failed.
         retry_in_s: When requests are let through to a failed model again.
+        is_default: Idle time alone does not unload it.
+        is_starting: The load that a start of the hub began has not ended.
     """
 
     model_id: str
@@ -33,6 +36,7 @@ class ModelStatus:
     need_bytes: int
     is_measured: bool
     used_bytes: int | None
+    sleeping_bytes: int
     context_tokens: int
     quantization: str | None
     in_flight: int
@@ -43,6 +47,8 @@ class ModelStatus:
     tokens_per_s: float | None
     failure: str | None
     retry_in_s: float | None
+    is_default: bool
+    is_starting: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ def model_status(record: ModelRecord, board: Board) -> ModelStatus:
         need_bytes=record.need_bytes,
         is_measured=record.is_measured,
         used_bytes=record.used_bytes,
+        sleeping_bytes=board.ledger.held_bytes(record.model_id, RAM) if spec.device != RAM else 0,
         context_tokens=spec.context_tokens,
         quantization=spec.quantization,
         in_flight=board.clients.in_flight(record.model_id),
@@ -92,6 +99,8 @@ def model_status(record: ModelRecord, board: Board) -> ModelStatus:
         tokens_per_s=record.tokens_per_s,
         failure=failure.reason if failure else None,
         retry_in_s=max(failure.retry_at_s - board.clock(), 0.0) if failure else None,
+        is_default=record.model_id in board.default_models,
+        is_starting=record.model_id in board.starting,
     )
 
 

@@ -1,23 +1,19 @@
-"""The changes of one model: start, drain, stop. Callers hold the lock of its device."""
+"""The changes of one model: start, drain, sleep, wake, stop. Callers hold the lock of its device."""
 
 import asyncio
 import logging
-from typing import Literal
 
 from aihub.errors import HubError, ModelUnavailableError
 from aihub.lifecycle.board import Board
-from aihub.lifecycle.host import CannotStartError, DeviceMemory, ModelHost
+from aihub.lifecycle.host import CannotStartError, ModelHost
+from aihub.lifecycle.host_memory import HostMemory
 from aihub.lifecycle.ledger import gib
 from aihub.lifecycle.peaks import PeakStore
+from aihub.lifecycle.sleeping import Sleeping
 from aihub.lifecycle.state import Failure, ModelRecord, ModelState
+from aihub.telemetry.lifecycle_metrics import FailureStage, UnloadReason
 
 logger = logging.getLogger(__name__)
-
-Reason = Literal["evicted", "idle", "requested"]
-Stage = Literal["start", "run", "stop"]
-
-GIVEN_BACK = 0.9
-"""Share of a stopped model's memory that must show as free again; drivers keep a little."""
 
 
 class Transitions:
@@ -27,10 +23,8 @@ class Transitions:
         self._board = board
         self._host = host
         self._peaks = peaks
-
-    async def live_memory(self, device: str) -> DeviceMemory | None:
-        """Memory of a device now; None when the host cannot tell."""
-        return next((memory for memory in await self._host.device_memory() if memory.device == device), None)
+        self.memory = HostMemory(board, host)
+        self.sleeping = Sleeping(board, host, self.memory, self.stop)
 
     async def start(self, record: ModelRecord) -> None:
         """Start a model for which there is room.
@@ -66,11 +60,16 @@ class Transitions:
         board = self._board
         record.ready_s = board.clock()
         record.loaded_at = board.wall_clock()
-        record.is_restored = False
+        record.is_restored = record.is_displaced = False
         board.touch(record)
         board.set_state(record, ModelState.READY)
 
-    def fail(self, record: ModelRecord, stage: Stage, reason: str, *, wait_s: float | None = None) -> None:
+    async def wake(self, record: ModelRecord) -> None:
+        """Wake a sleeper for which there is room, or leave it unloaded when it does not wake."""
+        if await self.sleeping.wake(record):
+            self.enter_ready(record)
+
+    def fail(self, record: ModelRecord, stage: FailureStage, reason: str, *, wait_s: float | None = None) -> None:
         """Note a failure and when the next try makes sense: after `wait_s`, or later with each failure when that is None."""
         policy = self._board.policy
         self._board.metrics.failures.labels(record.spec.device, stage).inc()
@@ -85,15 +84,28 @@ class Transitions:
         left_s = record.failure.retry_at_s - self._board.clock() if record.failure else 0.0
         return max(round(left_s + 0.5), 1)
 
-    async def make_room(self, record: ModelRecord, *, is_patient: bool, reason: Reason, yields_to_requests: bool = False) -> None:
-        """Unload a ready model that is not pinned, unless requests keep it; arguments as for `drain` and `stop`."""
+    async def make_room(
+        self,
+        record: ModelRecord,
+        *,
+        is_patient: bool,
+        reason: UnloadReason,
+        may_sleep: bool = True,
+        yields_to_requests: bool = False,
+    ) -> None:
+        """Unload a ready model that is not pinned, unless requests keep it; arguments as for `drain` and `unload`."""
         if record.state is not ModelState.READY or _is_pinned(record):
             return
         if await self.drain(record, is_patient=is_patient, yields_to_requests=yields_to_requests):
             if _is_pinned(record):  # meanwhile
                 self._board.set_state(record, ModelState.READY)
             else:
-                await self.stop(record, reason)
+                record.is_displaced = reason == "evicted"
+                await self.unload(record, reason, may_sleep=may_sleep)
+
+    async def unload(self, record: ModelRecord, reason: UnloadReason, *, may_sleep: bool) -> bool:
+        """Put a drained model to sleep where it can and may, else stop it; False as for `stop`."""
+        return (may_sleep and await self.sleeping.put_to_sleep(record, reason)) or await self.stop(record, reason)
 
     async def drain(self, record: ModelRecord, *, is_patient: bool, yields_to_requests: bool = False) -> bool:
         """Take a ready model out of the directory until nothing is in flight; False when it had to stay.
@@ -127,7 +139,7 @@ class Transitions:
         board.set_state(record, ModelState.READY)
         return False
 
-    async def stop(self, record: ModelRecord, reason: Reason | None = None) -> bool:
+    async def stop(self, record: ModelRecord, reason: UnloadReason | None = None) -> bool:
         """Stop a model and wait until its memory is back; False (state `failed`, memory still charged) when it stays.
 
         Args:
@@ -136,8 +148,8 @@ class Transitions:
         """
         board = self._board
         board.set_state(record, ModelState.UNLOADING)
-        before = await self._quietly_live(record.spec.device)
-        used_bytes = await self._quietly_used(record)
+        before = await self.memory.quietly_live(record.spec.device)
+        used_bytes = await self.memory.quietly_used(record)
         try:
             async with asyncio.timeout(board.policy.stop_timeout_s):
                 await self._host.stop(record.model_id)
@@ -148,22 +160,23 @@ class Transitions:
             return False
         if reason is not None:
             board.metrics.unloads.labels(record.spec.device, reason).inc()
-        await self._wait_for_memory(record, before, used_bytes)
+        await self.memory.wait_for_return(record, before, used_bytes)
         board.ledger.release(record.model_id)
         record.used_bytes = None
         record.loaded_at = None
+        record.is_outdated = False
         board.set_state(record, ModelState.UNLOADED)
         logger.info("Unloaded %s.", record.model_id)
         return True
 
     async def measure(self, record: ModelRecord) -> None:
         """Look at what a ready model uses: its peak is kept, and growth is charged to it."""
-        used_bytes = await self._quietly_used(record)
+        used_bytes = await self.memory.quietly_used(record)
         if used_bytes is None or record.state is not ModelState.READY:
             return
         record.used_bytes = used_bytes
         self._peaks.record(record.spec, used_bytes)
-        self._board.ledger.observe(record.model_id, used_bytes)
+        self._board.ledger.observe(record.model_id, record.spec.device, used_bytes)
 
     async def _requests_inside(self, record: ModelRecord) -> int:
         try:
@@ -171,34 +184,6 @@ class Transitions:
         except HubError as error:
             logger.warning("%s does not say how many requests it holds: %s", record.model_id, error.message)
             return 0
-
-    async def _wait_for_memory(self, record: ModelRecord, before: DeviceMemory | None, used_bytes: int | None) -> None:
-        if before is None or not used_bytes:
-            return
-        board = self._board
-        target_bytes = min(before.free_bytes + int(used_bytes * GIVEN_BACK), before.total_bytes)
-        deadline_s = board.clock() + board.policy.release_timeout_s
-        while board.clock() < deadline_s:
-            now = await self._quietly_live(record.spec.device)
-            if now is None or now.free_bytes >= target_bytes:
-                return
-            await asyncio.sleep(board.policy.poll_s)
-        # Others may have taken it meanwhile; admission looks at live memory, so nothing is given out twice.
-        logger.warning("%s: %s did not come back on %s.", record.model_id, gib(used_bytes), record.spec.device)
-
-    async def _quietly_live(self, device: str) -> DeviceMemory | None:
-        try:
-            return await self.live_memory(device)
-        except HubError as error:
-            logger.warning("The memory of %s cannot be read: %s", device, error.message)
-            return None
-
-    async def _quietly_used(self, record: ModelRecord) -> int | None:
-        try:
-            return await self._host.used_bytes(record.model_id)
-        except HubError as error:
-            logger.warning("The memory of %s cannot be read: %s", record.model_id, error.message)
-            return None
 
 
 def _is_pinned(record: ModelRecord) -> bool:

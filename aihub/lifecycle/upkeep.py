@@ -1,14 +1,17 @@
-"""The regular work of the lifecycle: idle models, silent clients, lost models, measurements, the desired state."""
+"""The regular work of the lifecycle: idle, lost and displaced models, silent clients, measurements, the desired state."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from aihub.errors import HubError
+from aihub.errors import HubError, ModelUnavailableError
 from aihub.lifecycle.board import Board
 from aihub.lifecycle.desired import Desired, DesiredState
 from aihub.lifecycle.host import ModelHost
+from aihub.lifecycle.loading import CAN_START, Loader
 from aihub.lifecycle.peaks import PeakStore
+from aihub.lifecycle.room import Start, next_step
+from aihub.lifecycle.sleeper_upkeep import SleeperUpkeep
 from aihub.lifecycle.state import IN_MEMORY, ModelRecord, ModelState
 from aihub.lifecycle.transitions import Transitions
 
@@ -25,6 +28,7 @@ class Upkeep:
         self,
         board: Board,
         transitions: Transitions,
+        loader: Loader,
         host: ModelHost,
         desired: DesiredState,
         peaks: PeakStore,
@@ -32,6 +36,8 @@ class Upkeep:
     ) -> None:
         self._board = board
         self._transitions = transitions
+        self._loader = loader
+        self._sleepers = SleeperUpkeep(board, transitions, host)
         self._host = host
         self._desired = desired
         self._peaks = peaks
@@ -51,7 +57,7 @@ class Upkeep:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def restore(self) -> list[ModelRecord]:
-        """Adopt what runs already and return the other models that shall be in memory, pinned ones first."""
+        """Adopt what runs already and return the others that shall be in memory: pinned, then loaded, then default ones."""
         board = self._board
         desired = self._saved = await self._desired.read()
         for model_id in desired.pinned:
@@ -59,10 +65,11 @@ class Upkeep:
                 board.records[model_id].is_pinned = True
         for model_id in sorted(await self._host.running()):
             await self._adopt(model_id)
-        wanted = [name for name in dict.fromkeys(desired.pinned + desired.loaded) if name not in board.records]
-        if wanted:
-            logger.warning("No longer installed, so not loaded: %s.", ", ".join(wanted))
-        records = [board.records[name] for name in dict.fromkeys(desired.pinned + desired.loaded) if name in board.records]
+        wanted = dict.fromkeys((*desired.pinned, *desired.loaded, *sorted(board.default_models)))
+        missing = [name for name in wanted if name not in board.records]
+        if missing:
+            logger.warning("No longer installed, so not loaded: %s.", ", ".join(missing))
+        records = [board.records[name] for name in wanted if name in board.records]
         restored = [record for record in records if record.state is ModelState.UNLOADED]
         for record in restored:
             record.is_restored = True
@@ -92,6 +99,8 @@ class Upkeep:
         if number % SLOW_TICKS == 0:
             await self._refresh()
             await self._find_lost()
+            await self._sleepers.look()
+            await self._bring_back()
             for record in list(board.records.values()):
                 if record.state is ModelState.READY:
                     await self._transitions.measure(record)
@@ -118,6 +127,8 @@ class Upkeep:
             logger.warning("The model %s runs, but is not installed; it is stopped.", model_id)
             await self._host.stop(model_id)
             return
+        if await self._sleepers.adopt(record):
+            return
         board.ledger.adopt(model_id, record.spec.device, record.need_bytes)
         self._transitions.enter_ready(record)
         # Its users have yet to report.
@@ -127,7 +138,8 @@ class Upkeep:
         """Notice models that went away by themselves, and failed stops that ended after all."""
         board = self._board
         # Chosen before asking: what becomes ready meanwhile may be missing in the answer.
-        held = [record for record in board.records.values() if record.state in {ModelState.READY, ModelState.FAILED}]
+        looked_at = {ModelState.READY, ModelState.FAILED, ModelState.SLEEPING}
+        held = [record for record in board.records.values() if record.state in looked_at]
         running = await self._host.running()
         for record in held:
             if record.model_id in running or board.lane(record.spec.device).lock.locked():
@@ -135,7 +147,9 @@ class Upkeep:
             if record.state is ModelState.READY:
                 board.ledger.release(record.model_id)
                 self._transitions.fail(record, "run", "It stopped by itself; the log of the model has the reason.")
-            elif record.state is ModelState.FAILED and board.ledger.held_bytes(record.model_id):
+            elif record.state in looked_at and board.ledger.held_bytes(record.model_id):
+                if record.state is ModelState.SLEEPING:
+                    logger.warning("%s ended while it slept; its next request loads it.", record.model_id)
                 board.ledger.release(record.model_id)
                 board.set_state(record, ModelState.UNLOADED)
 
@@ -145,7 +159,8 @@ class Upkeep:
         if timeout_s <= 0 or board.clock() < board.drain_after_s:
             return
         for record in list(board.records.values()):
-            is_idle = record.state is ModelState.READY and not record.is_pinned and not board.is_busy(record)
+            is_kept = record.is_pinned or record.model_id in board.default_models
+            is_idle = record.state is ModelState.READY and not is_kept and not board.is_busy(record)
             if is_idle and board.clock() - record.used_s >= timeout_s and not board.lane(record.spec.device).lock.locked():
                 task = asyncio.create_task(self._unload(record), name=f"unload {record.model_id}")
                 self._unloads.add(task)
@@ -156,6 +171,23 @@ class Upkeep:
         async with board.lane(record.spec.device).lock:
             if board.clock() - record.used_s >= board.policy.unload_timeout_s > 0:
                 await self._transitions.make_room(record, is_patient=False, reason="idle", yields_to_requests=True)
+
+    async def _bring_back(self) -> None:
+        """Load a default model that had made room for others, once there is room without taking theirs."""
+        board = self._board
+        for model_id in board.default_models & board.records.keys():
+            record = board.records[model_id]
+            is_loading = record.load is not None and not record.load.done()
+            if not record.is_displaced or record.state not in CAN_START or record.failure is not None or is_loading:
+                continue
+            live = await self._transitions.memory.quietly_live(record.spec.device)
+            try:
+                has_room = isinstance(next_step(record, board, live, waited_s=0.0, may_evict=False), Start)
+            except ModelUnavailableError:
+                continue
+            if has_room and not board.lane(record.spec.device).turn.locked():
+                record.is_restored = True
+                self._loader.begin(record)
 
     def _save_peaks(self) -> None:
         try:

@@ -28,6 +28,7 @@ ENVIRONMENT: Final[dict[str, tuple[str, ...]]] = {
     "auto_setup_enabled": ("AUTO_SETUP_ENABLED",),
     "download_models_on_start": ("DOWNLOAD_MODELS_ON_START",),
     "model_unload_timeout_s": ("MODEL_UNLOAD_TIMEOUT",),
+    "model_sleep_timeout_s": ("MODEL_SLEEP_TIMEOUT",),
     "max_concurrent_models": ("MAX_CONCURRENT_MODELS",),
     "min_residency_s": ("MIN_RESIDENCY",),
     "download_proxy": ("DOWNLOAD_PROXY",),
@@ -56,6 +57,9 @@ class HubConfiguration(BaseModel):
     auto_setup_enabled: bool = Field(default=True, description="Get missing required models at start.")
     download_models_on_start: bool = Field(default=False, description="Get every model this machine is recommended at start.")
     model_unload_timeout_s: NonNegativeFloat = Field(default=600.0, description="Idle time before a model unloads; 0 is never.")
+    model_sleep_timeout_s: NonNegativeFloat = Field(
+        default=3600.0, description="Time a model sleeps (weights in RAM) before it ends; 0 is until RAM is needed."
+    )
     max_concurrent_models: PositiveInt = Field(default=3, le=64, description="Local chat models loaded at a time.")
     min_residency_s: NonNegativeFloat = Field(default=30.0, description="Time a loaded model stays before it may make room.")
     download_proxy: str | None = Field(default=None, repr=False, description="HTTP proxy of downloads.")

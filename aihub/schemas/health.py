@@ -1,4 +1,6 @@
-"""Wire types of `/health`."""
+"""Wire types of `/health`, `/health/live` and `/health/ready`."""
+
+from typing import Literal
 
 from aihub.engines.base import PartStatus
 from aihub.schemas.common import ResponseModel
@@ -17,3 +19,17 @@ class HealthReport(ResponseModel):
     status: PartStatus
     version: str
     parts: dict[str, PartReport]
+
+
+class LivenessReport(ResponseModel):
+    """The process answers; nothing else was looked at."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class ReadinessReport(ResponseModel):
+    """Whether requests can be answered; `waits_for` has the required parts that are down."""
+
+    status: Literal["ok", "down"]
+    waits_for: dict[str, PartReport]

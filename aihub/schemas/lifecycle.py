@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from aihub.lifecycle.state import ModelState
+from aihub.lifecycle.state import ModelState, UnloadLevel
 from aihub.lifecycle.status import DeviceStatus, LifecycleStatus, ModelStatus
 from aihub.schemas.common import ClosedModel, ModelName, ResponseModel
 from aihub.schemas.sampling import AnswerTokens, Penalty
@@ -20,6 +20,12 @@ class LoadRequest(ModelRequest):
     """Load a model; `force_reload` unloads it first, once its requests have ended."""
 
     force_reload: bool = False
+
+
+class UnloadRequest(ModelRequest):
+    """Unload a model: `sleep` keeps its weights in RAM where it can sleep (on a GPU) and is `full` elsewhere."""
+
+    level: UnloadLevel = "sleep"
 
 
 class GenerationDefaults(ClosedModel):
@@ -57,9 +63,11 @@ class ModelReport(ResponseModel):
     state: ModelState
     device: str
     pinned: bool
+    default: bool = Field(description="Idle time alone does not unload it.")
     need_bytes: int = Field(description="What it is admitted for.")
     need_is_measured: bool = Field(description="Whether that is a measured peak, not an estimate.")
-    used_bytes: int | None = Field(description="What it was last seen to hold.")
+    used_bytes: int | None = Field(description="What it was last seen to hold of its device.")
+    sleeping_bytes: int = Field(description="RAM held for its weights from its first sleep until it ends.")
     context_tokens: int
     quantization: str | None
     in_flight: int = Field(description="Requests being answered.")
@@ -133,9 +141,11 @@ def model_report(model: ModelStatus) -> ModelReport:
         state=model.state,
         device=model.device,
         pinned=model.is_pinned,
+        default=model.is_default,
         need_bytes=model.need_bytes,
         need_is_measured=model.is_measured,
         used_bytes=model.used_bytes,
+        sleeping_bytes=model.sleeping_bytes,
         context_tokens=model.context_tokens,
         quantization=model.quantization,
         in_flight=model.in_flight,

@@ -5,9 +5,12 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+_WAKE_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
 _LOAD_BUCKETS = (1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900)
 
 MemoryKind = Literal["budget", "reserved", "used"]
+UnloadReason = Literal["evicted", "idle", "requested", "ram", "outdated"]
+FailureStage = Literal["start", "run", "stop", "sleep", "wake"]
 
 
 class LifecycleMetrics:
@@ -32,13 +35,26 @@ class LifecycleMetrics:
         )
         self.unloads = Counter(
             "aihub_model_unloads",
-            "Models unloaded; reason is evicted (to make room), idle or requested.",
+            "Models ended; reason is evicted (to make room), idle, requested, ram (sleepers, where it is short) or outdated.",
             ["device", "reason"],
+            registry=registry,
+        )
+        self.sleeps = Counter(
+            "aihub_model_sleeps",
+            "Models put to sleep instead of being ended; reason is evicted, idle or requested.",
+            ["device", "reason"],
+            registry=registry,
+        )
+        self.wake_seconds = Histogram(
+            "aihub_model_wake_seconds",
+            "Time a sleeping model took until it answered; its count is that of wakes, which are no loads.",
+            ["device"],
+            buckets=_WAKE_BUCKETS,
             registry=registry,
         )
         self.failures = Counter(
             "aihub_model_failures",
-            "Models that failed; stage is start, run (stopped by itself) or stop.",
+            "Models that failed; stage is start, run (stopped by itself), stop, sleep or wake.",
             ["device", "stage"],
             registry=registry,
         )

@@ -17,6 +17,7 @@ from aihub.schemas.lifecycle import (
     ModelReport,
     ModelReports,
     ModelRequest,
+    UnloadRequest,
     lifecycle_report,
     model_report,
 )
@@ -61,9 +62,12 @@ async def load_model(body: LoadRequest, lifecycle: LifecycleDep, principal: Prin
 
 
 @router.post("/unload")
-async def unload_model(body: ModelRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
-    """Unload a model and answer once its memory is back; its next request loads it again."""
-    return Success(data=model_report(await lifecycle.unload(principal, body.model_id)))
+async def unload_model(body: UnloadRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
+    """Unload a model and answer once its memory is back; its next request wakes or loads it.
+
+    On a GPU it sleeps, its weights in RAM, unless `level` is `full` or RAM is short. The answer's `state` says which.
+    """
+    return Success(data=model_report(await lifecycle.unload(principal, body.model_id, level=body.level)))
 
 
 @router.post("/pin")

@@ -22,6 +22,8 @@ GET /api/v1/models/status
 GET /docs
 GET /docs/{name}
 GET /health
+GET /health/live
+GET /health/ready
 GET /metrics
 GET /models/configuration
 GET /models/detect

@@ -14,6 +14,7 @@ from aihub.api.middleware import RequestContext
 from aihub.api.routes import lifecycle as routes
 from aihub.errors import ModelUnavailableError
 from aihub.lifecycle.fake import FakeHost
+from aihub.lifecycle.state import UnloadLevel
 from aihub.lifecycle.status import LifecycleStatus, ModelStatus
 from aihub.schemas.lifecycle import GenerationDefaults, ModelInfo
 from aihub.security.principal import Principal
@@ -39,8 +40,8 @@ class LocalModels:
     async def load(self, principal: Principal, model_id: str, *, force_reload: bool) -> ModelStatus:
         return await self.hub.lifecycle.load(model_id, force_reload=force_reload)
 
-    async def unload(self, principal: Principal, model_id: str) -> ModelStatus:
-        return await self.hub.lifecycle.unload(model_id)
+    async def unload(self, principal: Principal, model_id: str, *, level: UnloadLevel) -> ModelStatus:
+        return await self.hub.lifecycle.unload(model_id, level)
 
     async def pin(self, principal: Principal, model_id: str) -> ModelStatus:
         return await self.hub.lifecycle.pin(model_id)
@@ -80,8 +81,9 @@ class LocalModels:
 
 @pytest.fixture
 async def hub() -> AsyncIterator[Hub]:
-    host = FakeHost({"cpu": 64 * GIB}, start_s=0.01, stop_s=0.01, give_back_s=0.0)
-    async with running_hub(spec("a", 6), spec("b", 6), spec("huge", 20), host=host) as running:
+    host = FakeHost({"cpu": 64 * GIB, "cuda:0": 64 * GIB}, start_s=0.01, stop_s=0.01, give_back_s=0.0, wake_s=0.01)
+    specs = spec("a", 6), spec("b", 6), spec("huge", 20), spec("on-gpu", 6, device="cuda:0")
+    async with running_hub(*specs, host=host, budgets={"cpu": 10.0, "cuda:0": 10.0}) as running:
         yield running
 
 
@@ -108,7 +110,12 @@ async def post(http: httpx.AsyncClient, action: str, **body: Any) -> dict[str, A
 async def test_list_shows_installed_models_and_their_state(http: httpx.AsyncClient) -> None:
     await post(http, "load", model_id="a")
     data = (await http.get(PATH)).json()["data"]
-    assert {one["model_id"]: one["state"] for one in data["models"]} == {"a": "ready", "b": "unloaded", "huge": "unloaded"}
+    assert {one["model_id"]: one["state"] for one in data["models"]} == {
+        "a": "ready",
+        "b": "unloaded",
+        "huge": "unloaded",
+        "on-gpu": "unloaded",
+    }
 
 
 async def test_load_answers_once_the_model_is_ready(http: httpx.AsyncClient, hub: Hub) -> None:
@@ -126,13 +133,38 @@ async def test_force_reload_starts_it_again(http: httpx.AsyncClient, hub: Hub) -
 async def test_unload_gives_the_memory_back(http: httpx.AsyncClient) -> None:
     await post(http, "load", model_id="a")
     assert (await post(http, "unload", model_id="a"))["state"] == "unloaded"
-    (device,) = (await http.get(f"{PATH}/status")).json()["data"]["devices"]
+    device = (await http.get(f"{PATH}/status")).json()["data"]["devices"][0]
     assert (device["reserved_bytes"], device["holders"]) == (0, [])
+
+
+async def test_model_on_a_gpu_sleeps_unless_a_full_unload_is_asked_for(http: httpx.AsyncClient) -> None:
+    await post(http, "load", model_id="on-gpu")
+    data = await post(http, "unload", model_id="on-gpu")
+    assert (data["state"], data["sleeping_bytes"]) == ("sleeping", 4.5 * GIB)
+    status = (await http.get(f"{PATH}/status")).json()["data"]
+    held = {device["device"]: [holder["holder"] for holder in device["holders"]] for device in status["devices"]}
+    assert held == {"cpu": ["on-gpu"], "cuda:0": ["on-gpu"]}
+    assert (await post(http, "load", model_id="on-gpu"))["state"] == "ready"
+    assert (await post(http, "unload", model_id="on-gpu", level="full"))["state"] == "unloaded"
+
+
+@pytest.mark.parametrize("level", ["sleep", "full"])
+async def test_model_on_a_cpu_is_unloaded_whatever_the_level_and_the_answer_says_so(http: httpx.AsyncClient, level: str) -> None:
+    await post(http, "load", model_id="a")
+    data = await post(http, "unload", model_id="a", level=level)
+    assert (data["state"], data["sleeping_bytes"]) == ("unloaded", 0)
+
+
+@pytest.mark.parametrize("level", ["deep", "", 1, None, "Sleep"])
+async def test_unknown_level_is_400_and_changes_nothing(http: httpx.AsyncClient, hub: Hub, level: Any) -> None:
+    await post(http, "load", model_id="a")
+    assert_refused(await http.post(f"{PATH}/unload", json={"model_id": "a", "level": level}), 400, param="level")
+    assert await hub.ready() == {"a"}
 
 
 async def test_status_says_who_holds_each_device(http: httpx.AsyncClient) -> None:
     await post(http, "load", model_id="a")
-    (device,) = (await http.get(f"{PATH}/status")).json()["data"]["devices"]
+    device = (await http.get(f"{PATH}/status")).json()["data"]["devices"][0]
     assert (device["device"], device["budget_bytes"], device["reserved_bytes"]) == ("cpu", 10 * GIB, 6 * GIB)
     assert [holder["holder"] for holder in device["holders"]] == ["a"]
 

@@ -330,6 +330,26 @@ def test_load_and_unload_tell_what_came_of_it(hub: FakeHub) -> None:
     assert json.loads(call("load", "smollm2", "--json").stdout)["state"] == "ready"
 
 
+@pytest.mark.parametrize("options, level", [([], "sleep"), (["--level", "sleep"], "sleep"), (["--level", "full"], "full")])
+def test_unload_asks_for_the_level_that_is_named_and_for_sleep_without_one(hub: FakeHub, options: list[str], level: str) -> None:
+    asleep = local_model("qwen", state="sleeping", sleeping_bytes=3 * 2**30)
+    hub.answers["POST /api/v1/models/unload"] = (200, {"success": True, "data": asleep})
+    told = call("unload", "qwen", *options).stdout
+    assert hub.asked[-1] == ("POST", "/api/v1/models/unload", {"model_id": "qwen", "level": level})
+    assert told == "qwen sleeps with 3.0 GiB of weights in RAM; its next request wakes it.\n"
+
+
+def test_unload_to_an_unknown_level_is_a_usage_error(hub: FakeHub) -> None:
+    assert call("unload", "qwen", "--level", "deep").exit_code == 2
+    assert not [asked for asked in hub.asked if asked[0] == "POST"]
+
+
+def test_sleeping_model_is_shown_with_what_it_keeps_and_its_ram(hub: FakeHub) -> None:
+    asleep = local_model("qwen", state="sleeping", device="cuda:0", used_bytes=2**29, sleeping_bytes=3 * 2**30)
+    (line,) = [line for line in show_loaded(hub, asleep) if line.startswith("qwen")]
+    assert line.split()[1:] == ["sleeping", "0.5", "GiB", "+", "3.0", "GiB", "of", "RAM", "cuda:0", "0"]
+
+
 def test_bench_measures_through_the_api(hub: FakeHub) -> None:
     usage = {"usage": {"completion_tokens": 64}}
     hub.answers["POST /api/v1/models/load"] = (200, {})

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,11 +126,18 @@ async def running_hub(
     peaks: PeakStore | None = None,
     metrics: LifecycleMetrics | None = None,
     clients: int = 1,
+    budgets: Mapping[str, float] | None = None,
+    default_models: Set[str] = frozenset(),
 ) -> AsyncIterator[Hub]:
-    """A started lifecycle with `clients` ingress replicas; at the end every model may still be loaded."""
+    """A started lifecycle with `clients` ingress replicas; at the end every model may still be loaded.
+
+    Args:
+        budgets: GiB by device, where they are not all `budget_gib`.
+    """
     devices = sorted({one.device for one in specs} | {"cpu"})
     host = host or FakeHost({device: int(total_gib * GIB) for device in devices})
-    ledger = MemoryLedger({device: int(budget_gib * GIB) for device in devices})
+    budgets = budgets or dict.fromkeys(devices, budget_gib)
+    ledger = MemoryLedger({device: int(size_gib * GIB) for device, size_gib in budgets.items()})
     for holder, size_gib in (fixed or {}).items():
         ledger.hold_fixed(holder, "cpu", int(size_gib * GIB))
     installed = {one.model_id: one for one in specs}
@@ -147,6 +154,7 @@ async def running_hub(
         desired=memory,
         peaks=peaks,
         metrics=metrics,
+        default_models=default_models,
         clock=asyncio.get_running_loop().time,
     )
     await lifecycle.start()

@@ -53,14 +53,14 @@ def test_unknown_device_is_named(ledger: MemoryLedger) -> None:
 
 def test_growth_is_charged_and_shrinking_is_not_given_back(ledger: MemoryLedger) -> None:
     ledger.reserve("a", "cpu", 6 * GIB)
-    ledger.observe("a", 7 * GIB)
-    ledger.observe("a", 2 * GIB)
+    ledger.observe("a", "cpu", 7 * GIB)
+    ledger.observe("a", "cpu", 2 * GIB)
     assert ledger.held_bytes("a") == 7 * GIB
 
 
 def test_memory_promised_but_not_touched_is_no_live_room(ledger: MemoryLedger) -> None:
     ledger.reserve("a", "cpu", 6 * GIB)
-    ledger.observe("a", 2 * GIB)
+    ledger.observe("a", "cpu", 2 * GIB)
     live = DeviceMemory("cpu", 10 * GIB, 7 * GIB)
     assert ledger.live_shortage_bytes("cpu", 3 * GIB, live, margin_bytes=0) == 0
     assert ledger.live_shortage_bytes("cpu", 4 * GIB, live, margin_bytes=0) == 1 * GIB
