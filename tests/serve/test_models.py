@@ -201,20 +201,41 @@ def test_budget_of_the_test_hub_is_the_one_it_was_given(hub: RunningHub) -> None
     assert device["budget_bytes"] - fixed == int(MODELS_MEMORY_GB * 2**30)
 
 
-def test_idle_model_is_unloaded_and_its_memory_is_back(hub: RunningHub) -> None:
-    post(hub, "/api/v1/models/load", {"model_id": hub.model})
+def test_idle_model_is_unloaded_and_the_default_one_comes_back_and_stays(hub: RunningHub) -> None:
+    assert ask(hub, SECOND_MODEL).status_code == 200
+    assert states(hub) == {SECOND_MODEL: "ready", hub.model: "unloaded"}
     assert post(hub, "/models/configure", {"model_unload_timeout_s": 3}).status_code == 200
     started_s = time.monotonic()
-    while states(hub)[hub.model] != "unloaded":
-        assert time.monotonic() - started_s < 60
+    while states(hub) != {SECOND_MODEL: "unloaded", hub.model: "ready"}:
+        assert time.monotonic() - started_s < LOAD_TIMEOUT_S
+        assert httpx.get(f"{hub.url}/health/ready", timeout=30).status_code == 200
         time.sleep(0.5)
+    time.sleep(20)  # idle far longer than others may be
+    assert states(hub) == {SECOND_MODEL: "unloaded", hub.model: "ready"}
+    post(hub, "/models/configure", {"model_unload_timeout_s": None})
+
+
+def test_unload_on_a_cpu_is_a_full_one_its_memory_is_back_and_the_hub_stays_ready(hub: RunningHub) -> None:
+    post(hub, "/api/v1/models/load", {"model_id": hub.model})
+    answer = post(hub, "/api/v1/models/unload", {"model_id": hub.model, "level": "sleep"})
+    assert (answer.status_code, answer.json()["data"]["state"]) == (200, "unloaded")
     device = httpx.get(f"{hub.url}/api/v1/models/status", timeout=30).json()["data"]["devices"][0]
     assert hub.model not in {holder["holder"] for holder in device["holders"]}
     assert hub.processes("VLLM::EngineCore") == []
-    health = httpx.get(f"{hub.url}/health").json()["parts"]["llm"]
-    while health["status"] != "ok":  # the ingress hears of it within a second or two
-        assert time.monotonic() - started_s < 70
+    started_s = time.monotonic()
+    while (llm := httpx.get(f"{hub.url}/health").json()["parts"]["llm"])["reason"] != "idle: loads on the next request":
+        assert llm["status"] == "ok"
+        assert time.monotonic() - started_s < 10  # the ingress hears of it within a second or two
         time.sleep(0.2)
-        health = httpx.get(f"{hub.url}/health").json()["parts"]["llm"]
-    assert "not loaded" in health["reason"]
-    post(hub, "/models/configure", {"model_unload_timeout_s": None})
+    load = threading.Thread(target=ask, args=(hub, hub.model))
+    load.start()
+    while load.is_alive():
+        assert httpx.get(f"{hub.url}/health", timeout=30).status_code == 200
+        assert httpx.get(f"{hub.url}/health/live", timeout=30).status_code == 200
+        time.sleep(0.3)
+    assert states(hub)[hub.model] == "ready"
+
+
+def test_unknown_level_of_an_unload_is_400(hub: RunningHub) -> None:
+    answer = post(hub, "/api/v1/models/unload", {"model_id": hub.model, "level": "deep"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "level")
