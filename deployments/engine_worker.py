@@ -1,6 +1,10 @@
 """What the hub asks of vLLM's worker; vLLM mixes this class into its own (`worker_extension_cls`)."""
 
 import os
+import sys
+from typing import Any
+
+SLEEP_ALLOCATOR = "vllm.device_allocator.cumem"
 
 
 class WorkerReport:
@@ -19,7 +23,6 @@ class WorkerReport:
 
 def _asleep_bytes() -> int:
     """Bytes that torch counts as taken and that sleep has given back to the card."""
-    from vllm.device_allocator.cumem import CuMemAllocator
-
-    allocator = CuMemAllocator.instance
-    return sum(data.handle[1] for data in allocator.pointer_to_data.values() if data.is_asleep) if allocator else 0
+    module: Any = sys.modules.get(SLEEP_ALLOCATOR)  # vLLM has imported it when memory may sleep
+    allocator = module.CuMemAllocator.instance if module is not None else None
+    return sum(data.handle[1] for data in allocator.pointer_to_data.values() if data.is_asleep) if allocator is not None else 0

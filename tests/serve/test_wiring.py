@@ -1,13 +1,18 @@
 """The Serve edge without a cluster: imports, files, options, error translation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.schema import ServeDeploySchema
+from vllm.device_allocator.cumem import AllocationData, CuMemAllocator
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
 
 from aihub.errors import (
     ConfigurationError,
@@ -18,11 +23,16 @@ from aihub.errors import (
     NotFoundError,
     OverloadedError,
 )
+from aihub.lifecycle.host import ModelSpec
+from aihub.lifecycle.requirement import GIB, MemoryRequirement
 from aihub.profiles import PROFILES_DIR, load_profile
 from deployments import vllm_adapter
 from deployments.app import AppArgs
+from deployments.engine_worker import WorkerReport
 from deployments.handles import AppConnection, translate_error
+from deployments.llm_app import engine_kwargs, gpu_share
 from deployments.model_directory import ModelDirectory
+from deployments.model_host import ServeModelHost
 from deployments.options import serve_options
 from deployments.serve_config import check_serve_config
 from pipelines.history import EngineHistory
@@ -33,6 +43,35 @@ SERVE_CONFIG = ROOT / "serve_config.yaml"
 
 def test_adapter_offers_every_name_it_promises() -> None:
     assert [name for name in vllm_adapter.__all__ if not hasattr(vllm_adapter, name)] == []
+
+
+def test_models_can_sleep_on_a_card_and_are_never_told_to_on_a_cpu() -> None:
+    requirement = MemoryRequirement(GIB, GIB, GIB)
+    spec = ModelSpec("m", "local:m", Path("/m"), "cuda:0", requirement, 4096, 16)
+    card, cpu = load_profile("rtx4060ti"), load_profile("cpu")
+    assert engine_kwargs(spec, card.llm, gpu_share(spec, card))["enable_sleep_mode"] is True
+    spec = replace(spec, device="cpu")
+    assert not engine_kwargs(spec, cpu.llm, gpu_share(spec, cpu)).get("enable_sleep_mode")
+    host = ServeModelHost(cpu, lambda _: {})
+    assert not host.can_sleep(spec)
+
+
+def test_vllm_refuses_to_sleep_on_this_machine_unless_it_has_a_card(tmp_path: Path) -> None:
+    if current_platform.is_cuda():
+        pytest.skip("this machine has a card")
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}', encoding="utf-8")
+    with pytest.raises(ValueError, match="Sleep mode is not supported"):
+        AsyncEngineArgs(model=str(tmp_path), enable_sleep_mode=True).create_model_config()
+
+
+def test_memory_that_sleep_gave_back_is_told_from_memory_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator = CuMemAllocator()  # registers nothing; vLLM's own instance stays as it is
+    for pointer, is_asleep in ((1, True), (2, False)):
+        allocator.pointer_to_data[pointer] = AllocationData((0, GIB, pointer, 0), "weights", is_asleep=is_asleep)
+    monkeypatch.setattr(CuMemAllocator, "instance", allocator)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 3 * GIB)
+    assert WorkerReport().device_bytes() == 2 * GIB
 
 
 def test_serve_config_is_valid_and_keeps_parts_in_their_own_applications() -> None:
