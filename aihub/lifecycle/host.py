@@ -82,11 +82,14 @@ class ModelHost(Protocol):
         ...
 
     async def sleep(self, model_id: str) -> None:
-        """Return when a model that holds no request has its weights in RAM; raise (any error) when it stays awake."""
+        """Return when a model that holds no request has its weights in RAM and has freed its device.
+
+        Raises any error when it did not; the model is then stopped.
+        """
         ...
 
     async def wake(self, model_id: str) -> None:
-        """Return when a sleeping model answers again; raise (any error) when it does not."""
+        """Return when a sleeping model answers again; raise (any error) when it does not, and it is then stopped."""
         ...
 
     async def is_sleeping(self, model_id: str) -> bool:

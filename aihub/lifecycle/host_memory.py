@@ -44,7 +44,7 @@ class HostMemory:
 
     async def wait_for_return(self, record: ModelRecord, before: DeviceMemory | None, freed_bytes: int | None) -> None:
         """Return once the device shows `freed_bytes` more free memory than `before`, or after the policy's time."""
-        if before is None or not freed_bytes or freed_bytes < 0:
+        if before is None or not freed_bytes:
             return
         board = self._board
         target_bytes = min(before.free_bytes + int(freed_bytes * GIVEN_BACK), before.total_bytes)

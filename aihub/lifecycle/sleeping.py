@@ -43,19 +43,15 @@ class Sleeping:
         board.set_state(record, ModelState.UNLOADING)
         if not board.may_sleep(record) or not await self._reserve_ram(record):
             return False
-        before = await self._memory.quietly_live(spec.device)
-        used_bytes = await self._memory.quietly_used(record)
         began_s = board.clock()
         try:
             async with asyncio.timeout(board.policy.sleep_change_timeout_s):
                 await self._host.sleep(record.model_id)
         except Exception as error:  # noqa: BLE001  # a host may fail in any way; the caller stops the model
-            logger.warning("%s does not sleep and is stopped: %s", record.model_id, error or type(error).__name__)
+            logger.warning("%s does not sleep and is stopped: %s", record.model_id, str(error) or type(error).__name__)
             board.metrics.failures.labels(spec.device, "sleep").inc()
             board.ledger.release(record.model_id, RAM)
             return False
-        freed_bytes = used_bytes - board.residual_bytes(record) if used_bytes is not None else None
-        await self._memory.wait_for_return(record, before, freed_bytes)
         self.enter_sleeping(record)
         await self.measure(record)
         board.metrics.sleeps.labels(spec.device, reason).inc()
@@ -94,7 +90,7 @@ class Sleeping:
             async with asyncio.timeout(board.policy.sleep_change_timeout_s):
                 await self._host.wake(record.model_id)
         except Exception as error:  # noqa: BLE001  # a host may fail in any way; a cold start is still possible
-            logger.warning("%s does not wake and is loaded anew: %s", record.model_id, error or type(error).__name__)
+            logger.warning("%s does not wake and is loaded anew: %s", record.model_id, str(error) or type(error).__name__)
             board.metrics.failures.labels(spec.device, "wake").inc()
             await self._stop(record, None)
             return False

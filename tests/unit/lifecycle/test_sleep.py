@@ -383,6 +383,37 @@ async def test_restart_finds_a_sleeper_asleep_and_neither_loads_nor_asks_it() ->
         assert (host.starts, host.wakes) == (["a", "b"], ["a"])
 
 
+async def test_restart_while_a_model_falls_asleep_finds_it_as_its_host_says() -> None:
+    host = FakeHost({"cuda:0": 10 * GIB, "cpu": 64 * GIB}, wake_s=5.0)
+    async with gpu_hub(A, host=host) as before:
+        await before.clients[0].ask("a")
+        unload = asyncio.create_task(before.lifecycle.unload("a"))
+        await before.until("a", "unloading")
+        await asyncio.sleep(1)
+    assert unload.cancelled()
+    async with gpu_hub(A, host=host, desired=before.desired.desired) as after:
+        assert await after.state("a") == "ready"
+        await after.clients[0].ask("a")
+        assert (await after.lifecycle.unload("a")).state == "sleeping"
+
+
+async def test_restart_while_a_model_wakes_charges_what_it_holds_and_wakes_it_for_its_next_request() -> None:
+    host = FakeHost({"cuda:0": 10 * GIB, "cpu": 64 * GIB}, wake_s=5.0)
+    async with gpu_hub(A, host=host) as before:
+        await before.clients[0].ask("a")
+        await before.lifecycle.unload("a")
+        load = asyncio.create_task(before.lifecycle.load("a"))
+        await before.until("a", "loading")
+        await asyncio.sleep(1)
+    with pytest.raises(ModelUnavailableError, match="stopping"):
+        await load
+    async with gpu_hub(A, host=host, desired=before.desired.desired) as after:
+        assert await after.state("a") == "sleeping"
+        assert after.ledger.held_bytes("a", "cuda:0") == 6 * GIB  # half awake, as measured
+        await after.clients[0].ask("a")
+        assert (host.starts, host.wakes) == (["a"], ["a"])
+
+
 async def test_restart_ends_a_model_that_does_not_say_whether_it_sleeps_and_loads_it_if_it_was_loaded() -> None:
     host = FakeHost({"cuda:0": 10 * GIB, "cpu": 64 * GIB})
     async with gpu_hub(A, host=host) as before:
