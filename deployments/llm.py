@@ -106,11 +106,7 @@ class LLMDeployment:
         await self._sleep.sleep()
 
     async def wake(self) -> None:
-        """Bring the weights back; requests are taken again afterwards.
-
-        Raises:
-            ModelUnavailableError: The engine is not wholly awake.
-        """
+        """Bring the weights back; requests are taken again afterwards. Raises as `EngineSleep.wake`."""
         await self._sleep.wake()
         self._last_progress_s = time.monotonic()
 

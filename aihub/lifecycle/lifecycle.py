@@ -1,7 +1,6 @@
 """The lifecycle of local models: loaded on first request, unloaded when idle or when others need the room."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Set
 
@@ -18,10 +17,9 @@ from aihub.lifecycle.room import refuse_impossible
 from aihub.lifecycle.state import AT_REST, ModelRecord, ModelState, UnloadLevel
 from aihub.lifecycle.status import LifecycleStatus, ModelStatus, device_status, model_status
 from aihub.lifecycle.transitions import Transitions
+from aihub.lifecycle.unloading import Unloader
 from aihub.lifecycle.upkeep import Upkeep
 from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
-
-logger = logging.getLogger(__name__)
 
 SpecSource = Callable[[], Awaitable[dict[str, ModelSpec]]]
 SPECS_MAX_AGE_S = 1.0
@@ -75,8 +73,8 @@ class ModelLifecycle:
         )
         self._transitions = Transitions(self._board, host, self._peaks)
         self._loader = Loader(self._board, self._transitions)
+        self._unloader = Unloader(self._board, self._transitions)
         self._upkeep = Upkeep(self._board, self._transitions, self._loader, host, desired, self._peaks, self.refresh)
-        self._unloads: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._refreshed_s = float("-inf")
 
@@ -94,9 +92,8 @@ class ModelLifecycle:
         loads = [record.load for record in self._board.records.values() if record.load is not None]
         for load in loads:
             load.cancel()
-        for unload in self._unloads:
-            unload.cancel()
-        await asyncio.gather(*loads, *self._unloads, return_exceptions=True)
+        await asyncio.gather(*loads, return_exceptions=True)
+        await self._unloader.close()
 
     def set_policy(self, policy: LifecyclePolicy) -> None:
         """Use other numbers from now on."""
@@ -168,7 +165,7 @@ class ModelLifecycle:
         record = await self._find(model_id)
         refuse_impossible(record, self._board)
         if force_reload and self._board.ledger.held_bytes(model_id):
-            await self._finish_unload(record, "full")
+            await self._unloader.unload(record, "full")
             await self.refresh()
             record = await self._find(model_id)
         policy = self._board.policy
@@ -193,7 +190,8 @@ class ModelLifecycle:
         record = await self._find(model_id)
         if record.is_pinned:
             raise ConflictError(f"The model {model_id!r} is pinned. Unpin it first.", param="model_id")
-        await self._finish_unload(record, level)
+        await self._unloader.unload(record, level)
+        await self._upkeep.save()
         return model_status(record, self._board)
 
     async def pin(self, model_id: str) -> ModelStatus:
@@ -283,43 +281,6 @@ class ModelLifecycle:
         starting = self._board.starting
         starting.add(record.model_id)
         self._loader.begin(record).add_done_callback(lambda _: starting.discard(record.model_id))
-
-    async def _finish_unload(self, record: ModelRecord, level: UnloadLevel) -> None:
-        """Unload to the end, also when the caller leaves: a model half unloaded would be of no use to anybody."""
-        task = asyncio.create_task(self._unload(record, level), name=f"unload {record.model_id}")
-        self._unloads.add(task)
-        task.add_done_callback(self._note_unloaded)
-        await asyncio.shield(task)
-
-    def _note_unloaded(self, task: "asyncio.Task[None]") -> None:
-        self._unloads.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.info("%s did not succeed: %s", task.get_name(), error)  # the caller may have left
-
-    async def _unload(self, record: ModelRecord, level: UnloadLevel) -> None:
-        record.give_up = True
-        self._board.changed.notify()
-        async with self._board.lane(record.spec.device).lock:
-            if record.state is ModelState.READY and not await self._transitions.drain(record, is_patient=True):
-                count = self._board.clients.in_flight(record.model_id)
-                raise ConflictError(
-                    f"The model {record.model_id!r} still answers {count or 'some'} requests. Try again when they have ended.",
-                    param="model_id",
-                )
-            record.is_displaced = False
-            if not await self._end(record, level):
-                reason = record.failure.reason if record.failure else "unknown"
-                raise ModelUnavailableError(f"The model {record.model_id!r} could not be unloaded: {reason}")
-        await self._upkeep.save()
-
-    async def _end(self, record: ModelRecord, level: UnloadLevel) -> bool:
-        """Take a drained, sleeping or failed model out of memory; False when it stays."""
-        if record.state is ModelState.DRAINING:
-            return await self._transitions.unload(record, "requested", may_sleep=level == "sleep")
-        is_asleep = record.state is ModelState.SLEEPING
-        if self._board.ledger.held_bytes(record.model_id) == 0 or (is_asleep and level == "sleep"):
-            return True
-        return await self._transitions.stop(record, "requested")
 
     async def _set_pinned(self, model_id: str, *, is_pinned: bool) -> ModelStatus:
         record = await self._find(model_id)
