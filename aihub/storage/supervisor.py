@@ -24,7 +24,8 @@ from types import FrameType
 
 from aihub.errors import ConfigurationError
 from aihub.storage.embedded_servers import PostgresServer, RedisServer, Server
-from aihub.storage.server_process import choose_server_user, explain_failure, tail
+from aihub.storage.server_process import explain_failure, tail
+from aihub.storage.server_user import choose_server_user
 
 LOCK_FILE = "embedded.lock"
 SECRETS_FILE = "embedded.secret"
