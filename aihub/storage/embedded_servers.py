@@ -30,6 +30,8 @@ _POSTGRES_SETTINGS = {
     "max_parallel_maintenance_workers": "0",
     # Compiling pays off for no query of the hub and costs 100 ms.
     "jit": "off",
+    # Rounds of an idle machine: five times fewer than by default. Checkpoints and commits write as before.
+    "bgwriter_delay": "1s",
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] ",
 }
@@ -228,6 +230,8 @@ class RedisServer:
                 "protected-mode yes",
                 'save ""',
                 "appendonly no",
+                # Rounds a second that free expired entries; a read finds none of those either way.
+                "hz 1",
                 "maxmemory 128mb",
                 "maxmemory-policy allkeys-lru",
                 "",
