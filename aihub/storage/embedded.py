@@ -92,11 +92,22 @@ class EmbeddedStores:
 
 
 def running_urls(home: Path) -> StoreUrls | None:
-    """Return the URLs of embedded servers that another process runs on `home`; None when none do."""
+    """Return the URLs of embedded servers that another process runs on `home`; None when none do.
+
+    Raises:
+        ConfigurationError: The folder is another user's.
+    """
     path = home.expanduser().resolve() / LOCK_FILE
-    if not path.exists():
+    try:
+        file = path.open(encoding="utf-8")
+    except FileNotFoundError:
         return None
-    with path.open(encoding="utf-8") as file:
+    except OSError as error:
+        raise ConfigurationError(
+            f"The state folder {path.parent} cannot be read ({error.strerror}). Run this as the user the hub runs as, "
+            "or set AIHUB_HOME to a folder of yours."
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

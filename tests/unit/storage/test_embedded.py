@@ -19,8 +19,9 @@ import redis
 from aihub.errors import ConfigurationError
 from aihub.settings import Settings
 from aihub.storage import embedded_servers
-from aihub.storage.embedded import EmbeddedStores, StoreUrls, database_for, running_urls
+from aihub.storage.embedded import EmbeddedStores, database_for, running_urls
 from aihub.storage.server_process import explain_failure
+from tests.embedded_parts import answers, postmaster, servers_of, write_and_read
 from tests.external_servers import is_alive, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,39 +43,6 @@ def home(prepared_home: Path) -> Iterator[Path]:
     """The prepared folder; no server may be left on it after the test."""
     yield prepared_home
     assert servers_of(prepared_home) == []
-
-
-def servers_of(home: Path) -> list[int]:
-    """Process ids of PostgreSQL and Redis servers that work in `home`, and of their supervisors."""
-    found = []
-    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        cwd, words = process.info["cwd"] or "", process.info["cmdline"] or []
-        is_server = cwd.startswith(str(home))
-        is_supervisor = "aihub.storage.supervisor" in words and str(home) in words
-        if (is_server or is_supervisor) and is_alive(process.info["pid"]):
-            found.append(process.info["pid"])
-    return found
-
-
-def postmaster(home: Path) -> int:
-    return int((home / "postgres" / "data" / "postmaster.pid").read_text(encoding="utf-8").split()[0])
-
-
-def write_and_read(urls: StoreUrls) -> None:
-    with psycopg.connect(urls.database_url) as connection:
-        assert connection.execute("SELECT '[1,2]'::halfvec <=> '[1,2]'::halfvec").fetchone() == (0.0,)
-    client = redis.Redis.from_url(urls.redis_url)
-    assert client.set("a", b"1", ex=5)
-    assert client.get("a") == b"1"
-    client.close()
-
-
-def answers(urls: StoreUrls) -> bool:
-    try:
-        write_and_read(urls)
-    except (psycopg.OperationalError, redis.RedisError):
-        return False
-    return True
 
 
 def start_in_other_process(home: Path) -> "subprocess.Popen[str]":
@@ -218,6 +186,16 @@ def test_server_that_ends_by_itself_is_started_again(home: Path, number: signal.
             os.kill(pid, number)
         wait_until(lambda: not is_alive(redis_pid), 5, "the end of Redis")
         wait_until(lambda: answers(urls), 15, "an answer of both servers")
+    finally:
+        stores.stop()
+
+
+def test_variables_for_other_databases_do_not_stop_a_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSERVICE", "no-such-service")
+    monkeypatch.setenv("PGOPTIONS", "-c no_such_setting=1")
+    stores = EmbeddedStores(home)
+    try:
+        stores.start(timeout_s=15)
     finally:
         stores.stop()
 
