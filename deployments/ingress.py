@@ -47,12 +47,12 @@ class Ingress:
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer an OpenAI chat body with OpenAI's `chat.completion` object."""
         request = validate(ChatCompletionRequest, self._with_model(body) | {"stream": False})
-        return await self._parts.services.chat.chat(Principal(), request)
+        return await self._parts.handle_chat.chat(Principal(), request)
 
     async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        """Yield the server-sent event text of an OpenAI chat body."""
+        """Yield the server-sent event text of an OpenAI chat body; comments while its model is loaded."""
         request = validate(ChatCompletionRequest, self._with_model(body) | {"stream": True})
-        stream = await self._parts.services.chat.open_chat_stream(Principal(), request)
+        stream = await self._parts.handle_chat.open_chat_stream(Principal(), request)
         try:
             async for frame in stream:
                 yield frame

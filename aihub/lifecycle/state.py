@@ -63,6 +63,7 @@ class ModelRecord:
         need_bytes: What it is admitted for: the measured peak where known, else the estimate; `is_measured` says which.
         ready_s: Since when it is ready.
         used_s: Last request, by the clients' reports.
+        load_asked_s: Since when the load is under way, its wait for room included; `load_began_s`, since when it starts.
         load: The task that loads it, queued or running; its result is the error, if any.
         give_up: Set to take a queued load back.
         waiting: Requests that wait for it.
@@ -79,6 +80,8 @@ class ModelRecord:
     used_at: float | None = None
     loaded_at: float | None = None
     load_time_s: float | None = None
+    load_asked_s: float = 0.0
+    load_began_s: float = 0.0
     used_bytes: int | None = None
     tokens_per_s: float | None = None
     failure: Failure | None = None
