@@ -26,7 +26,7 @@ def still_loading(record: ModelRecord, now_s: float) -> ModelUnavailableError:
     usual = f" (its last load took {usual_s:.0f} s)" if usual_s is not None and is_starting else ""
     return ModelUnavailableError(
         f"The model {record.model_id!r} {doing}, for {since_s:.0f} s so far{usual}. The load goes on: "
-        f"try again in {retry_after_s} s, or stream the answer.",
+        f"try again in {retry_after_s} s.",
         code="model_loading",
         retry_after_s=retry_after_s,
     )
