@@ -91,7 +91,8 @@ async def open_stream(
     """
     task = asyncio.ensure_future(opening)
     try:
-        await asyncio.wait({task, wait.lasts}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {task, wait.lasts}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return _opened(task)
         stream = _with_comments(task, wait, explain)
