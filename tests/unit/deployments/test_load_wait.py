@@ -18,6 +18,8 @@ from aihub.api.local_server import LocalServer
 from aihub.engines.base import ChatEngine, PartHealth
 from aihub.engines.fake_chat import FakeChatEngine
 from aihub.lifecycle import load_progress
+from aihub.lifecycle.fake import FakeHost
+from aihub.lifecycle.host import ModelSpec
 from aihub.lifecycle.status import ModelStatus
 from aihub.registry.configuration import HubConfiguration
 from deployments.handles import AppConnection
@@ -27,7 +29,7 @@ from pipelines import load_wait
 from pipelines.chat import ChatPipeline
 from pipelines.history import EngineHistory
 from tests.unit.api.services import Parts
-from tests.unit.lifecycle.hub_parts import POLICY, Hub, running_hub, spec
+from tests.unit.lifecycle.hub_parts import GIB, POLICY, Hub, running_hub, spec
 from tests.unit.pipelines.rag_parts import hub as pipeline_hub
 
 MODEL = "mô-hình"
@@ -69,6 +71,18 @@ def _view(status: ModelStatus) -> ModelView:
     return ModelView(status.model_id, str(status.state), status.failure, ("chat",), ("en",), 4096, 1, fits=True)
 
 
+class HeldHost(FakeHost):
+    """A device on which no model starts before `release` is set."""
+
+    def __init__(self) -> None:
+        super().__init__({"cpu": 64 * GIB}, start_s=0.0)
+        self.release = asyncio.Event()
+
+    async def start(self, spec: ModelSpec) -> None:
+        await super().start(spec)
+        await self.release.wait()
+
+
 @dataclass
 class WaitingHub:
     """A hub whose model is not loaded.
@@ -79,6 +93,7 @@ class WaitingHub:
     """
 
     lifecycle: Hub
+    host: HeldHost
     client: openai.AsyncOpenAI
     raw: httpx2.AsyncClient
     parts: Parts
@@ -86,17 +101,21 @@ class WaitingHub:
     async def waiting(self) -> int:
         return (await self.lifecycle.model(MODEL)).waiting
 
+    def load(self) -> None:
+        """Let the model's load end."""
+        self.host.release.set()
+
     async def until_waiting(self, count: int) -> None:
-        async with asyncio.timeout(2.0):
+        async with asyncio.timeout(20.0):
             while await self.waiting() != count:
                 await self.lifecycle.lifecycle._board.changed.wait(0.05)
 
 
 @asynccontextmanager
-async def waiting_hub(*, load_s: float, load_wait_s: float = 50.0, max_waiting: int = 64) -> AsyncIterator[WaitingHub]:
+async def waiting_hub(*, load_wait_s: float = 50.0, max_waiting: int = 64) -> AsyncIterator[WaitingHub]:
     policy = replace(POLICY, max_waiting_requests=max_waiting, poll_s=0.02)
-    async with running_hub(SPEC, policy=policy, clients=0) as lifecycle:
-        lifecycle.host.start_s = load_s
+    host = HeldHost()
+    async with running_hub(SPEC, policy=policy, host=host, clients=0) as lifecycle:
         directory = Directory(
             ModelsPart(lifecycle.lifecycle),
             default_model=MODEL,
@@ -115,7 +134,7 @@ async def waiting_hub(*, load_s: float, load_wait_s: float = 50.0, max_waiting: 
             transport = httpx2.AsyncHTTPTransport(uds=str(path))
             async with httpx2.AsyncClient(transport=transport, base_url="http://hub", timeout=30.0) as raw:
                 client = openai.AsyncOpenAI(base_url="http://hub/v1", api_key="unused", http_client=raw, max_retries=0)
-                yield WaitingHub(lifecycle, client, raw, parts)
+                yield WaitingHub(lifecycle, host, client, raw, parts)
                 reports.cancel()
                 await asyncio.gather(reports, return_exceptions=True)
                 await server.close(grace_s=0.1)
@@ -133,64 +152,84 @@ def body(path: str, **fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "stream": True, **asked, **fields}
 
 
+async def read(stream: "openai.AsyncStream[Any]") -> str:
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+
+
 async def test_official_client_reads_a_stream_that_begins_with_comments() -> None:
-    async with waiting_hub(load_s=0.5) as hub:
+    async with waiting_hub() as hub:
+        # Returns with the first bytes, which are a comment.
         stream = await hub.client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True)
-        said = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
-        assert "".join(said) == "You said: Xin chào"
+        hub.load()
+        assert await read(stream) == "You said: Xin chào"
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/generate"])
 async def test_every_stream_begins_with_comments_while_its_model_is_loaded(path: str) -> None:
-    async with waiting_hub(load_s=0.5) as hub:
-        answer = await hub.raw.post(path, json=body(path))
+    async with waiting_hub() as hub, hub.raw.stream("POST", path, json=body(path)) as answer:
         assert answer.status_code == 200
-        comments = answer.text.partition("data: ")[0].split("\n\n")
-        assert comments[0] == f": loading {MODEL}, 0 s"
-        assert len(comments) > 2
-        assert answer.text.endswith("data: [DONE]\n\n")
+        lines = (line async for line in answer.aiter_lines() if line)
+        assert [await anext(lines) for _ in range(3)] == [f": loading {MODEL}, 0 s"] * 3
+        hub.load()
+        rest = [line async for line in lines if not line.startswith(":")]
+        assert rest[0].startswith("data: {")
+        assert rest[-1] == "data: [DONE]"
 
 
 async def test_comments_are_no_first_token_in_the_metrics() -> None:
-    async with waiting_hub(load_s=0.5) as hub:
-        await hub.raw.post("/v1/chat/completions", json=body("/v1/chat/completions"))
-        count = hub.parts.metrics.first_token.labels("/v1/chat/completions")
-        assert count._sum.get() > 0.5
+    path = "/v1/chat/completions"
+    async with waiting_hub() as hub, hub.raw.stream("POST", path, json=body(path)) as answer:
+        lines = answer.aiter_lines()
+        assert (await anext(lines)).startswith(":")
+        first_tokens = hub.parts.metrics.first_token.labels(path)
+        assert first_tokens._sum.get() == 0
+        hub.load()
+        assert [line async for line in lines]
+        assert first_tokens._sum.get() > 0
 
 
 async def test_unknown_model_and_a_full_queue_keep_their_status_while_others_wait() -> None:
-    async with waiting_hub(load_s=5.0, max_waiting=1) as hub:
-        waiting = asyncio.create_task(hub.raw.post("/v1/chat/completions", json=body("/v1/chat/completions")))
-        await hub.until_waiting(1)
-        unknown = await hub.raw.post("/v1/chat/completions", json=body("/v1/chat/completions", model="không-có"))
+    path = "/v1/chat/completions"
+    async with waiting_hub(max_waiting=1) as hub, hub.raw.stream("POST", path, json=body(path)):
+        unknown = await hub.raw.post(path, json=body(path, model="không-có"))
         assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
-        full = await hub.raw.post("/v1/chat/completions", json=body("/v1/chat/completions"))
+        full = await hub.raw.post(path, json=body(path))
         assert (full.status_code, full.json()["error"]["code"]) == (503, "overloaded")
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
 
 
 async def test_plain_answer_is_refused_after_its_wait_and_the_load_goes_on() -> None:
-    async with waiting_hub(load_s=0.6, load_wait_s=0.2) as hub:
-        answer = await hub.raw.post("/v1/chat/completions", json=body("/v1/chat/completions", stream=False))
+    path = "/v1/chat/completions"
+    async with waiting_hub(load_wait_s=0.2) as hub:
+        answer = await hub.raw.post(path, json=body(path, stream=False))
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_loading")
         assert int(answer.headers["retry-after"]) >= 1
-        await asyncio.wait_for(hub.lifecycle.until(MODEL, "ready"), 2.0)
-        assert hub.lifecycle.host.starts == [MODEL]
+        hub.load()
+        await asyncio.wait_for(hub.lifecycle.until(MODEL, "ready"), 20.0)
+        assert hub.host.starts == [MODEL]
 
 
 async def test_official_clients_own_retries_get_the_answer_of_a_slow_host() -> None:
-    async with waiting_hub(load_s=1.5, load_wait_s=0.3) as hub:
-        answer = await hub.client.with_options(max_retries=2).chat.completions.create(model=MODEL, messages=QUESTION)
-        assert answer.choices[0].message.content == "You said: Xin chào"
-        assert hub.lifecycle.host.starts == [MODEL]
+    async with waiting_hub(load_wait_s=0.2) as hub:
+        refused = asyncio.Event()
+
+        async def note(answer: httpx2.Response) -> None:
+            if answer.status_code == 503:
+                refused.set()
+
+        hub.raw.event_hooks["response"].append(note)
+        asked = hub.client.with_options(max_retries=2).chat.completions.create(model=MODEL, messages=QUESTION)
+        answer = asyncio.ensure_future(asked)
+        await asyncio.wait_for(refused.wait(), 20.0)
+        hub.load()
+        assert (await answer).choices[0].message.content == "You said: Xin chào"
+        assert hub.host.starts == [MODEL]
 
 
 async def test_waits_of_clients_that_leave_end_at_once_and_the_load_goes_on_for_others() -> None:
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    async with waiting_hub(load_s=1.5) as hub:
-        path = "/v1/chat/completions"
+    path = "/v1/chat/completions"
+    async with waiting_hub() as hub:
         leaving = [asyncio.create_task(hub.raw.post(path, json=body(path, stream=number % 2 == 0))) for number in range(20)]
         staying = asyncio.create_task(hub.raw.post(path, json=body(path)))
         await hub.until_waiting(21)
@@ -198,18 +237,20 @@ async def test_waits_of_clients_that_leave_end_at_once_and_the_load_goes_on_for_
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
         await hub.until_waiting(1)
+        hub.load()
         assert (await staying).text.endswith("data: [DONE]\n\n")
-        assert hub.lifecycle.host.starts == [MODEL]
+        assert hub.host.starts == [MODEL]
     gc.collect()
     await asyncio.sleep(0)
     assert reported == []
 
 
 async def test_sixty_four_streams_wait_at_once_and_all_are_answered() -> None:
-    async with waiting_hub(load_s=1.5) as hub:
-        path = "/v1/chat/completions"
+    path = "/v1/chat/completions"
+    async with waiting_hub() as hub:
         waiting = [asyncio.create_task(hub.raw.post(path, json=body(path))) for _ in range(64)]
         await hub.until_waiting(64)
+        await asyncio.sleep(0.2)
+        hub.load()
         answers = await asyncio.gather(*waiting)
-        assert all(answer.text.startswith(": loading") for answer in answers)
         assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
