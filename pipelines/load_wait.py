@@ -59,7 +59,7 @@ class LoadWait:
             doing = "waiting for memory"
         else:
             doing = f"loading {self._model_id}"
-        return f"{doing}, {waited_s:.0f} s"
+        return f"{doing}, {int(waited_s)} s"
 
     def _judge_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(GRACE_S, self._judge)

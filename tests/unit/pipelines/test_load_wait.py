@@ -75,7 +75,7 @@ async def test_stream_begins_with_comments_and_goes_on_as_one_of_a_ready_model(r
     asked = request(stream=True, retrieval=retrieval)
     parts, _ = loading_hub(12.0, BATTERY)
     comments, rest = split(await transcript(await parts.chat.open_chat_stream(CALLER, asked)))
-    assert comments == [": loading fake-chat, 0 s\n\n", ": loading fake-chat, 6 s\n\n", ": loading fake-chat, 10 s\n\n"]
+    assert comments == [": loading fake-chat, 0 s\n\n", ": loading fake-chat, 5 s\n\n", ": loading fake-chat, 10 s\n\n"]
     ready = await transcript(await hub(BATTERY).chat.open_chat_stream(CALLER, asked))
     assert normalised(rest) == normalised(ready)
 
