@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     max_upload_bytes: PositiveInt = Field(default=64 * 2**20, description="Largest uploaded file.")
     body_timeout_s: PositiveFloat = Field(default=30.0, description="Longest wait for the next piece of a request body.")
     chat_timeout_s: PositiveFloat = Field(default=600.0, description="Longest answer, streamed or not.")
+    load_wait_s: PositiveFloat = Field(
+        default=50.0,
+        description="Longest wait of an answer that is not streamed for its model's load; most proxies cut silence at 60 s.",
+    )
     storage_timeout_s: PositiveFloat = Field(default=2.0, description="Longest wait for a PostgreSQL connection.")
     cache_timeout_s: PositiveFloat = Field(default=0.25, description="Longest wait for Redis before it counts as a miss.")
 

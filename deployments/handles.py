@@ -155,6 +155,7 @@ class AppConnection:
         except asyncio.CancelledError:
             if not future.cancelled():
                 future.cancel()
+                future.add_done_callback(_note_end)
                 raise
             raise ModelUnavailableError(f"{self.part} is being replaced. Retry in a few seconds.") from None
         finally:
@@ -204,6 +205,13 @@ class AppConnection:
 
 async def _result_of(response: Any) -> Any:
     return await response
+
+
+def _note_end(future: "asyncio.Future[Any]") -> None:
+    """Take what a call ends with after its caller has left; else asyncio reports it as an error that nobody retrieved."""
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        logger.debug("A call ended with %r after its caller had left.", error)
 
 
 def _running_replicas(app_name: str) -> int:

@@ -98,9 +98,11 @@ class HubParts:
         self.lifecycle = RemoteLifecycle(self._models)
         self.recsys = RemoteRecsys(self._recsys)
         rag = RagPipeline(finder=retriever, stores=stores, embedder=embedder, prompts=self.prompts)
+        # Between a caller by handle and the hub no proxy cuts silence.
+        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s)
         self.services = Services(
             settings=settings,
-            chat=ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s),
+            chat=ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s),
             embedder=embedder,
             files=Files(files, max_bytes=settings.max_upload_bytes),
             vector_stores=VectorStores(

@@ -18,6 +18,7 @@ from aihub.schemas.validation import validate
 from aihub.security.principal import Principal
 from aihub.settings import Settings
 from aihub.telemetry.logging import configure_logging
+from deployments.cancellation import quiet_cancellations
 from deployments.hub_parts import HubParts
 from deployments.short_way import HUB, socket_path
 from pipelines.answer import GeneratedAnswer, generate_answer
@@ -33,6 +34,7 @@ class Ingress:
 
     async def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging()
+        quiet_cancellations()
         self._model_id = model_id
         self._server: LocalServer | None = None
         self._parts = HubParts(settings, profile, model_id, tokenizer_path)
@@ -47,12 +49,12 @@ class Ingress:
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer an OpenAI chat body with OpenAI's `chat.completion` object."""
         request = validate(ChatCompletionRequest, self._with_model(body) | {"stream": False})
-        return await self._parts.services.chat.chat(Principal(), request)
+        return await self._parts.handle_chat.chat(Principal(), request)
 
     async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        """Yield the server-sent event text of an OpenAI chat body."""
+        """Yield the server-sent event text of an OpenAI chat body; comments while its model is loaded."""
         request = validate(ChatCompletionRequest, self._with_model(body) | {"stream": True})
-        stream = await self._parts.services.chat.open_chat_stream(Principal(), request)
+        stream = await self._parts.handle_chat.open_chat_stream(Principal(), request)
         try:
             async for frame in stream:
                 yield frame

@@ -5,6 +5,7 @@ waiting; `aihub serve` reads it.
 """
 
 import functools
+import os
 import sys
 import threading
 import time
@@ -27,6 +28,8 @@ def main() -> None:
     except HubError as error:
         sys.exit(f"{type(error).__name__}: {error.message}")
     _let_ray_choose_the_agent_port()
+    # This process has read it by now. Ray's helpers have not: its autoscaler tells every five seconds how long it took.
+    os.environ["RAY_LOGGER_LEVEL"] = "warning"
     threading.Thread(target=report_failures, daemon=True).start()
     cli(["run", str(path)])
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from aihub.engines.base import ChatModelCard, PartHealth
 from aihub.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
+from deployments.cancellation import raise_if_cancelled
 from deployments.engine_failure import engine_error
 from deployments.engine_process import describe_cause, start_early
 from deployments.engine_sleep import EngineSleep
@@ -229,6 +230,7 @@ class LLMDeployment:
         try:
             async for item in items:
                 if isinstance(item, ErrorResponse):
+                    raise_if_cancelled()  # vLLM answers "Client disconnected" instead
                     raise _to_hub_error(item)
                 self._last_progress_s = time.monotonic()
                 answer: dict[str, Any] = item.model_dump(mode="json", exclude_unset=False)

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from aihub.engines.base import ChatEngine, ChatModelCard, PartHealth
@@ -17,6 +18,7 @@ from deployments.llm_app import app_name
 from deployments.models import ModelsReport
 from pipelines.chat import model_not_found
 from pipelines.history import EngineHistory
+from pipelines.load_wait import LoadWait
 from pipelines.routing import ModelCandidate, ModelState
 
 logger = logging.getLogger(__name__)
@@ -73,8 +75,8 @@ class ModelDirectory:
         """Let go of every connection."""
         await asyncio.gather(*(connection.close() for connection in self._connections.values()))
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
-        """Return the engine of a model, loading it first where needed.
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
+        """Return the engine of a model, loading it first where needed; the wait for that is noted in `wait`.
 
         Raises:
             NotFoundError: No such local model (`model_not_found`).
@@ -84,8 +86,10 @@ class ModelDirectory:
         report = self._report
         if report is not None and model_id in report.directory.ready and self._is_current(report):
             return await self._engine(model_id)
+        wait = wait or LoadWait()
         try:
-            await self._models.call("ensure", model_id)
+            with wait.noted(model_id, partial(self._awaited_state, model_id)):
+                await self._models.call("ensure", model_id, wait.limit_s)
         except NotFoundError as error:
             known = [view.model_id for view in report.models] if report is not None else []
             raise model_not_found(model_id, known) from error
@@ -153,6 +157,11 @@ class ModelDirectory:
     def note_end(self, model_id: str) -> None:
         """Count it out again."""
         self._in_flight[model_id] -= 1
+
+    def _awaited_state(self, model_id: str) -> str | None:
+        """State of a model by the last report; None for one that is ready or unknown there."""
+        models = self._report.models if self._report is not None else ()
+        return next((view.state for view in models if view.model_id == model_id and view.state != "ready"), None)
 
     async def _tell(self) -> None:
         used, self._used = self._used, set()

@@ -152,10 +152,10 @@ class Models:
         views = [self._view(model) for model in status.models if model.model_id in self._models]
         return ModelsReport(directory, tuple(views), self._configuration)
 
-    async def ensure(self, model_id: str) -> ReadyModel:
+    async def ensure(self, model_id: str, wait_s: float | None = None) -> ReadyModel:
         """Return once the model can be asked; see `ModelLifecycle.ensure`."""
         await self._check(model_id)
-        return await self._lifecycle.ensure(model_id)
+        return await self._lifecycle.ensure(model_id, wait_s=wait_s)
 
     async def load(self, model_id: str, force_reload: bool) -> ModelStatus:
         await self._check(model_id)

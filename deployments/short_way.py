@@ -22,6 +22,7 @@ from yarl import URL
 from aihub.api.errors import error_response
 from aihub.errors import UnavailableError
 from aihub.settings import Settings
+from deployments.cancellation import quiet_cancellations
 
 logger = logging.getLogger("ray.serve")
 
@@ -50,6 +51,7 @@ _NO_DEFAULTS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 def middlewares() -> list[Middleware]:
     """Return what Ray Serve's proxy puts around itself; named by `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`."""
+    quiet_cancellations()
     home = Settings().home_path
     return [Middleware(ShortWay, ways=[(prefix, Way(socket_path(home, name))) for prefix, name in _PREFIXES])]
 
@@ -169,10 +171,10 @@ async def _pass(way: Way, scope: Scope, body: bytes, receive: Receive, send: Sen
     try:
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        # Gathered in any case: an error that nobody takes would be reported as such.
         gone.cancel()
-        if not answer.done():
-            answer.cancel()
-            await asyncio.gather(answer, return_exceptions=True)
+        answer.cancel()
+        await asyncio.gather(answer, gone, return_exceptions=True)
     if not answer.cancelled():
         answer.result()
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from aihub.engines.base import ChatEngine, ChatModelCard
@@ -11,6 +12,7 @@ from aihub.errors import EngineTimeoutError, HubError, InternalError, ModelUnava
 from aihub.schemas.chat import ChatCompletionRequest
 from aihub.schemas.completions import CompletionRequest
 from aihub.security.principal import Principal
+from pipelines.load_wait import LoadWait, open_stream
 from pipelines.rag import RagPipeline
 from pipelines.routing import AUTO
 from pipelines.sse import error_frame
@@ -21,11 +23,12 @@ logger = logging.getLogger(__name__)
 class EngineDirectory(Protocol):
     """Chat models by the name clients send."""
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
         """Return the engine of a model.
 
         Args:
             body: The engine's body, by which `auto` decides.
+            wait: Where a wait for a load is noted, and its limit; None waits as long as the lifecycle allows.
 
         Raises:
             NotFoundError: No such model (`model_not_found`).
@@ -49,12 +52,15 @@ class ChatPipeline:
 
     Args:
         timeout_s: Longest answer, streamed or not, retrieval included.
+        load_wait_s: How long an answer that is not streamed waits for its model to be loaded before it is refused; None waits
+            as long as the lifecycle allows, as streams do.
     """
 
-    def __init__(self, engines: EngineDirectory, rag: RagPipeline, *, timeout_s: float) -> None:
+    def __init__(self, engines: EngineDirectory, rag: RagPipeline, *, timeout_s: float, load_wait_s: float | None = None) -> None:
         self._engines = engines
         self._rag = rag
         self._timeout_s = timeout_s
+        self._load_wait_s = load_wait_s
 
     async def chat(self, principal: Principal, request: ChatCompletionRequest) -> dict[str, Any]:
         """Answer with OpenAI's `chat.completion` object.
@@ -64,7 +70,7 @@ class ChatPipeline:
             HubError: Whatever the engine or retrieval raises.
         """
         async with self._time_limit():
-            engine = await self._resolve(request)
+            engine = await self._resolve(request, LoadWait(self._load_wait_s))
             if request.retrieval is None:
                 return await engine.chat(request.to_engine_body((await engine.card()).special_tokens))
             return await self._rag.answer(principal, engine, request)
@@ -72,35 +78,43 @@ class ChatPipeline:
     async def open_chat_stream(self, principal: Principal, request: ChatCompletionRequest) -> AsyncGenerator[str, None]:
         """Wait for the first frame, then return the stream with it; errors before it are raised here.
 
-        Later errors end the stream with an error frame. Closing the stream closes the engine's.
+        A model that must be loaded is not waited for: the stream then begins with comments (see `pipelines.load_wait`). Later
+        errors end the stream with an error frame. Closing the stream closes the engine's.
         """
-        async with self._time_limit():
-            engine = await self._resolve(request)
-            card = await engine.card()
-        if request.retrieval is None:
-            return await self._open(engine.stream_chat(request.to_engine_body(card.special_tokens)))
-        return await self._open(self._rag.stream(principal, engine, request))
+        return await self._open(partial(self._chat_frames, principal, request))
 
     async def complete(self, principal: Principal, request: CompletionRequest) -> dict[str, Any]:
         """Answer with OpenAI's `text_completion` object; raises as `chat` does."""
         async with self._time_limit():
-            engine = await self._resolve(request)
+            engine = await self._resolve(request, LoadWait(self._load_wait_s))
             return await engine.complete(request.to_engine_body())
 
     async def open_complete_stream(self, principal: Principal, request: CompletionRequest) -> AsyncGenerator[str, None]:
         """Open a completion stream; promises and errors as `open_chat_stream`."""
-        async with self._time_limit():
-            engine = await self._resolve(request)
-        return await self._open(engine.stream_complete(request.to_engine_body()))
+        return await self._open(partial(self._complete_frames, request))
 
     async def models(self, principal: Principal) -> list[dict[str, Any]]:
         """Return the chat models as OpenAI model objects."""
         cards = await self._engines.list()
         return [{"id": card.model_id, "object": "model", "created": card.created, "owned_by": card.owned_by} for card in cards]
 
-    async def _resolve(self, request: ChatCompletionRequest | CompletionRequest) -> ChatEngine:
+    async def _chat_frames(
+        self, principal: Principal, request: ChatCompletionRequest, wait: LoadWait
+    ) -> AsyncGenerator[str, None]:
+        engine = await self._resolve(request, wait)
+        card = await engine.card()
+        if request.retrieval is None:
+            return engine.stream_chat(request.to_engine_body(card.special_tokens))
+        return self._rag.stream(principal, engine, request)
+
+    async def _complete_frames(self, request: CompletionRequest, wait: LoadWait) -> AsyncGenerator[str, None]:
+        engine = await self._resolve(request, wait)
+        return engine.stream_complete(request.to_engine_body())
+
+    async def _resolve(self, request: ChatCompletionRequest | CompletionRequest, wait: LoadWait) -> ChatEngine:
         # Only `auto` looks at what is asked.
-        return await self._engines.resolve(request.model, request.to_engine_body() if request.model == AUTO else None)
+        body = request.to_engine_body() if request.model == AUTO else None
+        return await self._engines.resolve(request.model, body, wait=wait)
 
     @asynccontextmanager
     async def _time_limit(self) -> AsyncIterator[None]:
@@ -112,7 +126,15 @@ class ChatPipeline:
                 raise
             raise self._too_slow() from error
 
-    async def _open(self, frames: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    async def _open(self, find: Callable[[LoadWait], Awaitable[AsyncGenerator[str, None]]]) -> AsyncGenerator[str, None]:
+        wait = LoadWait()
+        return await open_stream(self._begin(find, wait), wait, self._told)
+
+    async def _begin(
+        self, find: Callable[[LoadWait], Awaitable[AsyncGenerator[str, None]]], wait: LoadWait
+    ) -> AsyncGenerator[str, None]:
+        async with self._time_limit():
+            frames = await find(wait)
         relay = self._relay(frames)
         # A generator that was never started runs no `finally` when closed, so it is brought to its first frame here.
         await anext(relay)

@@ -12,6 +12,7 @@ from aihub.telemetry.answer_notes import note
 from pipelines.chat import EngineDirectory, model_not_found
 from pipelines.fallback import Candidate, FallbackEngine
 from pipelines.history import EngineHistory, ObservedEngine
+from pipelines.load_wait import LoadWait
 from pipelines.routing import AUTO, Decision, ModelCandidate, Router
 
 MODEL_HEADER = "x-aihub-model"
@@ -46,11 +47,12 @@ class ProviderDirectory:
         self._router = router
         self._history = history
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
         """Return the engine of a model, with the configured fallbacks behind it.
 
         Args:
             body: The engine's body, by which `auto` decides; without it `auto` takes the request for plain chat.
+            wait: Where a wait for a local model's load is noted.
 
         Raises:
             NotFoundError: No such model (`model_not_found`).
@@ -64,8 +66,8 @@ class ProviderDirectory:
             model_id = decision.model_id
         order = self._pool.settings.fallback_order
         if not order:
-            return (await self._find(model_id))[1]
-        return await self._with_fallbacks(model_id, order)
+            return (await self._find(model_id, wait))[1]
+        return await self._with_fallbacks(model_id, order, wait)
 
     async def list(self) -> list[ChatModelCard]:
         """Return the models that can be used now, local ones first."""
@@ -84,9 +86,9 @@ class ProviderDirectory:
         wish = preferred or self._pool.settings.preferred_model
         return self._router.decide(self._router.read(body), candidates, preferred=wish)
 
-    async def _with_fallbacks(self, model_id: str, order: Sequence[ProviderName]) -> ChatEngine:
+    async def _with_fallbacks(self, model_id: str, order: Sequence[ProviderName], wait: LoadWait | None) -> ChatEngine:
         try:
-            provider, engine = await self._find(model_id)
+            provider, engine = await self._find(model_id, wait)
         except ModelUnavailableError as error:
             provider = split_model_id(model_id)[0] or "local"
             candidates = [Candidate(provider, model_id, partial(_refused, error))]
@@ -94,37 +96,37 @@ class ProviderDirectory:
             candidates = [Candidate(provider, model_id, partial(_ready, engine))]
         for name in order:
             if name != provider:
-                candidates += await self._fallback(name, split_model_id(model_id)[1])
+                candidates += await self._fallback(name, split_model_id(model_id)[1], wait)
         return FallbackEngine(candidates)
 
-    async def _fallback(self, provider: ProviderName, asked: str) -> Sequence[Candidate]:
+    async def _fallback(self, provider: ProviderName, asked: str, wait: LoadWait | None) -> Sequence[Candidate]:
         """Return the candidate of a provider to fall back to; none where it has no model."""
         if provider == "local":
             cards = await self._local.list()
             if cards:
                 first = cards[0].model_id
-                return [Candidate("local", first, partial(self._local_engine, first))]
+                return [Candidate("local", first, partial(self._local_engine, first, wait))]
         if provider not in self._pool.configured:
             return []
         model = self._pool.default_model(provider, asked)
         engine = self._remote_engine(provider, model)
         return [Candidate(provider, f"{provider}/{model}", partial(_ready, engine))]
 
-    async def _find(self, model_id: str) -> tuple[ProviderName, ChatEngine]:
+    async def _find(self, model_id: str, wait: LoadWait | None) -> tuple[ProviderName, ChatEngine]:
         """Return the engine of a name and who has it; raises as `resolve`."""
         provider, name = split_model_id(model_id)
         if provider not in {None, "local"} and not await self._is_local(model_id):
             # Not a question for the model manager, which may be away.
             return provider, self._remote_engine(provider, name)
         try:
-            return "local", await self._local_engine(model_id)
+            return "local", await self._local_engine(model_id, wait)
         except NotFoundError as error:
             unknown = error
         if provider is None:
             return await self._find_at_default(model_id, unknown)
         if provider == "local":
             try:
-                return "local", await self._local_engine(name)
+                return "local", await self._local_engine(name, wait)
             except NotFoundError:
                 if "local" not in self._pool.configured:
                     raise
@@ -140,8 +142,8 @@ class ProviderDirectory:
             raise model_not_found(model_id, [card.model_id for card in cards]) from unknown
         return provider, self._remote_engine(provider, model_id)
 
-    async def _local_engine(self, model_id: str) -> ChatEngine:
-        return ObservedEngine(await self._local.resolve(model_id), model_id, self._history)
+    async def _local_engine(self, model_id: str, wait: LoadWait | None) -> ChatEngine:
+        return ObservedEngine(await self._local.resolve(model_id, wait=wait), model_id, self._history)
 
     def _remote_engine(self, provider: ProviderName, model: str) -> ChatEngine:
         return ObservedEngine(self._pool.engine(provider, model), f"{provider}/{model}", self._history)

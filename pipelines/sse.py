@@ -7,6 +7,7 @@ from typing import Any
 from aihub.errors import HubError
 
 DONE = "data: [DONE]\n\n"
+MAX_COMMENT_CHARS = 300
 _FIELD = "data: "
 
 
@@ -31,6 +32,11 @@ def payload(event: str) -> dict[str, Any] | None:
 def data_event(value: dict[str, Any]) -> str:
     """Render one event."""
     return f"{_FIELD}{json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def comment(text: str) -> str:
+    """Render a comment, which every client skips; control characters and line ends of `text` become spaces."""
+    return f": {''.join(char if char.isprintable() else ' ' for char in text[:MAX_COMMENT_CHARS])}\n\n"
 
 
 def error_frame(error: HubError) -> str:

@@ -26,7 +26,8 @@ async def job_frames(events: AsyncGenerator[JobEvent, None], *, keep_alive_s: fl
     finally:
         if following is not None:
             following.cancel()
-            await asyncio.wait({following})
+            # Gathered, so that what it ends with is taken.
+            await asyncio.gather(following, return_exceptions=True)
         await events.aclose()
 
 

@@ -48,16 +48,17 @@ class RequestContext:
         id_header = (b"x-request-id", current.encode())
         notes: dict[str, str] = {}
         notes_token = answer_notes.set(notes)
-        status = 0
+        status, has_ended = 0, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_ended
             if message["type"] == "http.response.start":
                 status = message["status"]
                 kept = (pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id")
                 noted = [(name.encode(), value.encode()) for name, value in notes.items()]
                 message["headers"] = [*kept, *noted, id_header] if self._sends_id else [*kept, *noted]
             await send(message)
+            has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         metrics.in_flight.inc()
         try:
@@ -69,22 +70,24 @@ class RequestContext:
         except Exception as error:  # the edge: a bug becomes a stable 500
             shown = public_error(error)
             if status:
+                has_ended = True  # broken off by the hub, not by the client
                 raise  # The answer has begun; only a broken connection can tell the client.
             await error_response(shown)(scope, receive, send_with_id)
         finally:
             metrics.in_flight.dec()
-            _record(metrics, scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s)
+            _record(metrics, scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s, has_ended=has_ended)
             request_id.reset(token)
             answer_notes.reset(notes_token)
 
 
-def _record(metrics: RequestMetrics, scope: Scope, status: int, seconds: float) -> None:
+def _record(metrics: RequestMetrics, scope: Scope, status: int, seconds: float, *, has_ended: bool) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     method = scope["method"] if scope.get("route") is not None and scope["method"] in _METHODS else "any"
     metrics.observe_request(method, route, status, seconds)
     if logger.isEnabledFor(logging.INFO):
         fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        logger.info("answered", extra={"fields": fields})
+        has_left = status == CLIENT_CLOSED_REQUEST or not has_ended
+        logger.info("The client left; its request was cancelled." if has_left else "answered", extra={"fields": fields})
 
 
 def _refuse_head(scope: Scope, header_bytes: int) -> Response | None:

@@ -107,7 +107,9 @@ class UsageObserver:
         self._has_begun = False
 
     def frame(self, frame: str) -> None:
-        """Look at one frame of a stream: the first one is the first token, one may carry the usage."""
+        """Look at one frame of a stream: the first one is the first token, one may carry the usage; comments are neither."""
+        if frame.startswith(":"):
+            return
         if not self._has_begun:
             self._has_begun = True
             self._metrics.first_token.labels(self._route).observe(time.perf_counter() - self._started_s)

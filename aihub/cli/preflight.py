@@ -19,6 +19,11 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
     "RAY_SERVE_LOG_TO_STDERR": "1",
+    # Tables of event counts and resources that Ray's processes write every minute, idle or not: once a day. -1, which Ray
+    # documents as never, makes its GCS of 2.60 write them without a pause.
+    "RAY_event_stats_print_interval_ms": "86400000",
+    "RAY_debug_dump_period_milliseconds": "86400000",
+    "RAY_ENABLE_CLUSTER_STATUS_LOG": "0",
     # The proxy passes requests to replicas of this machine over a Unix socket (docs/adr/0014-short-way.md).
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.short_way:middlewares",
 }

@@ -10,6 +10,7 @@ from aihub.lifecycle.clients import Directory, ReadyModel
 from aihub.lifecycle.desired import DesiredState
 from aihub.lifecycle.host import ModelHost, ModelSpec
 from aihub.lifecycle.ledger import MemoryLedger
+from aihub.lifecycle.load_progress import still_loading
 from aihub.lifecycle.loading import Loader
 from aihub.lifecycle.peaks import PeakStore
 from aihub.lifecycle.policy import LifecyclePolicy
@@ -129,8 +130,11 @@ class ModelLifecycle:
         board.changed.notify()
         return board.directory()
 
-    async def ensure(self, model_id: str) -> ReadyModel:
+    async def ensure(self, model_id: str, *, wait_s: float | None = None) -> ReadyModel:
         """Return once the model can be asked, loading it first where needed.
+
+        Args:
+            wait_s: Longest wait where it is less than the policy's; the load goes on after it.
 
         Raises:
             NotFoundError: It is not installed.
@@ -148,7 +152,7 @@ class ModelLifecycle:
                 )
             self._waiting += 1
             try:
-                await self._become_ready(record, policy.wait_timeout_s)
+                await self._become_ready(record, min(policy.wait_timeout_s, wait_s or policy.wait_timeout_s))
             finally:
                 self._waiting -= 1
         self._board.touch(record)
@@ -268,10 +272,7 @@ class ModelLifecycle:
                         raise error
                 left_s = deadline_s - board.clock()
                 if left_s <= 0:
-                    raise ModelUnavailableError(
-                        f"The model {record.model_id!r} is not ready yet ({record.shown_state}). Try again shortly.",
-                        retry_after_s=10,
-                    )
+                    raise still_loading(record, board.clock())
                 load = self._loader.begin(record)
                 await record.changed.wait(left_s)
         finally:

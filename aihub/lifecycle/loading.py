@@ -25,6 +25,7 @@ class Loader:
         """Start loading unless that is under way; the task's result is the error, if any."""
         if record.load is None or record.load.done():
             record.give_up = False
+            record.load_asked_s = self._board.clock()
             record.load = asyncio.create_task(self._load(record), name=f"load {record.model_id}")
             record.load.add_done_callback(lambda _: record.changed.notify())
             record.changed.notify()

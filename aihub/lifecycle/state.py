@@ -76,6 +76,7 @@ class ModelRecord:
         residual_bytes: What it keeps of its device while it sleeps, as last measured; None when it has not slept yet.
         is_outdated: Another version, or none, is installed since it fell asleep.
         is_displaced: It made room for another model and nobody asked for that; a default model comes back.
+        load_asked_s: Since when the load is under way, its wait for room included; `load_began_s`, since when it starts.
         load: The task that loads it, queued or running; its result is the error, if any.
         give_up: Set to take a queued load back.
         waiting: Requests that wait for it.
@@ -96,6 +97,8 @@ class ModelRecord:
     used_at: float | None = None
     loaded_at: float | None = None
     load_time_s: float | None = None
+    load_asked_s: float = 0.0
+    load_began_s: float = 0.0
     used_bytes: int | None = None
     tokens_per_s: float | None = None
     failure: Failure | None = None

@@ -36,7 +36,7 @@ class Transitions:
         board.ledger.reserve(record.model_id, spec.device, record.need_bytes)
         board.set_state(record, ModelState.LOADING)
         logger.info("Loading %s: %s on %s.", record.model_id, gib(record.need_bytes), spec.device)
-        began_s = board.clock()
+        began_s = record.load_began_s = board.clock()
         try:
             async with asyncio.timeout(board.policy.start_timeout_s):
                 await self._host.start(spec)

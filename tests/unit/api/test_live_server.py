@@ -137,6 +137,25 @@ def test_engine_stops_when_the_client_leaves_mid_stream(slow_server: LiveServer)
     assert wait_for_active(slow_server, 0, within_s=0.8)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_client_that_leaves_is_one_line_in_the_log(
+    slow_server: LiveServer, caplog: pytest.LogCaptureFixture, stream: bool, has_begun: bool
+) -> None:
+    body = json.dumps(chat_body(stream=stream)).encode()
+    with caplog.at_level("INFO"), socket.create_connection(("127.0.0.1", slow_server.port)) as leaving:
+        leaving.sendall(with_length(len(body), body))
+        assert wait_for_active(slow_server, 1, within_s=2)
+        if stream and has_begun:
+            leaving.recv(100)
+        leaving.close()
+        assert wait_for_active(slow_server, 0, within_s=0.8)
+        time.sleep(0.1)
+    assert [(record.levelname, record.message) for record in caplog.records if "httpx" not in record.name] == [
+        ("INFO", "The client left; its request was cancelled.")
+    ]
+
+
 def test_client_that_left_is_counted_as_499(slow_server: LiveServer) -> None:
     body = json.dumps(chat_body()).encode()
     with socket.create_connection(("127.0.0.1", slow_server.port)) as leaving:

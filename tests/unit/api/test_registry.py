@@ -1,6 +1,8 @@
+import asyncio
+import gc
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
@@ -258,6 +260,23 @@ async def test_a_watcher_that_leaves_in_silence_closes_the_events(registry: Fake
     await anext(frames)
     await frames.aclose()
     assert registry.is_closed
+
+
+async def test_a_watcher_that_leaves_takes_the_error_its_leaving_causes() -> None:
+    async def events() -> AsyncGenerator[JobEvent, None]:
+        try:
+            await asyncio.sleep(30.0)
+        except asyncio.CancelledError:
+            raise RuntimeError("the part died just then") from None
+        yield JobEvent.of(job())
+
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    frames = job_frames(events(), keep_alive_s=0.02)
+    await anext(frames)
+    await frames.aclose()
+    gc.collect()
+    assert reported == []
 
 
 async def test_an_error_in_the_middle_ends_the_stream_with_it(client: httpx.AsyncClient, registry: FakeRegistry) -> None:

@@ -193,7 +193,7 @@ async def test_full_queue_refuses_at_once_with_retry_after() -> None:
 
 async def test_request_that_waits_too_long_gets_503_and_the_load_goes_on() -> None:
     async with running_hub(A, policy=replace(POLICY, wait_timeout_s=4.0)) as hub:
-        with pytest.raises(ModelUnavailableError, match="not ready yet") as caught:
+        with pytest.raises(ModelUnavailableError, match="still being loaded, for 4 s so far") as caught:
             await hub.clients[0].ask("a")
         assert caught.value.retry_after_s
         await settle(10)

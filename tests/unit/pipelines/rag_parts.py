@@ -17,6 +17,7 @@ from aihub.schemas.validation import validate
 from aihub.security.principal import Principal
 from aihub.storage.records import ChunkHit, FileCounts, VectorStoreRecord
 from pipelines.chat import ChatPipeline, model_not_found
+from pipelines.load_wait import LoadWait
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
 from pipelines.retrieve import Retrieval, ScoredChunk
@@ -129,7 +130,7 @@ class OneModel:
         self._engine = engine
         self.asked: list[tuple[str, Mapping[str, Any] | None]] = []
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
         self.asked.append((model_id, body))
         card = await self._engine.card()
         if model_id != card.model_id:

@@ -12,6 +12,7 @@ from aihub.engines.fake_chat import FakeChatEngine
 from aihub.errors import EngineTimeoutError, ModelUnavailableError, NotFoundError, OverloadedError
 from aihub.schemas.completions import CompletionRequest
 from aihub.schemas.validation import validate
+from pipelines.load_wait import LoadWait
 from tests.unit.pipelines.rag_parts import (
     BATTERY,
     CALLER,
@@ -188,7 +189,7 @@ async def test_client_that_leaves_while_the_stream_opens_stops_the_engine() -> N
 
 async def test_model_that_is_loading_is_unavailable() -> None:
     class Loading(OneModel):
-        async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> Any:
+        async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> Any:
             raise ModelUnavailableError("The model is loading.")
 
         async def list(self) -> list[ChatModelCard]:
@@ -282,7 +283,7 @@ async def test_special_tokens_of_the_model_are_broken_in_messages() -> None:
 class AnyModel(OneModel):
     """Resolves every name to its engine, as `auto` is."""
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> Any:
         self.asked.append((model_id, body))
         return self._engine
 

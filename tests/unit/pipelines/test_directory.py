@@ -16,6 +16,7 @@ from aihub.telemetry.answer_notes import answer_notes
 from pipelines.chat import model_not_found
 from pipelines.directory import ProviderDirectory
 from pipelines.history import EngineHistory
+from pipelines.load_wait import LoadWait
 from pipelines.routing import ModelCandidate, Router
 from pipelines.routing_rules import load_routing_rules
 
@@ -31,7 +32,7 @@ class Local:
         self.engines = {name: FakeChatEngine(name) for name in names}
         self.unavailable: set[str] = set()
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None) -> ChatEngine:
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
         if model_id in self.unavailable:
             raise ModelUnavailableError(f"{model_id} is not loaded")
         if model_id not in self.engines:

@@ -1,0 +1,29 @@
+"""Requests whose client has left: one INFO line each, written by the hub's access log."""
+
+import asyncio
+import logging
+import re
+
+_OF_SERVE = re.compile(
+    r"Cancelling request that has already been assigned to a replica\.|Client for request \S+ disconnected, cancelling request\."
+)
+
+
+def quiet_cancellations() -> None:
+    """Leave out what Serve itself says of a cancelled request in this process; call once per process."""
+    logging.getLogger("ray.serve").addFilter(_is_other)
+
+
+def raise_if_cancelled() -> None:
+    """Go on with the cancellation of this task where a library has swallowed it.
+
+    Raises:
+        CancelledError: Somebody has cancelled this task.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _is_other(record: logging.LogRecord) -> bool:
+    return record.levelno != logging.INFO or _OF_SERVE.fullmatch(record.getMessage()) is None
