@@ -5,13 +5,24 @@ Every field is an environment variable; nothing else in the product reads the en
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aihub.errors import ConfigurationError
+from aihub.schemas.sampling import AnswerTokens, Temperature, TopK, TopP
+
+MIN_CONTEXT_TOKENS = 256
+"""Smallest MAX_LENGTH: a question and a short answer need that much."""
 
 
 class Settings(BaseSettings):
-    """Where state lives, which stores to use and the limits of one request."""
+    """Where state lives, which stores to use and the limits of one request.
+
+    Raises:
+        ConfigurationError: A variable has a wrong value; the message names each.
+    """
 
     model_config = SettingsConfigDict(env_prefix="AIHUB_", extra="ignore", frozen=True, env_ignore_empty=True)
 
@@ -43,6 +54,29 @@ class Settings(BaseSettings):
         default=None, description="GiB that local chat models may take together; most of the device when unset."
     )
 
+    default_max_tokens: AnswerTokens | None = Field(
+        default=None,
+        validation_alias="DEFAULT_MAX_TOKENS",
+        description="Most tokens a local model answers with where the request says nothing.",
+    )
+    default_temperature: Temperature | None = Field(
+        default=None,
+        validation_alias="DEFAULT_TEMPERATURE",
+        description="Temperature of local models where the request says nothing.",
+    )
+    default_top_p: TopP | None = Field(
+        default=None, validation_alias="DEFAULT_TOP_P", description="top_p of local models where the request says nothing."
+    )
+    default_top_k: TopK | None = Field(
+        default=None, validation_alias="DEFAULT_TOP_K", description="top_k of local models where the request says nothing."
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=MIN_CONTEXT_TOKENS,
+        validation_alias="MAX_LENGTH",
+        description="Longest context of local models, prompt plus answer in tokens; replaces the profile's.",
+    )
+
     openai_api_key: SecretStr | None = Field(
         default=None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or the service at OPENAI_BASE_URL."
     )
@@ -62,6 +96,12 @@ class Settings(BaseSettings):
     storage_timeout_s: PositiveFloat = Field(default=2.0, description="Longest wait for a PostgreSQL connection.")
     cache_timeout_s: PositiveFloat = Field(default=0.25, description="Longest wait for Redis before it counts as a miss.")
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(_describe(error)) from error
+
     @cached_property
     def home_path(self) -> Path:
         """State folder, absolute, so that every Ray worker means the same place."""
@@ -71,3 +111,15 @@ class Settings(BaseSettings):
     def models_path(self) -> Path:
         """Folder of installed model folders."""
         return self.home_path / "models"
+
+
+def _describe(error: ValidationError) -> str:
+    """Name each variable, its fault and what it was set to; a secret's value is not shown."""
+    prefix = Settings.model_config["env_prefix"]
+    problems = []
+    for problem in error.errors(include_url=False):
+        name = str(problem["loc"][0])
+        field = Settings.model_fields.get(name)
+        given = "" if field is not None and "SecretStr" in str(field.annotation) else f" (it is {problem['input']!r})"
+        problems.append(f"{name if name.isupper() else (prefix + name).upper()}: {problem['msg']}{given}")
+    return f"Environment variables are wrong: {'; '.join(problems)}. Correct or unset them."
