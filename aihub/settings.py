@@ -5,19 +5,18 @@ Every field is an environment variable; nothing else in the product reads the en
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import SettingsConfigDict
 
-from aihub.errors import ConfigurationError
 from aihub.schemas.sampling import AnswerTokens, Temperature, TopK, TopP
+from aihub.typed_environment import EnvironmentSettings
 
 MIN_CONTEXT_TOKENS = 256
 """Smallest MAX_LENGTH: a question and a short answer need that much."""
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """Where state lives, which stores to use and the limits of one request.
 
     Raises:
@@ -96,12 +95,6 @@ class Settings(BaseSettings):
     storage_timeout_s: PositiveFloat = Field(default=2.0, description="Longest wait for a PostgreSQL connection.")
     cache_timeout_s: PositiveFloat = Field(default=0.25, description="Longest wait for Redis before it counts as a miss.")
 
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise ConfigurationError(_describe(error)) from error
-
     @cached_property
     def home_path(self) -> Path:
         """State folder, absolute, so that every Ray worker means the same place."""
@@ -111,15 +104,3 @@ class Settings(BaseSettings):
     def models_path(self) -> Path:
         """Folder of installed model folders."""
         return self.home_path / "models"
-
-
-def _describe(error: ValidationError) -> str:
-    """Name each variable, its fault and what it was set to; a secret's value is not shown."""
-    prefix = Settings.model_config["env_prefix"]
-    problems = []
-    for problem in error.errors(include_url=False):
-        name = str(problem["loc"][0])
-        field = Settings.model_fields.get(name)
-        given = "" if field is not None and "SecretStr" in str(field.annotation) else f" (it is {problem['input']!r})"
-        problems.append(f"{name if name.isupper() else (prefix + name).upper()}: {problem['msg']}{given}")
-    return f"Environment variables are wrong: {'; '.join(problems)}. Correct or unset them."

@@ -262,6 +262,11 @@ def _to_hub_error(response: Any) -> HubError:
     param = getattr(info, "param", None)
     param = "max_tokens" if param == "max_completion_tokens" else "messages" if param == "input_tokens" else param
     status = int(info.code or 500)
+    if message.startswith("max_tokens must be at least 1"):
+        # The API takes no smaller one: it is what the prompt has left of the context.
+        return ContextLengthError(
+            "The prompt fills the model's maximum context length, so there is no room for an answer. Send less.", param="messages"
+        )
     if status == 404:
         return NotFoundError(message, code="model_not_found", param="model")
     if 400 <= status < 500:
