@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from aihub.errors import ConfigurationError
+from aihub.schemas.sampling import AnswerTokens, Temperature, TopK, TopP
 from aihub.typed_yaml import load_typed_yaml
 
 PROFILES_DIR = Path(__file__).resolve().parent.parent / "configs" / "profiles"
@@ -125,6 +126,15 @@ class HubProfile(DeploymentProfile):
     parser_memory_mb: PositiveInt = 2048
 
 
+class GenerationProfile(StrictModel):
+    """What requests to local models get where neither they, the operator nor the model's authors say anything."""
+
+    max_tokens: AnswerTokens = 1000
+    temperature: Temperature = 0.7
+    top_p: TopP = 0.9
+    top_k: TopK = 50
+
+
 class Profile(StrictModel):
     """One machine kind."""
 
@@ -134,6 +144,13 @@ class Profile(StrictModel):
     hub: HubProfile
     llm: LLMProfile
     embeddings: EmbeddingsProfile
+    generation: GenerationProfile = GenerationProfile()
+
+    def with_max_length(self, max_length: int | None) -> Self:
+        """Return the profile with another longest context, in tokens (MAX_LENGTH); itself when None."""
+        if max_length is None:
+            return self
+        return self.model_copy(update={"llm": self.llm.model_copy(update={"max_model_len": max_length})})
 
     @property
     def gpu_fraction_total(self) -> float:

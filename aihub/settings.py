@@ -7,11 +7,21 @@ from functools import cached_property
 from pathlib import Path
 
 from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from aihub.schemas.sampling import AnswerTokens, Temperature, TopK, TopP
+from aihub.typed_environment import EnvironmentSettings
+
+MIN_CONTEXT_TOKENS = 256
+"""Smallest MAX_LENGTH: a question and a short answer need that much."""
 
 
-class Settings(BaseSettings):
-    """Where state lives, which stores to use and the limits of one request."""
+class Settings(EnvironmentSettings):
+    """Where state lives, which stores to use and the limits of one request.
+
+    Raises:
+        ConfigurationError: A variable has a wrong value; the message names each.
+    """
 
     model_config = SettingsConfigDict(env_prefix="AIHUB_", extra="ignore", frozen=True, env_ignore_empty=True)
 
@@ -41,6 +51,29 @@ class Settings(BaseSettings):
 
     models_memory_gb: PositiveFloat | None = Field(
         default=None, description="GiB that local chat models may take together; most of the device when unset."
+    )
+
+    default_max_tokens: AnswerTokens | None = Field(
+        default=None,
+        validation_alias="DEFAULT_MAX_TOKENS",
+        description="Most tokens a local model answers with where the request says nothing.",
+    )
+    default_temperature: Temperature | None = Field(
+        default=None,
+        validation_alias="DEFAULT_TEMPERATURE",
+        description="Temperature of local models where the request says nothing.",
+    )
+    default_top_p: TopP | None = Field(
+        default=None, validation_alias="DEFAULT_TOP_P", description="top_p of local models where the request says nothing."
+    )
+    default_top_k: TopK | None = Field(
+        default=None, validation_alias="DEFAULT_TOP_K", description="top_k of local models where the request says nothing."
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=MIN_CONTEXT_TOKENS,
+        validation_alias="MAX_LENGTH",
+        description="Longest context of local models, prompt plus answer in tokens; replaces the profile's.",
     )
 
     openai_api_key: SecretStr | None = Field(

@@ -41,7 +41,7 @@ def running_vllm(log: Path) -> Iterator[str]:
     from deployments.llm_app import engine_dtype
 
     settings = Settings()
-    profile = load_profile(settings.profile)
+    profile = load_profile(settings.profile).with_max_length(settings.max_length)
     choice = select_chat_model(settings, profile)
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]

@@ -28,8 +28,9 @@ class AppArgs(BaseModel):
 
 
 def read_profile(args: AppArgs, settings: Settings) -> Profile:
-    """`AIHUB_PROFILE` wins over the file, and `auto` lets the machine decide."""
-    return load_profile(settings.profile or (None if args.profile == "auto" else args.profile))
+    """`AIHUB_PROFILE` wins over the file, and `auto` lets the machine decide; `MAX_LENGTH` wins over the profile's context."""
+    profile = load_profile(settings.profile or (None if args.profile == "auto" else args.profile))
+    return profile.with_max_length(settings.max_length)
 
 
 def build_embeddings(args: AppArgs) -> Application:

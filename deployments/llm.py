@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from aihub.engines.base import ChatModelCard, PartHealth
 from aihub.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
+from aihub.lifecycle.generation_defaults import with_room_for_minimum
 from deployments.cancellation import raise_if_cancelled
 from deployments.engine_failure import engine_error
 from deployments.engine_process import describe_cause, start_early
@@ -58,7 +59,7 @@ class LLMDeployment:
     Args:
         engine: How to start the engine.
         card: What the model is called and takes.
-        defaults: Sampling fields for requests that do not set them.
+        defaults: Sampling fields for requests that do not set them, see `GenerationDefaultsInForce`.
 
     Raises:
         EngineStartError: The engine did not start; the message is the innermost cause.
@@ -71,6 +72,7 @@ class LLMDeployment:
         self._last_progress_s = time.monotonic()
         self._sleep = EngineSleep(self._put_engine_to_sleep, self._wake_engine)
         self._server = await self._start_engine(engine)
+        await self.set_generation_defaults(defaults)
         await self._warm_up()
 
     async def card(self) -> ChatModelCard:
@@ -117,7 +119,10 @@ class LLMDeployment:
 
     async def set_generation_defaults(self, defaults: dict[str, Any]) -> None:
         """Use other defaults from the next request on."""
+        from deployments.vllm_adapter import set_default_sampling
+
         self._defaults = defaults
+        set_default_sampling(self._server, defaults)
 
     async def clear_cache(self) -> bool:
         """Forget cached prompt prefixes; False when requests in flight still hold some."""
@@ -219,10 +224,7 @@ class LLMDeployment:
 
     def _completed(self, body: dict[str, Any]) -> dict[str, Any]:
         self._sleep.require_awake()
-        missing = {name: value for name, value in self._defaults.items() if body.get(name) is None}
-        if body.get("max_completion_tokens") is not None:
-            missing.pop("max_tokens", None)
-        return body | missing
+        return with_room_for_minimum(body, self._defaults)
 
     async def _first_object(self, items: AsyncGenerator[Any, None]) -> dict[str, Any]:
         from deployments.vllm_adapter import EngineDeadError, ErrorResponse
@@ -290,6 +292,11 @@ def _to_hub_error(response: Any) -> HubError:
     param = getattr(info, "param", None)
     param = "max_tokens" if param == "max_completion_tokens" else "messages" if param == "input_tokens" else param
     status = int(info.code or 500)
+    if message.startswith("max_tokens must be at least 1"):
+        # The API takes no smaller one: it is what the prompt has left of the context.
+        return ContextLengthError(
+            "The prompt fills the model's maximum context length, so there is no room for an answer. Send less.", param="messages"
+        )
     if status == 404:
         return NotFoundError(message, code="model_not_found", param="model")
     if 400 <= status < 500:

@@ -36,7 +36,7 @@ class ServeModelHost:
 
     Args:
         profile: Says how models are run here.
-        read_defaults: Returns the generation defaults a model starts with; blocking.
+        read_defaults: Returns the generation defaults in force for a model; blocking.
         cache: Folder for what engines compile.
     """
 
@@ -45,6 +45,7 @@ class ServeModelHost:
         self._device = "cpu" if profile.device == "cpu" else "cuda:0"
         self._read_defaults = read_defaults
         self._cache = cache
+        self._telling_defaults = asyncio.Lock()
         self._process_ids: dict[str, list[int]] = {}
 
     async def start(self, spec: ModelSpec) -> None:
@@ -59,7 +60,7 @@ class ServeModelHost:
         application = build_llm_application(spec, self._profile, defaults, card_bytes=cards.get(spec.device), cache=self._cache)
         await asyncio.to_thread(_deploy, application, app_name(spec.model_id))
         await self._wait_until_running(spec.model_id)
-        self._process_ids[spec.model_id] = await self.call(spec.model_id, "process_ids") or []
+        self._process_ids[spec.model_id] = await self._meet_replica(spec.model_id)
 
     async def _wait_until_running(self, model_id: str) -> None:
         tried_again_for: str | None = None
@@ -123,7 +124,7 @@ class ServeModelHost:
         for _ in range(2):
             process_ids = self._process_ids.get(model_id)
             if process_ids is None:
-                process_ids = self._process_ids[model_id] = await self.call(model_id, "process_ids") or []
+                process_ids = self._process_ids[model_id] = await self._meet_replica(model_id)
             if used := await asyncio.to_thread(read_process_memory, self._device, process_ids):
                 return used
             del self._process_ids[model_id]
@@ -136,6 +137,23 @@ class ServeModelHost:
     async def device_memory(self) -> list[DeviceMemory]:
         devices = dict.fromkeys((self._device, "cpu"))  # RAM too: models of a GPU sleep there
         return [memory for device in devices for memory in await asyncio.to_thread(read_device_memory, device)]
+
+    async def _meet_replica(self, model_id: str) -> list[int]:
+        """Return the processes of a replica that is new here, and tell it the generation defaults in force.
+
+        What it was built with is older than a change during its load, or than one before Serve replaced it.
+        """
+        process_ids: list[int] = await self.call(model_id, "process_ids") or []
+        if process_ids:
+            await self.apply_defaults(model_id)
+        return process_ids
+
+    async def apply_defaults(self, model_id: str) -> None:
+        """Make a model's replica use the generation defaults in force from its next request on."""
+        # Read inside the lock: of two changes at a time the replica hears of the later one last.
+        async with self._telling_defaults:
+            defaults = await asyncio.to_thread(self._read_defaults, model_id)
+            await self.call(model_id, "set_generation_defaults", defaults)
 
     async def call(self, model_id: str, method: str, *args: Any) -> Any:
         """Call a quick method of a model's replica; None when it does not answer in `CALL_TIMEOUT_S`."""

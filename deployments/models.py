@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,7 +16,7 @@ from aihub.lifecycle.budgets import device_budget, open_ledger, sleep_budget
 from aihub.lifecycle.clients import Directory, ReadyModel
 from aihub.lifecycle.desired import DesiredState
 from aihub.lifecycle.device_memory import read_compute_capability, read_device_memory
-from aihub.lifecycle.generation_defaults import GenerationDefaultsStore
+from aihub.lifecycle.generation_defaults import GenerationDefaultsInForce, GenerationDefaultsStore
 from aihub.lifecycle.host import ModelSpec
 from aihub.lifecycle.installed_models import DefaultModel, InstalledModels, LocalModel
 from aihub.lifecycle.lifecycle import ModelLifecycle
@@ -86,7 +87,12 @@ class Models:
         self._profile = profile
         self._default = default
         self._metrics = CollectorRegistry()
-        self._defaults = GenerationDefaultsStore(settings.home_path / LIFECYCLE_FOLDER / "generation.json")
+        self._defaults = GenerationDefaultsInForce(
+            GenerationDefaultsStore(settings.home_path / LIFECYCLE_FOLDER / "generation.json"),
+            settings,
+            profile.generation,
+            self._folder_of,
+        )
         self._host = ServeModelHost(profile, self._defaults.read, settings.home_path / "cache")
         self._registry = open_registry(
             settings,
@@ -181,10 +187,10 @@ class Models:
         return {"dtype": self._dtype, "defaults": await asyncio.to_thread(self._defaults.read, model_id)}
 
     async def update_generation_config(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any]:
-        """Change a loaded model's defaults, now and for its next loads."""
+        """Change a loaded model's defaults, now and for its next loads; return what is in force."""
         await self._require_loaded(model_id)
         defaults = await asyncio.to_thread(self._defaults.update, model_id, changes)
-        await self._host.call(model_id, "set_generation_defaults", defaults)
+        await self._host.apply_defaults(model_id)
         return defaults
 
     async def clear_cache(self, model_id: str) -> bool:
@@ -258,6 +264,10 @@ class Models:
         status = await self._lifecycle.status()
         in_use = IN_MEMORY | {ModelState.SLEEPING}
         return {model.digest for model in status.models if model.state in in_use and model.digest}
+
+    def _folder_of(self, model_id: str) -> Path | None:
+        model = self._models.get(model_id)
+        return model.spec.path if model is not None else None
 
     def _model_id_of(self, key: str) -> str | None:
         return next((model_id for model_id, model in self._models.items() if model.spec.key == key), None)

@@ -4,7 +4,7 @@ Ray and vLLM move these names between minor releases; `tests/serve/test_vllm_ada
 an upgrade which breaks one of them fails there, with this file as the only one to mend.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from aihub.lifecycle.generation_defaults import GENERATION_FIELDS
 from deployments.engine_process import EarlyContext, EarlyProcess
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "device_bytes",
     "put_engine_to_sleep",
     "reset_prefix_cache",
+    "set_default_sampling",
     "start_server",
     "unfinished_requests",
     "wake_engine",
@@ -101,6 +103,21 @@ def restore_tokenization(server: LLMServer) -> None:
     engine: Any = server.engine
     if engine._oai_serving_tokenization is None:
         engine._oai_serving_tokenization = engine._app_state.serving_tokenization
+
+
+def set_default_sampling(server: LLMServer, defaults: Mapping[str, Any]) -> None:
+    """Let a started server complete requests with `defaults` from the next one on, in place of the model's own.
+
+    vLLM looks them up by field for every request, and takes a default `max_tokens` for what it is: where the prompt leaves
+    less room, the answer may have what is left. Other values vLLM keeps there, as stop tokens, stay.
+
+    Args:
+        defaults: By the names in `GENERATION_FIELDS`; a field that is not there has vLLM's neutral value.
+    """
+    engine: Any = server.engine
+    for serving in (engine._oai_serving_chat, engine._oai_serving_completion):
+        kept = {name: value for name, value in serving.default_sampling_params.items() if name not in GENERATION_FIELDS}
+        serving.default_sampling_params = kept | dict(defaults)
 
 
 async def reset_prefix_cache(server: LLMServer) -> bool:

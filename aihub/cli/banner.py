@@ -17,7 +17,8 @@ def render(api_url: str, log_path: Path, model_id: str) -> str:
 Try it:
 
   curl {api_url}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{model_id}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    -d '{{"model": "{model_id}", "max_tokens": 40, "temperature": 0,
+         "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
 
 Ctrl-C stops everything.
 """

@@ -29,7 +29,7 @@ def plan(
 ) -> None:
     """Show which models of the catalogue fit the device, alone and together, and why."""
     settings = Settings()
-    chosen = load_profile(profile or settings.profile)
+    chosen = load_profile(profile or settings.profile).with_max_length(settings.max_length)
     made = _plan(chosen, settings, memory_gb)
     if as_json:
         typer.echo(json.dumps(plan_document(made), indent=1))

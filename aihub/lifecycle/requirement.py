@@ -3,6 +3,7 @@
 Estimates are on the safe side by some hundred MB; `aihub.lifecycle.peaks` replaces the guessed part by what was measured.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ MIB = 2**20
 
 TYPICAL_SEQUENCE_TOKENS = 1024
 """Tokens a running sequence holds on average; a batch is given room for these, and one sequence for the whole context."""
+
+BLOCK_TOKENS = 128
+"""Largest block vLLM divides its KV cache into (on a CPU; 16 on a GPU); a context takes whole blocks."""
 
 BATCHED_TOKENS = 2048
 """Prompt tokens vLLM computes in one step by default."""
@@ -59,7 +63,8 @@ def estimate(
         context_tokens: Prompt plus answer.
         max_num_seqs: Sequences decoded together.
         device: `cpu` or `cuda:<n>`.
-        kv_cache_bytes: KV cache the engine is told to take (`VLLM_CPU_KVCACHE_SPACE`); computed from the batch when None.
+        kv_cache_bytes: KV cache the engine is told to take, more where one whole context needs it; computed from the batch
+            when None.
         dtype: What the engine computes in; float32 doubles weights stored in two bytes.
 
     Raises:
@@ -93,6 +98,9 @@ def requirement_of(
     """Estimate from the size of the weights and the shape alone; arguments as for `estimate`."""
     if kv_cache_bytes is None:
         kv_cache_bytes = shape.kv_cache_bytes(context_tokens, cached_tokens(context_tokens, max_num_seqs), max_num_seqs)
+    else:
+        # With less, vLLM does not start.
+        kv_cache_bytes = max(kv_cache_bytes, shape.kv_cache_bytes(context_tokens, cached_tokens(context_tokens, 1), 1))
     engine_bytes = _CPU_ENGINE_BYTES if device == "cpu" else _GPU_ENGINE_BYTES
     activation_bytes = BATCHED_TOKENS * shape.hidden_size * _ACTIVATIONS_PER_TOKEN
     logit_bytes = 2 * 4 * max_num_seqs * shape.vocab_size  # float32, before and after sampling's sort
@@ -101,4 +109,5 @@ def requirement_of(
 
 def cached_tokens(context_tokens: int, max_num_seqs: int) -> int:
     """Tokens the KV cache is sized for: one whole context, or the typical length of every sequence."""
-    return max(context_tokens, max_num_seqs * min(context_tokens, TYPICAL_SEQUENCE_TOKENS))
+    whole_context = math.ceil(context_tokens / BLOCK_TOKENS) * BLOCK_TOKENS
+    return max(whole_context, max_num_seqs * min(context_tokens, TYPICAL_SEQUENCE_TOKENS))

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from aihub.recsys.hyper_parameters import NextItemParameters, RecommendationParameters, TrendingParameters
 from aihub.recsys.store_data.mapping import MAPPING_PATH
+from aihub.typed_environment import EnvironmentSettings
 
 
-class RecsysSettings(BaseSettings):
+class RecsysSettings(EnvironmentSettings):
     """Where shops keep their data, and the limits of training and serving."""
 
     model_config = SettingsConfigDict(

@@ -1,13 +1,11 @@
 """Wire types of `/api/v1/models`: local models in memory. Sizes in bytes, times as Unix seconds unless they end in `_s`."""
 
-from typing import Annotated
-
 from pydantic import Field
 
 from aihub.lifecycle.state import ModelState, UnloadLevel
 from aihub.lifecycle.status import DeviceStatus, LifecycleStatus, ModelStatus
 from aihub.schemas.common import ClosedModel, ModelName, ResponseModel
-from aihub.schemas.sampling import AnswerTokens, Penalty
+from aihub.schemas.sampling import AnswerTokens, MinP, Penalty, RepetitionPenalty, Temperature, TopK, TopP
 
 
 class ModelRequest(ClosedModel):
@@ -29,13 +27,17 @@ class UnloadRequest(ModelRequest):
 
 
 class GenerationDefaults(ClosedModel):
-    """What requests to a model get where they say nothing; null leaves it to the model's own defaults."""
+    """What requests to a model get where they say nothing.
 
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**20)] | None = None
-    min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] | None = None
+    As changes, null takes a value back to the next source (environment, the model's own, profile). In answers, null is
+    what no source names.
+    """
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     max_tokens: AnswerTokens | None = None

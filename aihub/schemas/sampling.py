@@ -66,6 +66,11 @@ TokenId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,7}$")]
 LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIASES)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 AnswerTokens = Annotated[int, Field(ge=1, le=MAX_ANSWER_TOKENS)]
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+TopP = Annotated[float, Field(gt=0.0, le=1.0)]
+TopK = Annotated[int, Field(ge=-1, le=2**20)]
+MinP = Annotated[float, Field(ge=0.0, le=1.0)]
+RepetitionPenalty = Annotated[float, Field(gt=0.0, le=2.0)]
 
 
 class StreamOptions(LenientModel):
@@ -101,18 +106,18 @@ class SamplingRequest(LenientModel):
     logit_bias: LogitBias | None = None
     max_tokens: AnswerTokens | None = None
     metadata: Metadata | None = Field(default=None, description="Accepted and not stored.")
-    min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    min_p: MinP | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_ANSWER_TOKENS)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     presence_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**20)] | None = None
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: TopP | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = None
 
     @model_validator(mode="before")

@@ -39,6 +39,9 @@ class PretendedLLM(LLMDeployment):
         self._engine = engine
         return None
 
+    async def set_generation_defaults(self, defaults: dict[str, Any]) -> None:
+        pass
+
     async def _warm_up(self) -> None:
         pass
 

@@ -58,6 +58,11 @@ def test_profile_is_chosen_by_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_p
         ({"llm.gpu_memory_utilization": 0.9}, "must not exceed num_gpus"),
         ({"llm.autoscaling.max_replicas": 0}, "llm.autoscaling.max_replicas"),
         ({"name": "other"}, "calls itself 'other'"),
+        ({"generation.max_tokens": 0}, "generation.max_tokens"),
+        ({"generation.temperature": 3}, "generation.temperature"),
+        ({"generation.top_p": 0}, "generation.top_p"),
+        ({"generation.top_k": -2}, "generation.top_k"),
+        ({"generation.max_length": 9}, "generation.max_length"),
     ],
 )
 def test_typo_or_impossible_value_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -76,3 +81,22 @@ def test_cpu_profile_cannot_reserve_a_gpu(tmp_path: Path) -> None:
 def test_unknown_profile_names_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match=r"one of: cpu, rtx4060ti"):
         load_profile("rtx9090")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_profile_limits_answers_that_nobody_else_limits(name: str) -> None:
+    assert load_profile(name).generation.model_dump() == {"max_tokens": 1000, "temperature": 0.7, "top_p": 0.9, "top_k": 50}
+
+
+def test_profile_written_before_generation_defaults_gets_the_same_ones(tmp_path: Path) -> None:
+    data = yaml.safe_load((PROFILES_DIR / "cpu.yaml").read_text(encoding="utf-8"))
+    del data["generation"]
+    (tmp_path / "cpu.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    assert load_profile("cpu", tmp_path).generation == load_profile("cpu").generation
+
+
+@pytest.mark.parametrize(("max_length", "context"), [(None, 4096), (1024, 1024), (32768, 32768)])
+def test_max_length_replaces_the_profiles_context(max_length: int | None, context: int) -> None:
+    profile = load_profile("cpu")
+    assert profile.with_max_length(max_length).llm.max_model_len == context
+    assert profile.llm.max_model_len == 4096

@@ -36,12 +36,12 @@ def write_model(folder: Path, config: Any = CONFIG) -> Path:
 class Machine:
     """A state folder with a default model."""
 
-    def __init__(self, home: Path, *, profile: str = "cpu", dtype: str = "bfloat16") -> None:
+    def __init__(self, home: Path, *, profile: str = "cpu", dtype: str = "bfloat16", max_length: int | None = None) -> None:
         self.models_path = home / "models"
         self.default_path = write_model(self.models_path / "default-made-by-the-hub")
         self.installs = InstallStore(home / "installs")
         self.installed = InstalledModels(
-            load_profile(profile),
+            load_profile(profile).with_max_length(max_length),
             dtype=dtype,
             default=DefaultModel("smollm2-135m-instruct", "package:smollm2", self.default_path),
             catalogue=load_catalogue(),
@@ -141,6 +141,17 @@ def test_default_model_that_is_gone_leaves_the_others(machine: Machine) -> None:
 )
 def test_context_is_the_profiles_or_the_models_where_that_is_shorter(machine: Machine, config: Any, tokens: int) -> None:
     machine.put("it", config)
+    assert machine.installed.read()["it"].spec.context_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("max_length", "trained", "tokens"), [(1024, 2048, 1024), (32768, 2048, 2048), (8192, 131072, 8192), (8192, None, 8192)]
+)
+def test_max_length_wins_over_the_profile_but_not_over_what_the_model_was_made_for(
+    tmp_path: Path, max_length: int, trained: int | None, tokens: int
+) -> None:
+    machine = Machine(tmp_path, max_length=max_length)
+    machine.put("it", CONFIG | {"max_position_embeddings": trained})
     assert machine.installed.read()["it"].spec.context_tokens == tokens
 
 

@@ -104,6 +104,12 @@ def test_configured_cache_is_taken_as_it_is(tmp_path: Path) -> None:
     assert need.kv_cache_bytes == GIB
 
 
+def test_configured_cache_grows_until_it_holds_one_context(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, QWEN_7B, GIB)
+    need = estimate(folder, context_tokens=32768, max_num_seqs=16, device="cpu", kv_cache_bytes=GIB)
+    assert need.kv_cache_bytes == 57_344 * 32768 > GIB
+
+
 def test_float32_doubles_two_byte_weights(tmp_path: Path) -> None:
     folder = write_model(tmp_path, QWEN_7B, GIB)
     need = estimate(folder, context_tokens=4096, max_num_seqs=1, device="cpu", dtype="float32")
@@ -117,7 +123,8 @@ def test_small_cpu_model_is_near_what_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context_tokens", "sequences", "tokens"), [(16384, 1, 16384), (16384, 48, 49152), (512, 48, 24576), (4096, 4, 4096)]
+    ("context_tokens", "sequences", "tokens"),
+    [(16384, 1, 16384), (16384, 48, 49152), (512, 48, 24576), (4096, 4, 4096), (10001, 1, 10112)],
 )
 def test_cache_holds_a_whole_context_or_the_batch(context_tokens: int, sequences: int, tokens: int) -> None:
     assert cached_tokens(context_tokens, sequences) == tokens
