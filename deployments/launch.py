@@ -23,11 +23,12 @@ def main() -> None:
 
     path = Path(sys.argv[1])
     try:
-        check_serve_config(path)
+        config = check_serve_config(path)
     except HubError as error:
         sys.exit(f"{type(error).__name__}: {error.message}")
     _let_ray_choose_the_agent_port()
-    threading.Thread(target=report_failures, daemon=True).start()
+    names = {application.name for application in config.applications}
+    threading.Thread(target=report_failures, args=(names,), daemon=True).start()
     cli(["run", str(path)])
 
 
@@ -38,8 +39,8 @@ def _let_ray_choose_the_agent_port() -> None:
     RayParams.__init__ = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=None)
 
 
-def report_failures() -> None:
-    """Print the reason of the first application that failed to deploy, then end."""
+def report_failures(names: set[str]) -> None:
+    """Print the reason of the first of these applications that fails to deploy, then end; end too once all run."""
     import ray
     from ray import serve
 
@@ -49,10 +50,13 @@ def report_failures() -> None:
         time.sleep(POLL_S)
         if not ray.is_initialized():
             continue
-        for name, status in serve.status().applications.items():
+        applications = serve.status().applications
+        for name, status in applications.items():
             if status.status == "DEPLOY_FAILED":
                 print(f"DeployFailed: application {name!r}: {reason_of(status)}", flush=True)  # noqa: T201  # read by `aihub serve`
                 return
+        if all(name in applications and applications[name].status == "RUNNING" for name in names):
+            return
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from pipelines.routing import ModelCandidate, ModelState
 logger = logging.getLogger(__name__)
 
 REPORT_PERIOD_S = 1.0
+QUIET_REPORT_PERIOD_S = 3.0
+"""While no model is asked or changes; below the lease of the directory, so that the next request needs no other permission."""
+_AT_REST = frozenset({"ready", "unloaded", "failed"})
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -29,7 +32,8 @@ class ModelDirectory:
     """Implements `pipelines.chat.EngineDirectory` over the models of this cluster.
 
     Requests to a ready model go straight to its application; any other installed model is loaded first, through the
-    `models` application. Every second it tells that application what it has in flight, so that no busy model is unloaded.
+    `models` application. It tells that application what it has in flight, every second or at the begin of the first request
+    after a pause, so that no busy model is unloaded.
 
     Args:
         models: Connection to the `models` application.
@@ -56,6 +60,7 @@ class ModelDirectory:
         self._client_id = uuid.uuid4().hex
         self._in_flight: Counter[str] = Counter()
         self._used: set[str] = set()
+        self._begun = asyncio.Event()
         self._report: ModelsReport | None = None
         self._reported_s = float("-inf")
         self._connections: dict[str, AppConnection] = {}
@@ -67,6 +72,10 @@ class ModelDirectory:
             with contextlib.suppress(HubError):  # The state of the connection says so; the next report tries again.
                 await self._tell()
             await asyncio.sleep(REPORT_PERIOD_S)
+            if self._is_quiet():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(QUIET_REPORT_PERIOD_S - REPORT_PERIOD_S):
+                        await self._begun.wait()
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -84,6 +93,7 @@ class ModelDirectory:
         if report is not None and model_id in report.directory.ready and self._is_current(report):
             return await self._engine(model_id)
         try:
+            self._begun.set()
             await self._models.call("ensure", model_id)
         except NotFoundError as error:
             known = [view.model_id for view in report.models] if report is not None else []
@@ -131,6 +141,11 @@ class ModelDirectory:
             return PartHealth("down", f"failed: {view.failure}")
         return PartHealth("ok", f"{view.model_id} is not loaded; its first request loads it")
 
+    async def look(self) -> PartHealth:
+        """State of the default model, by probes that are fresh."""
+        await asyncio.gather(*(connection.look() for connection in self._connections.values()))
+        return self.health()
+
     def note_begin(self, model_id: str) -> None:
         """Count a request handed to a model.
 
@@ -141,12 +156,20 @@ class ModelDirectory:
             raise OverloadedError(f"The model {model_id} is busy: its queue is full. Retry in a second.")
         self._in_flight[model_id] += 1
         self._used.add(model_id)
+        self._begun.set()
 
     def note_end(self, model_id: str) -> None:
         """Count it out again."""
         self._in_flight[model_id] -= 1
 
+    def _is_quiet(self) -> bool:
+        """Whether nothing is asked of any model and none changes, as far as is known here."""
+        if self._used or +self._in_flight or self._report is None or self._models.health.status != "ok":
+            return False
+        return all(view.state in _AT_REST for view in self._report.models)
+
     async def _tell(self) -> None:
+        self._begun.clear()
         used, self._used = self._used, set()
         version = self._report.directory.version if self._report is not None else 0
         speeds = {name: speed for name in used if (speed := self._history.of(name).tokens_per_s) is not None}
