@@ -61,6 +61,7 @@ class ModelDirectory:
         self._in_flight: Counter[str] = Counter()
         self._used: set[str] = set()
         self._begun = asyncio.Event()
+        self._told_of_requests = False
         self._report: ModelsReport | None = None
         self._reported_s = float("-inf")
         self._connections: dict[str, AppConnection] = {}
@@ -164,22 +165,22 @@ class ModelDirectory:
 
     def _is_quiet(self) -> bool:
         """Whether nothing is asked of any model and none changes, as far as is known here."""
-        if self._used or +self._in_flight or self._report is None or self._models.health.status != "ok":
+        if self._used or self._told_of_requests or +self._in_flight or self._report is None or self._models.health.status != "ok":
             return False
         return all(view.state in _AT_REST for view in self._report.models)
 
     async def _tell(self) -> None:
         self._begun.clear()
+        in_flight = dict(+self._in_flight)
         used, self._used = self._used, set()
         version = self._report.directory.version if self._report is not None else 0
         speeds = {name: speed for name in used if (speed := self._history.of(name).tokens_per_s) is not None}
         try:
-            report: ModelsReport = await self._models.call(
-                "report", self._client_id, dict(+self._in_flight), used, version, speeds
-            )
+            report: ModelsReport = await self._models.call("report", self._client_id, in_flight, used, version, speeds)
         except HubError:
             self._used |= used
             raise
+        self._told_of_requests = bool(in_flight)
         if self._report is None or report.configuration != self._report.configuration:
             self._configured(report.configuration)
         self._report, self._reported_s = report, asyncio.get_running_loop().time()

@@ -108,6 +108,11 @@ class ServeModelHost:
         reserved = await self.call(model_id, "device_bytes")
         return reserved + CONTEXT_BYTES if reserved else None
 
+    async def unfilled_bytes(self, model_id: str) -> int:
+        if self._device != "cpu":
+            return 0
+        return int(await self.call(model_id, "absent_cache_bytes") or 0)
+
     async def device_memory(self) -> list[DeviceMemory]:
         return await asyncio.to_thread(read_device_memory, self._device)
 
