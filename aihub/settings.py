@@ -43,6 +43,11 @@ class Settings(BaseSettings):
         default=None, description="GiB that local chat models may take together; most of the device when unset."
     )
 
+    dashboard_modules: str = Field(
+        default="JobHead,NodeHead,ReportHead,ServeHead,StateHead",
+        description="Parts of the Ray dashboard, a process of 70 MB each, with commas between; `all` for every one.",
+    )
+
     openai_api_key: SecretStr | None = Field(
         default=None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or the service at OPENAI_BASE_URL."
     )
