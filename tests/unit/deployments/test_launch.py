@@ -71,11 +71,11 @@ def statuses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
     looks: list[dict[str, str]] = []
 
     def status() -> Any:
-        applications = {
-            name: SimpleNamespace(status=state, message="Traceback\nValueError: no room", deployments={})
-            for name, state in looks.pop(0).items()
-        }
-        return SimpleNamespace(applications=applications)
+        message = "Traceback\nValueError: no room"
+        look = looks.pop(0).items()
+        return SimpleNamespace(
+            applications={name: SimpleNamespace(status=state, message=message, deployments={}) for name, state in look}
+        )
 
     monkeypatch.setattr(launch, "POLL_S", 0.0)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
