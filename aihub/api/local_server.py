@@ -24,7 +24,7 @@ class _Server(uvicorn.Server):
         self.ending = asyncio.Event()
 
     async def main_loop(self) -> None:
-        """Wait for the end; uvicorn's own loop looks ten times a second, for a `Date` header and limits that are not used here."""
+        """Wait for the end; uvicorn's own loop looks ten times a second, for a `Date` header and limits not used here."""
         await self.ending.wait()
 
     @contextlib.contextmanager
