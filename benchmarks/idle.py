@@ -30,7 +30,7 @@ GOAL_BYTES = {True: 4.0e9, False: 2.5e9}
 _SHOWN_CPU_PERCENT = 0.1
 _SHOWN_BYTES = 20e6
 _RAY_TITLE = re.compile(r"ray::(?P<name>[\w:.-]+)")
-_PYTHON_MODULE = re.compile(r"-m (?P<name>[\w.]+)")
+_PYTHON_MODULE = re.compile(r"-m (?P<name>[\w.]+)|-c from (?P<helper>multiprocessing\.\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +135,13 @@ def read_usage(run_id: str) -> dict[int, Usage]:
 def name_of(process: psutil.Process) -> str:
     """Return what a process of a hub is called in the table."""
     words = process.cmdline() or [process.name()]
-    line = " ".join(words)
-    if found := _RAY_TITLE.match(line) or _PYTHON_MODULE.search(line):
+    line = " ".join(words).strip()
+    if found := _RAY_TITLE.match(line):
         return found.group("name")
     if line.startswith("VLLM::"):
-        return line
+        return words[0].split()[0]
+    if found := _PYTHON_MODULE.search(line):
+        return found.group("name") or found.group("helper")
     if "postgres" in process.name():
         return "postgres"
     if "python" in Path(words[0]).name and len(words) > 1:
