@@ -75,6 +75,10 @@ class Settings(EnvironmentSettings):
         validation_alias="MAX_LENGTH",
         description="Longest context of local models, prompt plus answer in tokens; replaces the profile's.",
     )
+    dashboard_modules: str = Field(
+        default="JobHead,NodeHead,ReportHead,ServeHead,StateHead",
+        description="Parts of the Ray dashboard, a process of 70 MB each, with commas between; `all` for every one.",
+    )
 
     openai_api_key: SecretStr | None = Field(
         default=None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or the service at OPENAI_BASE_URL."

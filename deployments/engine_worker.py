@@ -1,10 +1,13 @@
 """What the hub asks of vLLM's worker; vLLM mixes this class into its own (`worker_extension_cls`)."""
 
+import ctypes
+import mmap
 import os
 import sys
 from typing import Any
 
 SLEEP_ALLOCATOR = "vllm.device_allocator.cumem"
+_MADV_DONTNEED = 4
 
 
 class WorkerReport:
@@ -20,9 +23,56 @@ class WorkerReport:
 
         return max(int(torch.cuda.memory_reserved()) - _asleep_bytes(), 0) if torch.cuda.is_initialized() else 0
 
+    def release_cache_pages(self) -> int:
+        """Give the pages of an unused KV cache in RAM back to the system, which returns them as zeros when they are written.
+
+        vLLM fills the whole cache with zeros, so that it is resident from the start. Whatever was cached is lost: only to be
+        called before the first request.
+
+        Returns:
+            Bytes given back; 0 on a card.
+        """
+        return sum(_release(address, size_bytes) for address, size_bytes in self._cache_buffers())
+
+    def absent_cache_bytes(self) -> int:
+        """Bytes of the KV cache in RAM that have not been written yet; 0 on a card."""
+        return sum(_absent_bytes(address, size_bytes) for address, size_bytes in self._cache_buffers())
+
+    def _cache_buffers(self) -> set[tuple[int, int]]:
+        """Address and size of each buffer; the layers' tensors are views of one or several."""
+        runner: Any = self.model_runner  # type: ignore[attr-defined]  # of vLLM's worker
+        storages = (cache.untyped_storage() for cache in runner.kv_caches if cache.device.type == "cpu")
+        return {_whole_pages(storage.data_ptr(), storage.nbytes()) for storage in storages}
+
 
 def _asleep_bytes() -> int:
     """Bytes that torch counts as taken and that sleep has given back to the card."""
     module: Any = sys.modules.get(SLEEP_ALLOCATOR)  # vLLM has imported it when memory may sleep
     allocator = module.CuMemAllocator.instance if module is not None else None
     return sum(data.handle[1] for data in allocator.pointer_to_data.values() if data.is_asleep) if allocator is not None else 0
+
+
+def _whole_pages(address: int, size_bytes: int) -> tuple[int, int]:
+    """Return the part of a buffer that consists of whole pages."""
+    begin = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (address + size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    return begin, max(end - begin, 0)
+
+
+def _release(address: int, size_bytes: int) -> int:
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), _MADV_DONTNEED) != 0:
+        raise OSError(ctypes.get_errno(), "The pages of the KV cache could not be given back.")
+    return size_bytes
+
+
+def _absent_bytes(address: int, size_bytes: int) -> int:
+    residency = (ctypes.c_ubyte * (size_bytes // mmap.PAGESIZE))()
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), residency) != 0:
+        raise OSError(ctypes.get_errno(), "The pages of the KV cache could not be counted.")
+    return mmap.PAGESIZE * bytes(residency).translate(_LAST_BIT).count(0)
+
+
+_LAST_BIT = bytes(value & 1 for value in range(256))
+"""`mincore` defines the lowest bit only."""

@@ -24,7 +24,10 @@ logger = logging.getLogger("ray.serve")
 PROBE_TIMEOUT_S = 2.0
 PROBE_WHEN_DOWN_S = 0.5
 PROBE_WHEN_UP_S = 1.0
+PROBE_WHEN_QUIET_S = 10.0
+"""While nobody asks. A call or a look at the health ends the pause, so a fault is found as soon as it matters to someone."""
 FIRST_LOOK_S = 0.02
+LOOK_TIMEOUT_S = 1.0
 
 
 def translate_error(error: BaseException, part: str) -> HubError:
@@ -68,6 +71,9 @@ class AppConnection:
         self.is_new = True
         self._task: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Future[Any]] = set()
+        self._asked = asyncio.Event()
+        self._probed = asyncio.Event()
+        self._probed_s = float("-inf")
 
     def start(self) -> None:
         """Begin probing; call inside the running loop."""
@@ -90,6 +96,16 @@ class AppConnection:
         """What the last probe or failed call showed."""
         return self._health
 
+    async def look(self) -> PartHealth:
+        """Return the state by a probe that is at most `PROBE_WHEN_UP_S` old, or what is known after `LOOK_TIMEOUT_S`."""
+        if asyncio.get_running_loop().time() - self._probed_s > PROBE_WHEN_UP_S and self._health.status != "down":
+            self._probed.clear()
+            self._asked.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    await self._probed.wait()
+        return self._health
+
     def method(self, name: str, *, stream: bool = False) -> DeploymentHandle:
         """Return the handle of one method.
 
@@ -98,6 +114,7 @@ class AppConnection:
         """
         if self._handle is None or self._health.status == "down":
             raise ModelUnavailableError(f"{self.part} is not available now ({self._health.reason}). Retry in a few seconds.")
+        self._asked.set()
         return self._method(self._handle, name, stream=stream)
 
     def fail(self, error: BaseException) -> HubError:
@@ -179,8 +196,22 @@ class AppConnection:
 
     async def _probe_forever(self) -> None:
         while True:
+            self._asked.clear()
             await self._probe()
-            await asyncio.sleep(PROBE_WHEN_UP_S if self._health.status == "ok" else PROBE_WHEN_DOWN_S)
+            self._probed_s = asyncio.get_running_loop().time()
+            self._probed.set()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait for the time of the next probe: longest when the part is well and nobody waits for it."""
+        if self._health.status != "ok":
+            await asyncio.sleep(PROBE_WHEN_DOWN_S)
+            return
+        await asyncio.sleep(PROBE_WHEN_UP_S)
+        if not self._waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_WHEN_QUIET_S - PROBE_WHEN_UP_S):
+                    await self._asked.wait()
 
     async def _probe(self) -> None:
         try:

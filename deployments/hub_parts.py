@@ -155,12 +155,19 @@ class HubParts:
 
     async def health(self) -> dict[str, PartHealth]:
         """State of every part."""
-        postgres, redis = await asyncio.gather(self._database.check(), self._cache.check())
+        postgres, redis, models, embeddings, recsys, llm = await asyncio.gather(
+            self._database.check(),
+            self._cache.check(),
+            self._models.look(),
+            self._embeddings.look(),
+            self._recsys.look(),
+            self._directory.look(),
+        )
         return {
-            "llm": self._directory.health(),
-            "models": self._models.health,
-            "embeddings": self._embeddings.health,
-            "recsys": self._recsys.health,
+            "llm": llm,
+            "models": models,
+            "embeddings": embeddings,
+            "recsys": recsys,
             "postgres": postgres,
             "redis": redis,
         }

@@ -117,6 +117,12 @@ class LLMDeployment:
         """Say whether the engine sleeps, after a change under way has ended."""
         return await self._sleep.is_sleeping()
 
+    async def absent_cache_bytes(self) -> int:
+        """Bytes of RAM the KV cache will take and has not yet."""
+        from deployments.vllm_adapter import absent_cache_bytes
+
+        return await absent_cache_bytes(self._server)
+
     async def set_generation_defaults(self, defaults: dict[str, Any]) -> None:
         """Use other defaults from the next request on."""
         from deployments.vllm_adapter import set_default_sampling
@@ -184,7 +190,7 @@ class LLMDeployment:
         """Start vLLM; its engine's process imports it while this one does."""
         process = start_early(engine.device)
         try:
-            from deployments.vllm_adapter import LLMConfig, start_server
+            from deployments.vllm_adapter import LLMConfig, release_cache_pages, start_server
 
             config = LLMConfig(
                 model_loading_config={"model_id": self._card.model_id, "model_source": engine.source},
@@ -193,7 +199,9 @@ class LLMDeployment:
                 experimental_configs={"stream_batching_interval_ms": 0},
                 **({"accelerator_config": {"kind": "cpu"}} if engine.device == "cpu" else {}),
             )
-            return await start_server(config, process)
+            server = await start_server(config, process)
+            await release_cache_pages(server)
+            return server
         except Exception as error:
             causes = process.causes() or [describe_cause(error)]
             process.kill()

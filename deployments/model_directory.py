@@ -24,6 +24,9 @@ from pipelines.routing import ModelCandidate, ModelState
 logger = logging.getLogger(__name__)
 
 REPORT_PERIOD_S = 1.0
+QUIET_REPORT_PERIOD_S = 3.0
+"""While no model is asked or changes; below the lease of the directory, so that the next request needs no other permission."""
+_AT_REST = frozenset({"ready", "sleeping", "unloaded", "failed"})
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -31,7 +34,8 @@ class ModelDirectory:
     """Implements `pipelines.chat.EngineDirectory` over the models of this cluster.
 
     Requests to a ready model go straight to its application; any other installed model is loaded first, through the
-    `models` application. Every second it tells that application what it has in flight, so that no busy model is unloaded.
+    `models` application. It tells that application what it has in flight, every second or at the begin of the first request
+    after a pause, so that no busy model is unloaded.
 
     Args:
         models: Connection to the `models` application.
@@ -58,6 +62,8 @@ class ModelDirectory:
         self._client_id = uuid.uuid4().hex
         self._in_flight: Counter[str] = Counter()
         self._used: set[str] = set()
+        self._begun = asyncio.Event()
+        self._told_of_requests = False
         self._report: ModelsReport | None = None
         self._reported_s = float("-inf")
         self._connections: dict[str, AppConnection] = {}
@@ -70,6 +76,10 @@ class ModelDirectory:
             with contextlib.suppress(HubError):  # The state of the connection says so; the next report tries again.
                 await self._tell()
             await asyncio.sleep(REPORT_PERIOD_S)
+            if self._is_quiet():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(QUIET_REPORT_PERIOD_S - REPORT_PERIOD_S):
+                        await self._begun.wait()
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -88,6 +98,7 @@ class ModelDirectory:
             return await self._engine(model_id)
         wait = wait or LoadWait()
         try:
+            self._begun.set()
             with wait.noted(model_id, partial(self._awaited_state, model_id)):
                 await self._models.call("ensure", model_id, wait.limit_s)
         except NotFoundError as error:
@@ -143,6 +154,11 @@ class ModelDirectory:
             return PartHealth("ok", "loading: requests wait for it")
         return PartHealth("ok", "idle: loads on the next request")
 
+    async def look(self) -> PartHealth:
+        """State of the default model, by probes that are fresh."""
+        await asyncio.gather(*(connection.look() for connection in self._connections.values()))
+        return self.health()
+
     def note_begin(self, model_id: str) -> None:
         """Count a request handed to a model.
 
@@ -153,6 +169,7 @@ class ModelDirectory:
             raise OverloadedError(f"The model {model_id} is busy: its queue is full. Retry in a second.")
         self._in_flight[model_id] += 1
         self._used.add(model_id)
+        self._begun.set()
 
     def note_end(self, model_id: str) -> None:
         """Count it out again."""
@@ -163,17 +180,24 @@ class ModelDirectory:
         models = self._report.models if self._report is not None else ()
         return next((view.state for view in models if view.model_id == model_id and view.state != "ready"), None)
 
+    def _is_quiet(self) -> bool:
+        """Whether nothing is asked of any model and none changes, as far as is known here."""
+        if self._used or self._told_of_requests or +self._in_flight or self._report is None or self._models.health.status != "ok":
+            return False
+        return all(view.state in _AT_REST for view in self._report.models)
+
     async def _tell(self) -> None:
+        self._begun.clear()
+        in_flight = dict(+self._in_flight)
         used, self._used = self._used, set()
         version = self._report.directory.version if self._report is not None else 0
         speeds = {name: speed for name in used if (speed := self._history.of(name).tokens_per_s) is not None}
         try:
-            report: ModelsReport = await self._models.call(
-                "report", self._client_id, dict(+self._in_flight), used, version, speeds
-            )
+            report: ModelsReport = await self._models.call("report", self._client_id, in_flight, used, version, speeds)
         except HubError:
             self._used |= used
             raise
+        self._told_of_requests = bool(in_flight)
         if self._report is None or report.configuration != self._report.configuration:
             self._configured(report.configuration)
         self._report, self._reported_s = report, asyncio.get_running_loop().time()

@@ -134,6 +134,11 @@ class ServeModelHost:
         reserved = await self.call(model_id, "device_bytes")
         return reserved + CONTEXT_BYTES if reserved else None
 
+    async def unfilled_bytes(self, model_id: str) -> int:
+        if self._device != "cpu":
+            return 0
+        return int(await self.call(model_id, "absent_cache_bytes") or 0)
+
     async def device_memory(self) -> list[DeviceMemory]:
         devices = dict.fromkeys((self._device, "cpu"))  # RAM too: models of a GPU sleep there
         return [memory for device in devices for memory in await asyncio.to_thread(read_device_memory, device)]

@@ -42,8 +42,8 @@ from deployments.model_prober import EngineProber
 logger = logging.getLogger(__name__)
 
 LIFECYCLE_FOLDER = "lifecycle"
-TICK_S = 2.0
-"""Each tick asks Serve's controller which applications run."""
+TICK_S = 4.0
+"""Each fifth tick asks Serve's controller which applications run, and measures them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +154,7 @@ class Models:
     ) -> ModelsReport:
         """Take an ingress replica's report; see `ModelLifecycle.report`."""
         directory = await self._lifecycle.report(client_id, in_flight, used, seen_version=seen_version, tokens_per_s=tokens_per_s)
-        status = await self._lifecycle.status()
-        views = [self._view(model) for model in status.models if model.model_id in self._models]
+        views = [self._view(model) for model in self._lifecycle.models() if model.model_id in self._models]
         return ModelsReport(directory, tuple(views), self._configuration)
 
     async def ensure(self, model_id: str, wait_s: float | None = None) -> ReadyModel:

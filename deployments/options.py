@@ -7,13 +7,18 @@ from aihub.profiles import DeploymentProfile
 
 def serve_options(profile: DeploymentProfile, **changes: Any) -> dict[str, Any]:
     """Translate a profile's numbers into Ray Serve deployment options."""
+    scaling = profile.autoscaling
     options: dict[str, Any] = {
         "max_ongoing_requests": profile.max_ongoing_requests,
         "max_queued_requests": profile.max_queued_requests,
-        "autoscaling_config": profile.autoscaling.model_dump(),
         "ray_actor_options": {"num_cpus": profile.num_cpus, "num_gpus": profile.num_gpus},
         "health_check_period_s": 2.0,
         "health_check_timeout_s": 10.0,
         "graceful_shutdown_timeout_s": 20.0,
     }
+    if scaling.min_replicas == scaling.max_replicas:
+        # With bounds, replicas and handles count for the controller, which decides anew at every turn, what is fixed anyway.
+        options |= {"autoscaling_config": None, "num_replicas": scaling.min_replicas}
+    else:
+        options["autoscaling_config"] = scaling.model_dump()
     return options | changes

@@ -31,8 +31,10 @@ __all__ = [
     "LLMServer",
     "TokenizeChatRequest",
     "TokenizeResponse",
+    "absent_cache_bytes",
     "device_bytes",
     "put_engine_to_sleep",
+    "release_cache_pages",
     "reset_prefix_cache",
     "set_default_sampling",
     "start_server",
@@ -96,6 +98,18 @@ async def device_bytes(server: LLMServer) -> int:
     """Bytes of the card that the workers of a started server know they hold; 0 on a CPU."""
     engine: Any = server.engine
     return sum(await engine._engine_client.collective_rpc("device_bytes"))
+
+
+async def release_cache_pages(server: LLMServer) -> int:
+    """Give back the RAM of a started server's KV cache until it is used; returns bytes. Only before its first request."""
+    engine: Any = server.engine
+    return sum(await engine._engine_client.collective_rpc("release_cache_pages"))
+
+
+async def absent_cache_bytes(server: LLMServer) -> int:
+    """Bytes of RAM that a started server's KV cache will take and has not yet."""
+    engine: Any = server.engine
+    return sum(await engine._engine_client.collective_rpc("absent_cache_bytes"))
 
 
 def restore_tokenization(server: LLMServer) -> None:

@@ -58,7 +58,7 @@ class IngestWorker:
         worker_id: str,
         concurrency: int = 2,
         lease_s: float = 30.0,
-        poll_s: float = 1.0,
+        poll_s: float = 5.0,
         outage_patience_s: float = 600.0,
     ) -> None:
         self._files = files

@@ -19,6 +19,14 @@ _BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ending = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for the end; uvicorn's own loop looks ten times a second, for a `Date` header and limits not used here."""
+        await self.ending.wait()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the owner of the process."""
@@ -67,6 +75,7 @@ class LocalServer:
             return
         await asyncio.to_thread(self._unlink)
         self._server.should_exit = True
+        self._server.ending.set()
         _, late = await asyncio.wait({self._task}, timeout=grace_s)
         for task in late:
             task.cancel()

@@ -1,4 +1,4 @@
-"""`aihub db`: the database's schema."""
+"""`aihub db`: the database's schema. Its libraries are imported here alone: `aihub serve` lives as long as the hub."""
 
 import asyncio
 
@@ -6,9 +6,6 @@ import typer
 
 from aihub.errors import HubError
 from aihub.settings import Settings
-from aihub.storage import migrate
-from aihub.storage.embedded import database_for
-from aihub.storage.postgres import Database
 
 app = typer.Typer(help="Migrate and check the database of DATABASE_URL, or the embedded one.", no_args_is_help=True)
 
@@ -16,6 +13,9 @@ app = typer.Typer(help="Migrate and check the database of DATABASE_URL, or the e
 @app.command()
 def upgrade() -> None:
     """Run all missing migrations."""
+    from aihub.storage import migrate
+    from aihub.storage.embedded import database_for
+
     try:
         with database_for(Settings()) as dsn:
             typer.echo(f"The database is at revision {migrate.upgrade(dsn)}.")
@@ -26,6 +26,9 @@ def upgrade() -> None:
 @app.command()
 def current() -> None:
     """Show the revision of the database and the one this version knows."""
+    from aihub.storage import migrate
+    from aihub.storage.embedded import database_for
+
     try:
         with database_for(Settings()) as dsn:
             found, known = migrate.current(dsn)
@@ -37,6 +40,9 @@ def current() -> None:
 @app.command()
 def check() -> None:
     """Check that the hub can work with the database; exit code 1 when it cannot."""
+    from aihub.storage import migrate
+    from aihub.storage.embedded import database_for
+
     try:
         with database_for(Settings()) as dsn:
             asyncio.run(_check(dsn))
@@ -50,6 +56,8 @@ def check() -> None:
 
 
 async def _check(dsn: str) -> None:
+    from aihub.storage.postgres import Database
+
     database = Database(dsn, pool_size=1)
     await database.open()
     await database.close()

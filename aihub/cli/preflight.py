@@ -1,5 +1,6 @@
 """Checks before a start, and plain words for why one failed."""
 
+import os
 import re
 import shutil
 import socket
@@ -9,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from aihub.cli.ray_environment import RESTING
 from aihub.errors import ConfigurationError
 from aihub.settings import Settings
 
@@ -73,7 +75,8 @@ def check(config: Path, port: int | None, settings: Settings) -> StartPlan:
     host, chosen_port = http_options.get("host", "127.0.0.1"), int(http_options.get("port", 8000))
     _check_port(host, chosen_port)
     shown_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  # compared, not bound
-    return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", dict(SERVE_ENVIRONMENT))
+    resting = {name: value for name, value in RESTING.items() if name not in os.environ}
+    return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", resting | SERVE_ENVIRONMENT)
 
 
 def explain_failure(log_path: Path) -> str:

@@ -1,9 +1,11 @@
 """`DocumentParser`: any supported file to text and chunks, read in limited processes that no file can take the hub down with."""
 
 import asyncio
+import contextlib
 import queue
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +18,8 @@ from aihub.documents.sandbox import ParserDiedError, ParserProcess, ParserTimeou
 from aihub.errors import HubError, InternalError, InvalidRequestError, UnavailableError
 
 __all__ = ["ChunkingOptions", "DocumentError", "DocumentParser", "ParseLimits", "ParsedDocument", "TextChunk"]
+
+REST_AFTER_S = 30.0
 
 _ATTEMPTS = 2
 _TERM_ID_BYTES = 4
@@ -52,6 +56,8 @@ class DocumentParser:
         processes: Documents read at the same time; more wait in order.
         limits: What one document may take.
         recycle_after: Documents after which a process is replaced, so that leaks of libraries stay small.
+        rest_after_s: Seconds without a document after which the processes end; each holds 120 MB. The next document starts one,
+            which takes about two seconds.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class DocumentParser:
         *,
         limits: ParseLimits | None = None,
         recycle_after: int = 200,
+        rest_after_s: float = REST_AFTER_S,
     ) -> None:
         self._tokenizer_path = tokenizer_path
         self._limits = limits or ParseLimits()
@@ -69,6 +76,9 @@ class DocumentParser:
         self._executor: ThreadPoolExecutor | None = None
         self._idle: queue.SimpleQueue[ParserProcess | None] = queue.SimpleQueue()
         self._running: set[_Job] = set()
+        self._rest_after_s = rest_after_s
+        self._used_s = 0.0
+        self._rest: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the processes and wait until they are ready (about two seconds).
@@ -89,12 +99,16 @@ class DocumentParser:
             if isinstance(outcome, BaseException):
                 await self.close()
                 raise outcome
+        self._used_s = time.monotonic()
+        self._rest = asyncio.create_task(self._rest_when_idle())
 
     async def close(self) -> None:
         """End all processes; documents being read fail with UnavailableError. Does nothing when not started."""
         executor, self._executor = self._executor, None
         if executor is None:
             return
+        if self._rest is not None:
+            self._rest.cancel()
         for job in list(self._running):
             job.abandon()
         await asyncio.to_thread(executor.shutdown)
@@ -123,6 +137,27 @@ class DocumentParser:
             raise
         finally:
             self._running.discard(job)
+            self._used_s = time.monotonic()
+
+    async def _rest_when_idle(self) -> None:
+        while True:
+            left_s = self._used_s + self._rest_after_s - time.monotonic()
+            if left_s <= 0 and not self._running and self._executor is not None:
+                # On the pool, so that `close` waits for it.
+                await asyncio.get_running_loop().run_in_executor(self._executor, self._stop_idle)
+                left_s = self._rest_after_s
+            await asyncio.sleep(max(left_s, self._rest_after_s / 4))
+
+    def _stop_idle(self) -> None:
+        """End the processes that no document holds; their places stay, and `_run` fills them again."""
+        for _ in range(self._size):
+            with contextlib.suppress(queue.Empty):
+                process = self._idle.get_nowait()
+                try:
+                    if process is not None:
+                        process.stop()
+                finally:
+                    self._idle.put(None)
 
     def _new_process(self) -> ParserProcess:
         return ParserProcess(self._tokenizer_path, self._limits, self._recycle_after)

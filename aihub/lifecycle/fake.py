@@ -61,6 +61,7 @@ class FakeHost:
         self.actual_bytes: dict[str, int] = {}
         self.foreign_bytes: Counter[str] = Counter()
         self.most_used_bytes: Counter[str] = Counter()
+        self.unfilled: Counter[str] = Counter()
         self.starts: list[str] = []
         self.specs: dict[str, ModelSpec] = {}
         self.lost: set[str] = set()
@@ -142,6 +143,9 @@ class FakeHost:
 
     async def used_bytes(self, model_id: str) -> int | None:
         return self._used[model_id][1] if model_id in self._used else None
+
+    async def unfilled_bytes(self, model_id: str) -> int:
+        return self.unfilled[model_id]
 
     async def device_memory(self) -> list[DeviceMemory]:
         return [DeviceMemory(device, total, total - self._used_on(device)) for device, total in self.total_bytes.items()]

@@ -29,8 +29,9 @@ SPECS_MAX_AGE_S = 1.0
 class ModelLifecycle:
     """One per cluster. Requests to ready models do not pass through it: clients go by the directory of their last report.
 
-    A client (an ingress replica) must report at least every second, count in `in_flight` the requests it has handed to a
-    model (not those that wait in `ensure`), and stop using a directory older than its `lease_s`.
+    A client (an ingress replica) must report every second while it has requests, and at the begin of the first one after a
+    pause, count in `in_flight` the requests it has handed to a model (not those that wait in `ensure`), and stop using a
+    directory older than its `lease_s`.
 
     Args:
         host: Starts and stops models.
@@ -225,8 +226,12 @@ class ModelLifecycle:
     async def status(self) -> LifecycleStatus:
         """Every installed model and every device with a budget."""
         live = await self._host.device_memory()
+        return LifecycleStatus(self.models(), device_status(self._board, live))
+
+    def models(self) -> list[ModelStatus]:
+        """Every installed model, by name; costs no look at a device."""
         models = [model_status(record, self._board) for record in self._board.records.values()]
-        return LifecycleStatus(sorted(models, key=lambda model: model.model_id), device_status(self._board, live))
+        return sorted(models, key=lambda model: model.model_id)
 
     async def refresh(self) -> None:
         """Ask which models are installed; records of removed ones go once they are out of memory."""

@@ -175,7 +175,8 @@ class Transitions:
         if used_bytes is None or record.state is not ModelState.READY:
             return
         record.used_bytes = used_bytes
-        self._peaks.record(record.spec, used_bytes)
+        # A cache that fills later belongs to the peak; what the ledger still keeps free for the model is taken from `used_bytes`.
+        self._peaks.record(record.spec, used_bytes + await self._host.unfilled_bytes(record.model_id))
         self._board.ledger.observe(record.model_id, record.spec.device, used_bytes)
 
     async def _requests_inside(self, record: ModelRecord) -> int:

@@ -74,3 +74,11 @@ def test_log_line_of_a_configuration_error_becomes_the_message(tmp_path: Path) -
     log = tmp_path / "serve.log"
     log.write_text("noise\n(pid=1) aihub.errors.ConfigurationError: The model is missing. Run X.\nnoise\n", encoding="utf-8")
     assert preflight.explain_failure(log) == "The model is missing. Run X."
+
+
+def test_rays_pace_is_set_unless_the_caller_has_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.1")
+    monkeypatch.delenv("RAY_num_workers_soft_limit", raising=False)
+    plan = preflight.check(write_config(tmp_path, free_port()), None, Settings(home=tmp_path / "home"))
+    assert "RAY_SERVE_CONTROL_LOOP_INTERVAL_S" not in plan.environment
+    assert plan.environment["RAY_num_workers_soft_limit"] == "0"

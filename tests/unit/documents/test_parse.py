@@ -3,6 +3,7 @@ import hashlib
 import unicodedata
 
 import numpy as np
+import psutil
 import pytest
 from document_files import docx, pdf
 
@@ -111,3 +112,36 @@ async def test_a_parser_that_does_not_run_says_so(tokenizer_path: str) -> None:
     with pytest.raises(UnavailableError):
         await parser.parse("a.txt", b"x", CHUNKING)
     await parser.close()
+
+
+async def test_processes_end_after_a_pause_and_the_next_documents_start_new_ones(tokenizer_path: str) -> None:
+    parser = DocumentParser(tokenizer_path, processes=2, rest_after_s=0.2)
+    before = worker_processes()
+    await parser.start()
+    try:
+        assert len(worker_processes() - before) >= 2
+        async with asyncio.timeout(20):
+            while worker_processes() - before:  # noqa: ASYNC110  # only the kernel knows
+                await asyncio.sleep(0.05)
+        documents = await asyncio.gather(*(parser.parse("a.txt", b"Xin ch\xc3\xa0o.", CHUNKING) for _ in range(3)))
+        assert {document.text for document in documents} == {"Xin chào."}
+    finally:
+        await parser.close()
+    assert worker_processes() <= before
+
+
+async def test_a_parser_can_be_closed_while_its_processes_end(tokenizer_path: str) -> None:
+    parser = DocumentParser(tokenizer_path, processes=2, rest_after_s=0.05)
+    before = worker_processes()
+    await parser.start()
+    await asyncio.sleep(0.06)
+    await parser.close()
+    assert worker_processes() <= before
+
+
+def worker_processes() -> set[int]:
+    return {
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if process.status() != psutil.STATUS_ZOMBIE and "aihub.documents.worker" in process.cmdline()
+    }

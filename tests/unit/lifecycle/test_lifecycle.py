@@ -433,6 +433,20 @@ async def test_measured_growth_is_charged() -> None:
         assert (await hub.model("a")).used_bytes == 8 * GIB
 
 
+async def test_a_cache_that_fills_later_is_part_of_what_the_next_load_is_admitted_for() -> None:
+    async with running_hub(A, B) as hub:
+        await hub.clients[0].ask("a")
+        hub.host._used["a"] = ("cpu", 5 * GIB)
+        hub.host.unfilled["a"] = 2 * GIB
+        await settle(6)
+        # The ledger keeps free what the model has not taken; its peak is what it will have taken in the end.
+        assert (await hub.model("a")).used_bytes == 5 * GIB
+        assert hub.ledger.held_bytes("a") == 6 * GIB
+        await hub.lifecycle.unload("a")
+        await hub.lifecycle.refresh()
+        assert (await hub.model("a")).need_bytes == 7 * GIB
+
+
 async def test_policy_can_change_at_run_time() -> None:
     async with running_hub(A) as hub:
         await hub.clients[0].ask("a")
