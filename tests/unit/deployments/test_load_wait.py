@@ -68,7 +68,7 @@ class Directory(ModelDirectory):
 
 
 def _view(status: ModelStatus) -> ModelView:
-    return ModelView(status.model_id, str(status.state), status.failure, ("chat",), ("en",), 4096, 1, fits=True)
+    return ModelView(status.model_id, str(status.state), False, status.failure, ("chat",), ("en",), 4096, 1, fits=True)
 
 
 class HeldHost(FakeHost):
