@@ -1,5 +1,7 @@
 """Local models on the running hub: loaded on request, evicted for each other, unloaded when idle; the registry's API."""
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +42,37 @@ def _default_model_is_back(hub: RunningHub) -> Iterator[None]:
     while httpx.get(f"{hub.url}/health", timeout=30).status_code != 200:  # the ingress hears of it within a second or two
         assert time.monotonic() < deadline_s
         time.sleep(0.2)
+
+
+def put_broken_model(hub: RunningHub) -> str:
+    """A third model whose configuration names a layer that its weights lack."""
+    source, broken = hub.home / "models" / SECOND_MODEL, hub.home / "models" / "tiny-broken"
+    broken.mkdir()
+    for path in source.iterdir():
+        (broken / path.name).symlink_to(path.resolve())
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    (broken / "config.json").unlink()
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}), encoding="utf-8")
+    return broken.name
+
+
+def test_model_that_cannot_start_says_why_everywhere_and_is_tried_once(hub: RunningHub) -> None:
+    model = put_broken_model(hub)
+    refused = post(hub, "/api/v1/models/load", {"model_id": model})
+    assert refused.status_code == 503
+    error = refused.json()["error"]
+    assert error["code"] == "model_cannot_start"
+    assert "model.layers.2" in error["message"]  # the layer that is missing, out of the engine's own process
+    assert refused.headers["retry-after"]
+    began_s = time.monotonic()
+    again = ask(hub, model)
+    assert (again.status_code, time.monotonic() - began_s < 5) == (503, True)
+    assert "model.layers.2" in again.json()["error"]["message"]
+    models = httpx.get(f"{hub.url}/api/v1/models", timeout=30).json()["data"]["models"]
+    failed = next(view for view in models if view["model_id"] == model)
+    assert failed["state"] == "failed"
+    assert "model.layers.2" in failed["failure"]
+    shutil.rmtree(hub.home / "models" / model)
 
 
 class BudgetWatch(threading.Thread):
