@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from aihub.api.deps import PrincipalDep
 from aihub.api.recsys_service import RecsysService
 from aihub.api.requests import StrictRoute
-from aihub.api.same_site import refuse_foreign_pages
 from aihub.api.streaming import until_disconnect
 from aihub.schemas.common import ObjectId
 from aihub.schemas.recsys import (
@@ -24,7 +23,7 @@ from aihub.schemas.recsys import (
 )
 from aihub.security.principal import Principal
 
-router = APIRouter(route_class=StrictRoute, tags=["recommendations"], dependencies=[Depends(refuse_foreign_pages)])
+router = APIRouter(route_class=StrictRoute, tags=["recommendations"])
 
 TRAINING_TIMEOUT_S = 3 * 3600.0
 

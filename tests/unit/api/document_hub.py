@@ -98,7 +98,7 @@ async def document_hub(
             ),
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             hub = DocumentHub(app, ingest, http)
             hub.act_for(tenant)
             yield hub

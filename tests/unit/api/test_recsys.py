@@ -124,7 +124,7 @@ async def http(service: FakeRecsys) -> AsyncIterator[httpx.AsyncClient]:
     app.include_router(recsys.router)
     app.include_router(predictions.router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
@@ -147,7 +147,7 @@ async def test_predictions_served_alone_answer_as_the_whole_application_does(
 ) -> None:
     metrics = RequestMetrics(prefix="aihub_recsys")
     app = create_prediction_app(PredictionServices(Settings(), service, metrics))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hub") as alone:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as alone:
         for path, body, count in PREDICTIONS:
             for sent in (body, body | {count: 0}, {}, [1]):
                 expected, answer = await http.post(path, json=sent), await alone.post(path, json=sent)

@@ -28,7 +28,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
             return {"filename": received.filename, "size": received.size_bytes, "read": len(content), "fields": received.fields}
 
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         yield http
 
 
