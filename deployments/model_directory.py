@@ -5,7 +5,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -68,7 +68,7 @@ class ModelDirectory:
         self._reported_s = float("-inf")
         self._connections: dict[str, AppConnection] = {}
         self._connected_s: dict[str, float] = {}
-        self._engines: dict[str, LocalEngine] = {}
+        self._handles: dict[str, LLMHandle] = {}
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -205,7 +205,7 @@ class ModelDirectory:
             self._connection(model_id)
         for model_id in self._connections.keys() - report.directory.ready.keys():
             if not self._in_flight[model_id]:
-                self._engines.pop(model_id, None)
+                self._handles.pop(model_id, None)
                 await self._connections.pop(model_id).close()
 
     def _is_current(self, report: ModelsReport) -> bool:
@@ -233,21 +233,23 @@ class ModelDirectory:
         connection = self._connection(model_id)
         if connection.is_new:
             await connection.wait_until_up(CONNECT_TIMEOUT_S)
-        if model_id not in self._engines:
-            self._engines[model_id] = LocalEngine(LLMHandle(connection), model_id, self)
-        return self._engines[model_id]
+        if model_id not in self._handles:
+            self._handles[model_id] = LLMHandle(connection)
+        return LocalEngine(self._handles[model_id], model_id, self)
 
 
 class LocalEngine:
-    """A local model as a `ChatEngine` whose requests are counted."""
+    """A local model as the `ChatEngine` of one request, which is counted once."""
 
     def __init__(self, engine: ChatEngine, model_id: str, directory: ModelDirectory) -> None:
         self._engine = engine
         self._model_id = model_id
         self._directory = directory
+        self._is_held = False
 
     async def card(self) -> ChatModelCard:
-        return await self._engine.card()
+        with self._counted():
+            return await self._engine.card()
 
     async def health(self) -> PartHealth:
         return await self._engine.health()
@@ -281,7 +283,20 @@ class LocalEngine:
         return body | {"model": self._model_id}
 
     @contextlib.contextmanager
-    def _counted(self) -> Any:
+    def hold(self) -> Iterator[None]:
+        """Count the request from now on, and not again for what it asks; see `aihub.engines.base.hold`."""
+        with self._counted():
+            was_held, self._is_held = self._is_held, True
+            try:
+                yield
+            finally:
+                self._is_held = was_held
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._is_held:
+            yield
+            return
         self._directory.note_begin(self._model_id)
         try:
             yield
