@@ -4,8 +4,9 @@
 `Principal` first, raises `HubError` children only, and works on validated wire types.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aihub.engines.base import Embedder, PartHealth
@@ -130,6 +131,15 @@ class VectorStoreService(Protocol):
     async def search(self, principal: Principal, store_id: str, request: "SearchRequest") -> "SearchResults": ...
 
 
+MAX_CONCURRENT_UPLOADS = 8
+"""Bounds the temporary disk space of one process to this many files."""
+
+
+def new_upload_slots() -> asyncio.Semaphore:
+    """One for each upload that may be received at a time."""
+    return asyncio.Semaphore(MAX_CONCURRENT_UPLOADS)
+
+
 async def no_metrics() -> bytes:
     """Metrics of other processes where there are none."""
     return b""
@@ -147,6 +157,7 @@ class Services:
             `redis`); must answer within 2 s and
             never raise.
         more_metrics: Metrics of other processes in Prometheus' text format.
+        upload_slots: Shared by all applications of the process, as their temporary files are on one disk.
     """
 
     settings: Settings
@@ -160,6 +171,7 @@ class Services:
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics
+    upload_slots: asyncio.Semaphore = field(default_factory=new_upload_slots)
 
 
 @dataclass(frozen=True, slots=True)

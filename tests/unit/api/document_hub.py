@@ -103,8 +103,6 @@ async def document_hub(
             hub.act_for(tenant)
             yield hub
     app.dependency_overrides.clear()
-    if hasattr(app.state, "upload_slots"):
-        del app.state.upload_slots  # it belongs to the event loop that ends
 
 
 @dataclass(frozen=True)
