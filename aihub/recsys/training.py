@@ -21,7 +21,7 @@ from aihub.recsys.store_data.mapping import Mapping as ShopMapping
 from aihub.recsys.store_data.mapping import load_mapping
 from aihub.recsys.training_data import read_training_data
 from aihub.security.principal import DEFAULT_TENANT
-from aihub.storage.recsys_session import TrainingSession
+from aihub.storage.recsys_session import ResultNotWrittenError, TrainingSession
 
 logger = logging.getLogger(__name__)
 
@@ -269,6 +269,9 @@ def _ends_written(session: TrainingSession) -> Iterator[None]:
         yield
     except TrainingCancelledError as error:
         _end(session, "cancelled", error)
+        raise
+    except ResultNotWrittenError:
+        # No failure: the version is there. Who finds the training open starts it again, and it has only this left to do.
         raise
     except HubError as error:
         _end(session, "failed", error)
