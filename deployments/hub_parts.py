@@ -136,7 +136,7 @@ class HubParts:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._parser.close()
+        await asyncio.gather(self._parser.close(), self.recsys.close())
         await asyncio.gather(self._models.close(), self._embeddings.close(), self._recsys.close(), self._cache.close())
         await asyncio.gather(self._directory.close(), self._pool.close())
         await self._database.close()

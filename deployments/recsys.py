@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -54,8 +54,6 @@ from deployments.training_jobs import TrainingJobs
 from pipelines.training_watch import JobServerError, TrainingWatch
 
 logger = logging.getLogger(__name__)
-
-POLL_S = 0.5
 
 
 class Recsys:
@@ -111,16 +109,20 @@ class Recsys:
             raise UnavailableError(message, retry_after_s=30) from error
         return training_job(run)
 
-    async def finish_training(self, tenant: str, job_id: str) -> TrainingAnswer:
-        """Wait for a training, through all its starts, and return how it ended.
+    async def find_ended(self, keys: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return which of these trainings, by tenant and id, have ended or do not exist; one query for all."""
+        still_open = await self._runs.find_open(keys)
+        return [key for key in keys if key not in still_open]
+
+    async def training_result(self, tenant: str, job_id: str) -> TrainingAnswer:
+        """Return how a training ended that has.
 
         Raises:
-            HubError: What it failed with; `ConflictError` when it was cancelled.
+            HubError: What it failed with; `ConflictError` when it was cancelled, or has not ended.
         """
         run = await self._runs.get(tenant, job_id)
-        while run.status not in ENDED:
-            await asyncio.sleep(POLL_S)
-            run = await self._runs.get(tenant, job_id)
+        if run.status not in ENDED:
+            raise ConflictError(f"The training {job_id} has not ended. GET /train/jobs/{job_id} says how far it is.")
         if run.status != "succeeded":
             raise _failure_of(run)
         return training_answer(run)

@@ -5,11 +5,13 @@
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aihub.engines.base import Embedder, PartHealth
+from aihub.errors import HubError
 from aihub.security.principal import Principal
 from aihub.settings import Settings
 from aihub.telemetry.metrics import Metrics, RequestMetrics
@@ -140,6 +142,36 @@ def new_upload_slots() -> asyncio.Semaphore:
     return asyncio.Semaphore(MAX_CONCURRENT_UPLOADS)
 
 
+MAX_WAITING_TRAININGS = 16
+"""Requests of one process that may wait for a training to end; each keeps a place of the API busy for as long as that takes."""
+
+
+class WaitingPlaces:
+    """A limit on requests that wait for something long."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+
+    @contextmanager
+    def take(self, refusal: HubError) -> Iterator[None]:
+        """Hold a place until left.
+
+        Raises:
+            HubError: `refusal`, when none is free.
+        """
+        if self._free <= 0:
+            raise refusal
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+def new_training_places() -> WaitingPlaces:
+    return WaitingPlaces(MAX_WAITING_TRAININGS)
+
+
 async def no_metrics() -> bytes:
     """Metrics of other processes where there are none."""
     return b""
@@ -158,6 +190,7 @@ class Services:
             never raise.
         more_metrics: Metrics of other processes in Prometheus' text format.
         upload_slots: Shared by all applications of the process, as their temporary files are on one disk.
+        training_places: For requests that wait until a training ends; shared likewise.
     """
 
     settings: Settings
@@ -172,6 +205,7 @@ class Services:
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics
     upload_slots: asyncio.Semaphore = field(default_factory=new_upload_slots)
+    training_places: WaitingPlaces = field(default_factory=new_training_places)
 
 
 @dataclass(frozen=True, slots=True)
