@@ -51,6 +51,7 @@ from aihub.telemetry.metrics import RequestMetrics
 from deployments.recsys_service import OwnPredictions
 from deployments.short_way import RECSYS, socket_path
 from deployments.training_jobs import TrainingJobs
+from pipelines.training_cleanup import TrainingCleanup
 from pipelines.training_watch import JobServerError, TrainingWatch
 
 logger = logging.getLogger(__name__)
@@ -82,10 +83,11 @@ class Recsys:
         # The proxy brings `/predict` here without the ingress between; its calls over the handle go on.
         services = PredictionServices(settings, OwnPredictions(self), self._metrics)
         self._server = LocalServer(create_prediction_app(services), socket_path(settings.home_path, RECSYS))
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         await self._database.open()
         await self._server.start()
-        self._watch = asyncio.create_task(TrainingWatch(OpenRunTable(self._database), self._jobs).run())
+        watch, cleanup = TrainingWatch(OpenRunTable(self._database), self._jobs), TrainingCleanup(self._runs, settings.home_path)
+        self._tasks = [asyncio.create_task(watch.run()), asyncio.create_task(cleanup.run())]
 
     async def start_training(
         self, tenant: str, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
@@ -178,9 +180,9 @@ class Recsys:
 
     async def __del__(self) -> None:
         await self._server.close()
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(self._shop.close(), self._cache.close(), return_exceptions=True)
         await self._database.close()
 

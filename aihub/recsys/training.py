@@ -13,6 +13,7 @@ from typing import Any
 from aihub.errors import HubError, InternalError, ModelUnavailableError
 from aihub.recsys.artifacts import GATES, ArtifactStore, ModelDamagedError, ModelType, Version
 from aihub.recsys.fit_checkpoint import FitCheckpoint
+from aihub.recsys.leftovers import RESULTS
 from aihub.recsys.model_family import ModelFamily, Trained
 from aihub.recsys.results import Cancelled, Progress, TrainingCancelledError, ignore_progress, never_cancelled, raise_if_cancelled
 from aihub.recsys.settings import RecsysSettings
@@ -24,9 +25,6 @@ from aihub.security.principal import DEFAULT_TENANT
 from aihub.storage.recsys_session import ResultNotWrittenError, TrainingSession
 
 logger = logging.getLogger(__name__)
-
-RESULTS = "results"
-"""Folder of all models, under the state folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,15 @@ class TrainingRunTable:
             )
             return {(tenant, training) for tenant, training in await cursor.fetchall()}
 
+    async def find_open_ids(self, ids: Collection[str]) -> set[str]:
+        """Return which of these trainings have not ended, whosever they are; no id is given twice."""
+        async with self._database.connection() as connection:
+            cursor = await connection.execute(
+                f"SELECT id FROM ai_training_log WHERE id = ANY(%s) AND {IS_OPEN} AND NOT ({_IS_DEAD})",  # noqa: S608
+                (list(ids),),
+            )
+            return {training_id for (training_id,) in await cursor.fetchall()}
+
     async def recent(self, tenant: str, store_id: int, limit: int = 20) -> list[RunRecord]:
         """Return the last trainings of a store, newest first."""
         async with self._database.connection() as connection:
