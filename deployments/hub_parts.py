@@ -17,6 +17,7 @@ from aihub.retrieval.cache import LexicalIndexCache
 from aihub.settings import Settings
 from aihub.storage.cache import Cache
 from aihub.storage.chunks import ChunkTable
+from aihub.storage.file_batches import FileBatchTable
 from aihub.storage.files import FileTable
 from aihub.storage.postgres import Database
 from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
@@ -29,6 +30,7 @@ from deployments.recsys_service import RemoteRecsys
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.documents import Files, VectorStores
+from pipelines.file_batches import FileBatches
 from pipelines.history import EngineHistory
 from pipelines.ingest import IngestWorker
 from pipelines.prompts import load_prompts
@@ -112,6 +114,9 @@ class HubParts:
                 retriever=retriever,
                 embedder=embedder,
                 nudge=self._worker.nudge,
+            ),
+            file_batches=FileBatches(
+                batches=FileBatchTable(self._database), stores=stores, embedder=embedder, nudge=self._worker.nudge
             ),
             registry=RemoteRegistry(self._models),
             lifecycle=self.lifecycle,

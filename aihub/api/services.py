@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from aihub.schemas.completions import CompletionRequest
     from aihub.schemas.files import FileObject
     from aihub.schemas.vector_stores import (
+        FileBatchCreate,
+        FileBatchObject,
         FileContentPage,
         SearchRequest,
         SearchResults,
@@ -172,6 +174,29 @@ def new_training_places() -> WaitingPlaces:
     return WaitingPlaces(MAX_WAITING_TRAININGS)
 
 
+class FileBatchService(Protocol):
+    """Files attached to a vector store together."""
+
+    async def create(self, principal: Principal, store_id: str, request: "FileBatchCreate") -> "FileBatchObject": ...
+
+    async def get(self, principal: Principal, store_id: str, batch_id: str) -> "FileBatchObject": ...
+
+    async def cancel(self, principal: Principal, store_id: str, batch_id: str) -> "FileBatchObject": ...
+
+    async def list_files(
+        self,
+        principal: Principal,
+        store_id: str,
+        batch_id: str,
+        *,
+        limit: int,
+        after: str | None,
+        before: str | None,
+        order: Order,
+        status: FileStatus | None,
+    ) -> "Page[VectorStoreFileObject]": ...
+
+
 async def no_metrics() -> bytes:
     """Metrics of other processes where there are none."""
     return b""
@@ -198,6 +223,7 @@ class Services:
     embedder: Embedder
     files: FileService
     vector_stores: VectorStoreService
+    file_batches: FileBatchService
     registry: "RegistryService"
     lifecycle: "LifecycleService"
     recsys: "RecsysService"
