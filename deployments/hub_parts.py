@@ -27,6 +27,7 @@ from deployments.model_directory import ModelDirectory
 from deployments.model_services import RemoteLifecycle, RemoteRegistry
 from deployments.provider_settings import provider_settings
 from deployments.recsys_service import RemoteRecsys
+from deployments.replica_metrics import ReplicaMetrics
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.documents import Files, VectorStores
@@ -76,6 +77,8 @@ class HubParts:
             metrics=metrics,
             worker_id=uuid.uuid4().hex,
         )
+        is_alone = profile.hub.autoscaling.max_replicas == 1
+        self._replicas = None if is_alone else ReplicaMetrics(self._models, metrics.registry)
         self._tasks: list[asyncio.Task[None]] = []
         self.prompts = load_prompts()
         known, history = load_known_providers(), EngineHistory()
@@ -124,6 +127,7 @@ class HubParts:
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,
+            replica_metrics=None if self._replicas is None else self._replicas.render,
         )
 
     async def start(self) -> None:
@@ -132,6 +136,8 @@ class HubParts:
         self._embeddings.start()
         self._recsys.start()
         self._tasks.append(asyncio.create_task(self._directory.run()))
+        if self._replicas is not None:
+            self._tasks.append(asyncio.create_task(self._replicas.run()))
         await self._database.open()
         await self._parser.start()
         self._tasks.append(asyncio.create_task(self._worker.run()))

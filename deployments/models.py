@@ -35,6 +35,7 @@ from aihub.settings import Settings
 from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
 from aihub.telemetry.logging import configure_logging
 from aihub.telemetry.registry_metrics import RegistryMetrics
+from aihub.telemetry.replica_metrics import ReplicaBoard
 from deployments.llm_app import engine_dtype
 from deployments.model_host import ServeModelHost
 from deployments.model_prober import EngineProber
@@ -87,6 +88,7 @@ class Models:
         self._profile = profile
         self._default = default
         self._metrics = CollectorRegistry()
+        self._replicas = ReplicaBoard()
         self._defaults = GenerationDefaultsInForce(
             GenerationDefaultsStore(settings.home_path / LIFECYCLE_FOLDER / "generation.json"),
             settings,
@@ -216,6 +218,10 @@ class Models:
         """Yield the snapshots of a download until it ends."""
         async for event in self._registry.follow(job_id):
             yield event
+
+    async def exchange_metrics(self, replica: str, text: bytes) -> dict[str, bytes]:
+        """Take the metrics of an ingress replica and return those of all."""
+        return self._replicas.exchange(replica, text)
 
     async def metrics(self) -> bytes:
         """Return this process's metrics in Prometheus' text format."""

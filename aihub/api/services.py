@@ -214,6 +214,7 @@ class Services:
             `redis`); must answer within 2 s and
             never raise.
         more_metrics: Metrics of other processes in Prometheus' text format.
+        replica_metrics: `metrics` of all replicas of this application, where it may have several.
         upload_slots: Shared by all applications of the process, as their temporary files are on one disk.
         training_places: For requests that wait until a training ends; shared likewise.
     """
@@ -230,6 +231,7 @@ class Services:
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics
+    replica_metrics: Callable[[], Awaitable[bytes]] | None = None
     upload_slots: asyncio.Semaphore = field(default_factory=new_upload_slots)
     training_places: WaitingPlaces = field(default_factory=new_training_places)
 
