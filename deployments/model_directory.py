@@ -5,8 +5,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from aihub.errors import HubError, NotFoundError, OverloadedError
 from aihub.registry.configuration import HubConfiguration
 from deployments.handles import AppConnection, LLMHandle
 from deployments.llm_app import app_name
+from deployments.local_engine import LocalEngine
 from deployments.models import ModelsReport
 from pipelines.chat import model_not_found
 from pipelines.history import EngineHistory
@@ -229,79 +229,13 @@ class ModelDirectory:
             self._connected_s[model_id] = asyncio.get_running_loop().time()
         return self._connections[model_id]
 
-    async def _engine(self, model_id: str) -> "LocalEngine":
+    async def _engine(self, model_id: str) -> LocalEngine:
         connection = self._connection(model_id)
         if connection.is_new:
             await connection.wait_until_up(CONNECT_TIMEOUT_S)
         if model_id not in self._handles:
             self._handles[model_id] = LLMHandle(connection)
         return LocalEngine(self._handles[model_id], model_id, self)
-
-
-class LocalEngine:
-    """A local model as the `ChatEngine` of one request, which is counted once."""
-
-    def __init__(self, engine: ChatEngine, model_id: str, directory: ModelDirectory) -> None:
-        self._engine = engine
-        self._model_id = model_id
-        self._directory = directory
-        self._is_held = False
-
-    async def card(self) -> ChatModelCard:
-        with self._counted():
-            return await self._engine.card()
-
-    async def health(self) -> PartHealth:
-        return await self._engine.health()
-
-    async def count_tokens(self, body: dict[str, Any]) -> int:
-        with self._counted():
-            return await self._engine.count_tokens(body)
-
-    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        with self._counted():
-            return await self._engine.chat(self._named(body))
-
-    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        with self._counted():
-            return await self._engine.complete(self._named(body))
-
-    async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        with self._counted():
-            async with aclosing(self._engine.stream_chat(self._named(body))) as frames:
-                async for frame in frames:
-                    yield frame
-
-    async def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        with self._counted():
-            async with aclosing(self._engine.stream_complete(self._named(body))) as frames:
-                async for frame in frames:
-                    yield frame
-
-    def _named(self, body: dict[str, Any]) -> dict[str, Any]:
-        # The client may have said `auto` or `local/...`; the engine knows one name only.
-        return body | {"model": self._model_id}
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Count the request from now on, and not again for what it asks; see `aihub.engines.base.hold`."""
-        with self._counted():
-            was_held, self._is_held = self._is_held, True
-            try:
-                yield
-            finally:
-                self._is_held = was_held
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._is_held:
-            yield
-            return
-        self._directory.note_begin(self._model_id)
-        try:
-            yield
-        finally:
-            self._directory.note_end(self._model_id)
 
 
 def _routing_state(state: str, *, fits: bool) -> ModelState:

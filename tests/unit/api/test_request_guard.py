@@ -13,6 +13,7 @@ from starlette.routing import Route
 from aihub.api.app import create_app, create_prediction_app
 from aihub.api.recsys_service import PredictionService
 from aihub.api.services import PredictionServices
+from aihub.errors import ConfigurationError
 from aihub.settings import Settings
 from aihub.telemetry.metrics import RequestMetrics
 
@@ -148,5 +149,5 @@ def test_the_setting_is_a_list_of_names(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("AIHUB_ALLOWED_HOSTS", "Hub.example.org, *.lan ,")
     assert Settings().allowed_hosts == ("hub.example.org", "*.lan")
     monkeypatch.setenv("AIHUB_ALLOWED_HOSTS", "https://hub.example.org")
-    with pytest.raises(ValueError, match="without scheme"):
+    with pytest.raises(ConfigurationError, match="AIHUB_ALLOWED_HOSTS.*without scheme"):
         Settings()

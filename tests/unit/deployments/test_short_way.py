@@ -215,10 +215,10 @@ async def test_odd_requests_go_serves_way(front: Front) -> None:
     # The hub is to see what is wrong with these; aiohttp would send one Host header for both.
     odd += [{"headers": []}, {"headers": [host, (b"host", b"evil.example")]}]
     plain = {"type": "http", "path": "/a", "raw_path": b"/a", "query_string": b"", "headers": [host], "method": "GET"}
-    for change in [*odd, {}]:
+    for change in odd:
         await front.app(plain | change, receive, send)
     assert len(front.serve.scopes) == len(odd)
-    assert len(front.hub.scopes) == 1
+    assert front.hub.scopes == []
 
 
 async def test_pieces_arrive_as_they_are_made(front: Front, url: str, client: aiohttp.ClientSession) -> None:
