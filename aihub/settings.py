@@ -5,11 +5,13 @@ Every field is an environment variable; nothing else in the product reads the en
 
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr
-from pydantic_settings import SettingsConfigDict
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from aihub.schemas.sampling import AnswerTokens, Temperature, TopK, TopP
+from aihub.security.host_names import parse_names
 from aihub.typed_environment import EnvironmentSettings
 
 MIN_CONTEXT_TOKENS = 256
@@ -92,6 +94,10 @@ class Settings(EnvironmentSettings):
         default=None, validation_alias="LOCAL_LLM_API_KEY", description="Key of the service at LOCAL_LLM_API_URL."
     )
 
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names, separated by commas, that the hub is reached by; localhost and addresses always work.",
+    )
     max_json_bytes: PositiveInt = Field(default=4 * 2**20, description="Largest JSON body.")
     max_upload_bytes: PositiveInt = Field(default=64 * 2**20, description="Largest uploaded file.")
     body_timeout_s: PositiveFloat = Field(default=30.0, description="Longest wait for the next piece of a request body.")
@@ -102,6 +108,11 @@ class Settings(EnvironmentSettings):
     )
     storage_timeout_s: PositiveFloat = Field(default=2.0, description="Longest wait for a PostgreSQL connection.")
     cache_timeout_s: PositiveFloat = Field(default=0.25, description="Longest wait for Redis before it counts as a miss.")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return parse_names(value.split(",") if isinstance(value, str) else value)
 
     @cached_property
     def home_path(self) -> Path:

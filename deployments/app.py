@@ -15,6 +15,7 @@ from aihub.profiles import Profile, load_profile
 from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
 from aihub.registry.hub import HUB_ID
 from aihub.registry.selection import select_chat_model, select_embedding_model
+from aihub.security.host_names import is_loopback, own_names, parse_names
 from aihub.settings import Settings
 from deployments.options import serve_options
 
@@ -72,7 +73,7 @@ def build_recsys(args: AppArgs) -> Application:
     from deployments.recsys import Recsys
     from deployments.stores import connect_stores
 
-    settings = Settings()
+    settings = with_own_names(Settings(), _listen_host())
     profile = read_profile(args, settings)
     settings = connect_stores(settings)
     assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
@@ -89,7 +90,7 @@ def build_hub(args: AppArgs) -> Application:
     from deployments.ingress import Ingress
     from deployments.stores import connect_stores
 
-    settings = Settings()
+    settings = with_own_names(Settings(), _listen_host())
     profile = read_profile(args, settings)
     settings = connect_stores(settings)
     assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
@@ -103,6 +104,22 @@ def build_hub(args: AppArgs) -> Application:
         model_id=select_chat_model(settings, profile).model_id,
         tokenizer_path=str(embedding_model_path / "tokenizer.json"),
     )
+
+
+def with_own_names(settings: Settings, listen_host: str) -> Settings:
+    """Also allow this machine's own names where other machines reach the hub, which is what people call it by."""
+    if is_loopback(listen_host):
+        return settings
+    return settings.model_copy(update={"allowed_hosts": parse_names([*settings.allowed_hosts, *own_names()])})
+
+
+def _listen_host() -> str:
+    # Ray tells it nowhere else inside the cluster.
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    assert client is not None  # noqa: S101  # it raises where there is no controller
+    return client.http_config.host or ""
 
 
 def _is_hub_id(source: str) -> bool:

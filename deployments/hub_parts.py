@@ -17,6 +17,7 @@ from aihub.retrieval.cache import LexicalIndexCache
 from aihub.settings import Settings
 from aihub.storage.cache import Cache
 from aihub.storage.chunks import ChunkTable
+from aihub.storage.file_batches import FileBatchTable
 from aihub.storage.files import FileTable
 from aihub.storage.postgres import Database
 from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
@@ -26,9 +27,11 @@ from deployments.model_directory import ModelDirectory
 from deployments.model_services import RemoteLifecycle, RemoteRegistry
 from deployments.provider_settings import provider_settings
 from deployments.recsys_service import RemoteRecsys
+from deployments.replica_metrics import ReplicaMetrics
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.documents import Files, VectorStores
+from pipelines.file_batches import FileBatches
 from pipelines.history import EngineHistory
 from pipelines.ingest import IngestWorker
 from pipelines.prompts import load_prompts
@@ -74,6 +77,8 @@ class HubParts:
             metrics=metrics,
             worker_id=uuid.uuid4().hex,
         )
+        is_alone = profile.hub.autoscaling.max_replicas == 1
+        self._replicas = None if is_alone else ReplicaMetrics(self._models, metrics.registry)
         self._tasks: list[asyncio.Task[None]] = []
         self.prompts = load_prompts()
         known, history = load_known_providers(), EngineHistory()
@@ -113,12 +118,16 @@ class HubParts:
                 embedder=embedder,
                 nudge=self._worker.nudge,
             ),
+            file_batches=FileBatches(
+                batches=FileBatchTable(self._database), stores=stores, embedder=embedder, nudge=self._worker.nudge
+            ),
             registry=RemoteRegistry(self._models),
             lifecycle=self.lifecycle,
             recsys=self.recsys,
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,
+            replica_metrics=None if self._replicas is None else self._replicas.render,
         )
 
     async def start(self) -> None:
@@ -127,6 +136,8 @@ class HubParts:
         self._embeddings.start()
         self._recsys.start()
         self._tasks.append(asyncio.create_task(self._directory.run()))
+        if self._replicas is not None:
+            self._tasks.append(asyncio.create_task(self._replicas.run()))
         await self._database.open()
         await self._parser.start()
         self._tasks.append(asyncio.create_task(self._worker.run()))
@@ -136,7 +147,7 @@ class HubParts:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._parser.close()
+        await asyncio.gather(self._parser.close(), self.recsys.close())
         await asyncio.gather(self._models.close(), self._embeddings.close(), self._recsys.close(), self._cache.close())
         await asyncio.gather(self._directory.close(), self._pool.close())
         await self._database.close()

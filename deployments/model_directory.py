@@ -5,8 +5,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from aihub.errors import HubError, NotFoundError, OverloadedError
 from aihub.registry.configuration import HubConfiguration
 from deployments.handles import AppConnection, LLMHandle
 from deployments.llm_app import app_name
+from deployments.local_engine import LocalEngine
 from deployments.models import ModelsReport
 from pipelines.chat import model_not_found
 from pipelines.history import EngineHistory
@@ -68,7 +68,7 @@ class ModelDirectory:
         self._reported_s = float("-inf")
         self._connections: dict[str, AppConnection] = {}
         self._connected_s: dict[str, float] = {}
-        self._engines: dict[str, LocalEngine] = {}
+        self._handles: dict[str, LLMHandle] = {}
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -205,7 +205,7 @@ class ModelDirectory:
             self._connection(model_id)
         for model_id in self._connections.keys() - report.directory.ready.keys():
             if not self._in_flight[model_id]:
-                self._engines.pop(model_id, None)
+                self._handles.pop(model_id, None)
                 await self._connections.pop(model_id).close()
 
     def _is_current(self, report: ModelsReport) -> bool:
@@ -229,64 +229,13 @@ class ModelDirectory:
             self._connected_s[model_id] = asyncio.get_running_loop().time()
         return self._connections[model_id]
 
-    async def _engine(self, model_id: str) -> "LocalEngine":
+    async def _engine(self, model_id: str) -> LocalEngine:
         connection = self._connection(model_id)
         if connection.is_new:
             await connection.wait_until_up(CONNECT_TIMEOUT_S)
-        if model_id not in self._engines:
-            self._engines[model_id] = LocalEngine(LLMHandle(connection), model_id, self)
-        return self._engines[model_id]
-
-
-class LocalEngine:
-    """A local model as a `ChatEngine` whose requests are counted."""
-
-    def __init__(self, engine: ChatEngine, model_id: str, directory: ModelDirectory) -> None:
-        self._engine = engine
-        self._model_id = model_id
-        self._directory = directory
-
-    async def card(self) -> ChatModelCard:
-        return await self._engine.card()
-
-    async def health(self) -> PartHealth:
-        return await self._engine.health()
-
-    async def count_tokens(self, body: dict[str, Any]) -> int:
-        with self._counted():
-            return await self._engine.count_tokens(body)
-
-    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        with self._counted():
-            return await self._engine.chat(self._named(body))
-
-    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        with self._counted():
-            return await self._engine.complete(self._named(body))
-
-    async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        with self._counted():
-            async with aclosing(self._engine.stream_chat(self._named(body))) as frames:
-                async for frame in frames:
-                    yield frame
-
-    async def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        with self._counted():
-            async with aclosing(self._engine.stream_complete(self._named(body))) as frames:
-                async for frame in frames:
-                    yield frame
-
-    def _named(self, body: dict[str, Any]) -> dict[str, Any]:
-        # The client may have said `auto` or `local/...`; the engine knows one name only.
-        return body | {"model": self._model_id}
-
-    @contextlib.contextmanager
-    def _counted(self) -> Any:
-        self._directory.note_begin(self._model_id)
-        try:
-            yield
-        finally:
-            self._directory.note_end(self._model_id)
+        if model_id not in self._handles:
+            self._handles[model_id] = LLMHandle(connection)
+        return LocalEngine(self._handles[model_id], model_id, self)
 
 
 def _routing_state(state: str, *, fits: bool) -> ModelState:

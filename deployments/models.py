@@ -21,7 +21,6 @@ from aihub.lifecycle.host import ModelSpec
 from aihub.lifecycle.installed_models import DefaultModel, InstalledModels, LocalModel
 from aihub.lifecycle.lifecycle import ModelLifecycle
 from aihub.lifecycle.peaks import PeakStore
-from aihub.lifecycle.policy import LifecyclePolicy
 from aihub.lifecycle.quantization_support import DeviceAbility, check_quantization, has_amx_tiles
 from aihub.lifecycle.state import IN_MEMORY, ModelState, UnloadLevel
 from aihub.lifecycle.status import LifecycleStatus, ModelStatus
@@ -35,6 +34,8 @@ from aihub.settings import Settings
 from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
 from aihub.telemetry.logging import configure_logging
 from aihub.telemetry.registry_metrics import RegistryMetrics
+from aihub.telemetry.replica_metrics import ReplicaBoard
+from deployments.lifecycle_policy import policy_of
 from deployments.llm_app import engine_dtype
 from deployments.model_host import ServeModelHost
 from deployments.model_prober import EngineProber
@@ -42,8 +43,6 @@ from deployments.model_prober import EngineProber
 logger = logging.getLogger(__name__)
 
 LIFECYCLE_FOLDER = "lifecycle"
-TICK_S = 4.0
-"""Each fifth tick asks Serve's controller which applications run, and measures them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +86,7 @@ class Models:
         self._profile = profile
         self._default = default
         self._metrics = CollectorRegistry()
+        self._replicas = ReplicaBoard()
         self._defaults = GenerationDefaultsInForce(
             GenerationDefaultsStore(settings.home_path / LIFECYCLE_FOLDER / "generation.json"),
             settings,
@@ -137,7 +137,7 @@ class Models:
             self._host,
             open_ledger(budget, *ram_budgets),
             self._specs,
-            policy=_policy(self._configuration),
+            policy=policy_of(self._configuration),
             desired=DesiredState(folder / "desired.json", first=(self._default.model_id,)),
             peaks=PeakStore(folder / "peaks.json"),
             metrics=LifecycleMetrics(self._metrics),
@@ -205,7 +205,7 @@ class Models:
             return self._configuration.shown()
         if method == "configure":
             self._configuration = await self._registry.configure(*args)
-            self._lifecycle.set_policy(_policy(self._configuration))
+            self._lifecycle.set_policy(policy_of(self._configuration))
             return self._configuration.shown()
         result = await getattr(self._registry, method)(*args, **options)
         if method in {"rollback", "pin", "unpin"}:
@@ -216,6 +216,10 @@ class Models:
         """Yield the snapshots of a download until it ends."""
         async for event in self._registry.follow(job_id):
             yield event
+
+    async def exchange_metrics(self, replica: str, text: bytes) -> dict[str, bytes]:
+        """Take the metrics of an ingress replica and return those of all."""
+        return self._replicas.exchange(replica, text)
 
     async def metrics(self) -> bytes:
         """Return this process's metrics in Prometheus' text format."""
@@ -287,13 +291,3 @@ async def _download_recommended(registry: ModelRegistry) -> None:
     for item in report.models:
         if item.is_recommended:
             await registry.ensure([await registry.parse_key(item.key)])
-
-
-def _policy(configuration: HubConfiguration) -> LifecyclePolicy:
-    return LifecyclePolicy(
-        unload_timeout_s=configuration.model_unload_timeout_s,
-        sleep_timeout_s=configuration.model_sleep_timeout_s,
-        max_concurrent_models=configuration.max_concurrent_models,
-        min_residency_s=configuration.min_residency_s,
-        tick_s=TICK_S,
-    )

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -51,11 +51,10 @@ from aihub.telemetry.metrics import RequestMetrics
 from deployments.recsys_service import OwnPredictions
 from deployments.short_way import RECSYS, socket_path
 from deployments.training_jobs import TrainingJobs
+from pipelines.training_cleanup import TrainingCleanup
 from pipelines.training_watch import JobServerError, TrainingWatch
 
 logger = logging.getLogger(__name__)
-
-POLL_S = 0.5
 
 
 class Recsys:
@@ -84,10 +83,11 @@ class Recsys:
         # The proxy brings `/predict` here without the ingress between; its calls over the handle go on.
         services = PredictionServices(settings, OwnPredictions(self), self._metrics)
         self._server = LocalServer(create_prediction_app(services), socket_path(settings.home_path, RECSYS))
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         await self._database.open()
         await self._server.start()
-        self._watch = asyncio.create_task(TrainingWatch(OpenRunTable(self._database), self._jobs).run())
+        watch, cleanup = TrainingWatch(OpenRunTable(self._database), self._jobs), TrainingCleanup(self._runs, settings.home_path)
+        self._tasks = [asyncio.create_task(watch.run()), asyncio.create_task(cleanup.run())]
 
     async def start_training(
         self, tenant: str, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
@@ -111,16 +111,20 @@ class Recsys:
             raise UnavailableError(message, retry_after_s=30) from error
         return training_job(run)
 
-    async def finish_training(self, tenant: str, job_id: str) -> TrainingAnswer:
-        """Wait for a training, through all its starts, and return how it ended.
+    async def find_ended(self, keys: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return which of these trainings, by tenant and id, have ended or do not exist; one query for all."""
+        still_open = await self._runs.find_open(keys)
+        return [key for key in keys if key not in still_open]
+
+    async def training_result(self, tenant: str, job_id: str) -> TrainingAnswer:
+        """Return how a training ended that has.
 
         Raises:
-            HubError: What it failed with; `ConflictError` when it was cancelled.
+            HubError: What it failed with; `ConflictError` when it was cancelled, or has not ended.
         """
         run = await self._runs.get(tenant, job_id)
-        while run.status not in ENDED:
-            await asyncio.sleep(POLL_S)
-            run = await self._runs.get(tenant, job_id)
+        if run.status not in ENDED:
+            raise ConflictError(f"The training {job_id} has not ended. GET /train/jobs/{job_id} says how far it is.")
         if run.status != "succeeded":
             raise _failure_of(run)
         return training_answer(run)
@@ -176,9 +180,9 @@ class Recsys:
 
     async def __del__(self) -> None:
         await self._server.close()
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(self._shop.close(), self._cache.close(), return_exceptions=True)
         await self._database.close()
 

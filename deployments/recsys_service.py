@@ -1,6 +1,6 @@
 """The service behind `/train` and `/predict`: over the handle of the `recsys` application, and inside its replica."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, TypeVar
 
 from aihub.schemas.recsys import (
@@ -18,6 +18,7 @@ from aihub.schemas.recsys import (
 )
 from aihub.security.principal import Principal
 from deployments.handles import AppConnection
+from pipelines.training_waits import Key, TrainingWaits
 
 Result = TypeVar("Result")
 
@@ -27,6 +28,11 @@ class RemoteRecsys:
 
     def __init__(self, recsys: AppConnection) -> None:
         self._recsys = recsys
+        self._waits = TrainingWaits(self._find_ended)
+
+    async def close(self) -> None:
+        """Let go of those who wait for trainings."""
+        await self._waits.close()
 
     async def start_training(
         self, principal: Principal, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
@@ -34,7 +40,9 @@ class RemoteRecsys:
         return await self._call(TrainingJob, "start_training", principal, store_id, model_type, dict(parameters))
 
     async def finish_training(self, principal: Principal, job_id: str) -> TrainingAnswer:
-        return await self._call(TrainingAnswer, "finish_training", principal, job_id)
+        # Waited for here: a call that lasts hours would hold one of the few requests the recommender answers at a time.
+        await self._waits.wait(principal.tenant_id, job_id)
+        return await self._call(TrainingAnswer, "training_result", principal, job_id)
 
     async def job(self, principal: Principal, job_id: str) -> TrainingJob:
         return await self._call(TrainingJob, "job", principal, job_id)
@@ -56,6 +64,10 @@ class RemoteRecsys:
 
     async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer:
         return await self._call(NextItemsAnswer, "next_items", principal, request)
+
+    async def _find_ended(self, keys: Collection[Key]) -> Collection[Key]:
+        ended: Collection[Key] = await self._recsys.call("find_ended", list(keys))
+        return ended
 
     async def _call(self, result_type: type[Result], method: str, principal: Principal, *args: Any) -> Result:
         """Call the application; `result_type` is what that method returns, for the type checker."""

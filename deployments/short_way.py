@@ -214,7 +214,9 @@ async def _nothing() -> Message:
 
 def _is_plain(scope: Scope) -> bool:
     """Whether aiohttp sends it as it came; what is odd goes Serve's way."""
-    return _PLAIN.fullmatch(_target(scope)) is not None and all(value.isascii() for _, value in scope["headers"])
+    # With none or two Host headers aiohttp would send one of its own choice, and the hub could not refuse them.
+    has_one_host = sum(name == b"host" for name, _ in scope["headers"]) == 1
+    return has_one_host and _PLAIN.fullmatch(_target(scope)) is not None and all(value.isascii() for _, value in scope["headers"])
 
 
 def _target(scope: Scope) -> bytes:

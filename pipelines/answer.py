@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from aihub.engines.base import ChatEngine
+from aihub.engines.base import ChatEngine, hold
 from aihub.errors import InvalidRequestError
 from aihub.schemas.chat import ChatCompletionRequest
 from aihub.schemas.validation import validate
@@ -48,6 +48,11 @@ async def generate_answer(
     content = question
     if context is not None and context.strip():
         content = question_message(prompts.for_text(question), question, [source_block(1, "", context)])
+    with hold(engine):
+        return await _answer(engine, content, max_tokens=max_tokens, temperature=temperature)
+
+
+async def _answer(engine: ChatEngine, content: str, *, max_tokens: int, temperature: float) -> GeneratedAnswer:
     card = await engine.card()
     values: dict[str, Any] = {
         "model": card.model_id,

@@ -1,12 +1,12 @@
 """Trying one engine after the other, before the first byte only, and saying in the answer which one gave it."""
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from aihub.engines.base import ChatEngine, ChatModelCard, PartHealth
+from aihub.engines.base import ChatEngine, ChatModelCard, PartHealth, hold
 from aihub.errors import HubError, ModelUnavailableError
 from aihub.telemetry.answer_notes import note
 from pipelines.sse import data_event, events, payload
@@ -53,6 +53,20 @@ class FallbackEngine:
             raise ValueError("at least one candidate is needed")
         self._candidates = list(candidates)
         self._failed: list[dict[str, str]] = []
+        self._opened: dict[Candidate, ChatEngine] = {}
+        self._held: ExitStack | None = None
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold each candidate from when it is first asked; see `aihub.engines.base.hold`."""
+        with ExitStack() as held:
+            for engine in self._opened.values():
+                held.enter_context(hold(engine))
+            self._held = held
+            try:
+                yield
+            finally:
+                self._held = None
 
     async def card(self) -> ChatModelCard:
         return await self._first(lambda engine: engine.card())
@@ -86,9 +100,18 @@ class FallbackEngine:
         while True:
             candidate = self._candidates[0]
             try:
-                return await ask(await candidate.open())
+                return await ask(await self._open(candidate))
             except HubError as error:
                 self._give_up(candidate, error)
+
+    async def _open(self, candidate: Candidate) -> ChatEngine:
+        if candidate not in self._opened:
+            engine = await candidate.open()
+            if candidate not in self._opened:  # another call of this request may have been faster
+                if self._held is not None:
+                    self._held.enter_context(hold(engine))
+                self._opened[candidate] = engine
+        return self._opened[candidate]
 
     async def _stream(self, ask: Callable[[ChatEngine], AsyncGenerator[str, None]]) -> AsyncGenerator[str, None]:
         first, frames = await self._first(lambda engine: _begin(ask(engine)))

@@ -3,11 +3,11 @@
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from aihub.engines.base import ChatEngine, ChatModelCard, PartHealth
+from aihub.engines.base import ChatEngine, ChatModelCard, PartHealth, hold
 from aihub.errors import HubError
 from pipelines.fallback import may_fall_back
 
@@ -92,6 +92,9 @@ class ObservedEngine:
         self._engine = engine
         self._model_id = model_id
         self._history = history
+
+    def hold(self) -> AbstractContextManager[None]:
+        return hold(self._engine)
 
     async def card(self) -> ChatModelCard:
         return await self._engine.card()

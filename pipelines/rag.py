@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from aihub.engines.base import ChatEngine, Embedder
+from aihub.engines.base import ChatEngine, Embedder, hold
 from aihub.errors import InvalidRequestError, NotFoundError
 from aihub.schemas.chat import ChatCompletionRequest
 from aihub.schemas.filters import filter_tree
@@ -92,9 +92,10 @@ class RagPipeline:
             StorageUnavailableError: PostgreSQL does not answer; there is never an unsourced answer instead.
             ContextLengthError: The conversation, or not even one source beside it, fits the model's context.
         """
-        grounding = await self.ground(principal, engine, request)
-        asked_s = time.perf_counter()
-        answer = await engine.chat(grounding.body)
+        with hold(engine):  # a search asks nothing of the model, which must stay all the same
+            grounding = await self.ground(principal, engine, request)
+            asked_s = time.perf_counter()
+            answer = await engine.chat(grounding.body)
         timings = {"generate": _ms_since(asked_s)}
         texts = {choice["index"]: choice["message"].get("content") or "" for choice in answer["choices"]}
         annotations, report = await _conclude(grounding, texts, timings)
@@ -107,6 +108,14 @@ class RagPipeline:
 
         Raises before the first frame what `answer` raises.
         """
+        with hold(engine):
+            async with aclosing(self._stream(principal, engine, request)) as frames:
+                async for frame in frames:
+                    yield frame
+
+    async def _stream(
+        self, principal: Principal, engine: ChatEngine, request: ChatCompletionRequest
+    ) -> AsyncGenerator[str, None]:
         grounding = await self.ground(principal, engine, request)
         heard = _Heard()
         concluded = False

@@ -7,6 +7,7 @@ from aihub.schemas.common import Page
 from aihub.schemas.files import FileObject
 from aihub.schemas.vector_stores import (
     ExpiresAfter,
+    FileBatchObject,
     FileCounts,
     LastError,
     SearchResult,
@@ -15,7 +16,7 @@ from aihub.schemas.vector_stores import (
     VectorStoreFileObject,
     VectorStoreObject,
 )
-from aihub.storage.records import FileRecord, VectorStoreFileRecord, VectorStoreRecord
+from aihub.storage.records import FileBatchRecord, FileRecord, VectorStoreFileRecord, VectorStoreRecord
 from pipelines.retrieve import ScoredChunk
 
 Item = TypeVar("Item", FileObject, VectorStoreObject, VectorStoreFileObject)
@@ -67,6 +68,22 @@ def store_file_object(record: VectorStoreFileRecord) -> VectorStoreFileObject:
         usage_bytes=record.usage_bytes,
         chunking_strategy=StaticChunking.model_validate(record.chunking_strategy),
         attributes=record.attributes,
+    )
+
+
+def file_batch_object(record: FileBatchRecord) -> FileBatchObject:
+    return FileBatchObject(
+        id=record.id,
+        created_at=record.created_at,
+        vector_store_id=record.store_id,
+        status=record.status,
+        file_counts=FileCounts(
+            in_progress=record.in_progress,
+            completed=record.completed,
+            failed=record.failed,
+            cancelled=record.cancelled,
+            total=record.total,
+        ),
     )
 
 

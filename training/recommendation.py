@@ -10,6 +10,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from aihub.errors import HubError, InternalError
+from aihub.recsys.leftovers import RUN_NOTES
 from aihub.recsys.training import TrainingPlace, TrainingResult
 from aihub.storage.recsys_runs import training_died
 from aihub.storage.recsys_session import write_failure
@@ -34,7 +35,7 @@ def train_on_worker(
         HubError: What the training failed with.
         InternalError: Its worker died again and again; that is written down.
     """
-    storage = place.home / "training"
+    storage = place.home / RUN_NOTES
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     trainer = TorchTrainer(
         _train_here,

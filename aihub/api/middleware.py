@@ -1,4 +1,4 @@
-"""What happens around every request: its id, the header limit, metrics, one log line, and a last net for bugs.
+"""What happens around every request: its id, the header limit, the guard, metrics, one log line, a last net for bugs.
 
 Pure ASGI: Starlette's `BaseHTTPMiddleware` adds tasks and queues per request, and gets in the way of cancelling streams.
 """
@@ -12,7 +12,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aihub.api.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
-from aihub.errors import InvalidRequestError, NotFoundError
+from aihub.api.request_guard import check_request
+from aihub.api.services import PredictionServices, Services
+from aihub.errors import HubError, InvalidRequestError, NotFoundError
 from aihub.security.limits import MAX_HEADER_BYTES
 from aihub.telemetry.answer_notes import answer_notes
 from aihub.telemetry.logging import request_id
@@ -41,7 +43,8 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         started_s = time.perf_counter()
-        metrics: RequestMetrics = scope["app"].state.services.metrics
+        services: Services | PredictionServices = scope["app"].state.services
+        metrics: RequestMetrics = services.metrics
         header_bytes, sent_id = _scan_headers(scope)
         current = sent_id or f"req_{secrets.token_hex(12)}"
         token = request_id.set(current)
@@ -62,7 +65,7 @@ class RequestContext:
 
         metrics.in_flight.inc()
         try:
-            refusal = _refuse_head(scope, header_bytes)
+            refusal = _refuse_head(scope, header_bytes, services.settings.allowed_hosts)
             if refusal is not None:
                 await refusal(scope, receive, send_with_id)
             else:
@@ -90,10 +93,15 @@ def _record(metrics: RequestMetrics, scope: Scope, status: int, seconds: float, 
         logger.info("The client left; its request was cancelled." if has_left else "answered", extra={"fields": fields})
 
 
-def _refuse_head(scope: Scope, header_bytes: int) -> Response | None:
+def _refuse_head(scope: Scope, header_bytes: int, allowed_hosts: tuple[str, ...]) -> Response | None:
     if header_bytes > MAX_HEADER_BYTES:
         too_large = InvalidRequestError(f"The headers are larger than {MAX_HEADER_BYTES} bytes.", code="headers_too_large")
         return error_response(too_large, status=431)
+    try:
+        check_request(scope, allowed_hosts)
+    except HubError as refused:
+        # The body was not read, so the connection cannot carry another request.
+        return error_response(refused, headers={"Connection": "close"})
     if not scope["path"].isprintable():
         # Starlette's path patterns end in `$`, which a newline slips past; NUL breaks PostgreSQL's text.
         return error_response(NotFoundError("The path holds characters that cannot be printed.", code="unknown_url"))

@@ -4,11 +4,14 @@
 `Principal` first, raises `HubError` children only, and works on validated wire types.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aihub.engines.base import Embedder, PartHealth
+from aihub.errors import HubError
 from aihub.security.principal import Principal
 from aihub.settings import Settings
 from aihub.telemetry.metrics import Metrics, RequestMetrics
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from aihub.schemas.completions import CompletionRequest
     from aihub.schemas.files import FileObject
     from aihub.schemas.vector_stores import (
+        FileBatchCreate,
+        FileBatchObject,
         FileContentPage,
         SearchRequest,
         SearchResults,
@@ -130,6 +135,68 @@ class VectorStoreService(Protocol):
     async def search(self, principal: Principal, store_id: str, request: "SearchRequest") -> "SearchResults": ...
 
 
+MAX_CONCURRENT_UPLOADS = 8
+"""Bounds the temporary disk space of one process to this many files."""
+
+
+def new_upload_slots() -> asyncio.Semaphore:
+    """One for each upload that may be received at a time."""
+    return asyncio.Semaphore(MAX_CONCURRENT_UPLOADS)
+
+
+MAX_WAITING_TRAININGS = 16
+"""Requests of one process that may wait for a training to end; each keeps a place of the API busy for as long as that takes."""
+
+
+class WaitingPlaces:
+    """A limit on requests that wait for something long."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+
+    @contextmanager
+    def take(self, refusal: HubError) -> Iterator[None]:
+        """Hold a place until left.
+
+        Raises:
+            HubError: `refusal`, when none is free.
+        """
+        if self._free <= 0:
+            raise refusal
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+def new_training_places() -> WaitingPlaces:
+    return WaitingPlaces(MAX_WAITING_TRAININGS)
+
+
+class FileBatchService(Protocol):
+    """Files attached to a vector store together."""
+
+    async def create(self, principal: Principal, store_id: str, request: "FileBatchCreate") -> "FileBatchObject": ...
+
+    async def get(self, principal: Principal, store_id: str, batch_id: str) -> "FileBatchObject": ...
+
+    async def cancel(self, principal: Principal, store_id: str, batch_id: str) -> "FileBatchObject": ...
+
+    async def list_files(
+        self,
+        principal: Principal,
+        store_id: str,
+        batch_id: str,
+        *,
+        limit: int,
+        after: str | None,
+        before: str | None,
+        order: Order,
+        status: FileStatus | None,
+    ) -> "Page[VectorStoreFileObject]": ...
+
+
 async def no_metrics() -> bytes:
     """Metrics of other processes where there are none."""
     return b""
@@ -147,6 +214,9 @@ class Services:
             `redis`); must answer within 2 s and
             never raise.
         more_metrics: Metrics of other processes in Prometheus' text format.
+        replica_metrics: `metrics` of all replicas of this application, where it may have several.
+        upload_slots: Shared by all applications of the process, as their temporary files are on one disk.
+        training_places: For requests that wait until a training ends; shared likewise.
     """
 
     settings: Settings
@@ -154,12 +224,16 @@ class Services:
     embedder: Embedder
     files: FileService
     vector_stores: VectorStoreService
+    file_batches: FileBatchService
     registry: "RegistryService"
     lifecycle: "LifecycleService"
     recsys: "RecsysService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics
+    replica_metrics: Callable[[], Awaitable[bytes]] | None = None
+    upload_slots: asyncio.Semaphore = field(default_factory=new_upload_slots)
+    training_places: WaitingPlaces = field(default_factory=new_training_places)
 
 
 @dataclass(frozen=True, slots=True)

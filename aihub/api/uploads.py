@@ -12,11 +12,12 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from aihub.api.requests import body_chunks
+from aihub.api.services import Services
 from aihub.errors import (
     InvalidRequestError,
     OverloadedError,
@@ -30,7 +31,6 @@ MAX_FIELDS = 8
 MAX_FIELD_BYTES = 4096
 ENVELOPE_BYTES = 64 * 2**10  # boundaries, part headers and fields around the file
 MAX_FILENAME_CHARS = 255
-MAX_CONCURRENT = 8  # bounds the temporary disk space to this many files
 SLOT_WAIT_S = 10.0
 UPLOAD_TIMEOUT_S = 600.0
 READ_BYTES = 2**20
@@ -75,7 +75,8 @@ async def read_upload(request: Request, *, max_bytes: int, stall_s: float) -> As
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise UnsupportedMediaError("Send the file as multipart/form-data with the parts `file` and `purpose`.")
-    async with _slot(request.app):
+    services: Services = request.app.state.services
+    async with _slot(services.upload_slots):
         form = await _receive(request, max_bytes, stall_s)
         try:
             yield _checked(form)
@@ -158,10 +159,7 @@ def safe_filename(name: str) -> str:
 
 
 @asynccontextmanager
-async def _slot(app: FastAPI) -> AsyncIterator[None]:
-    if not hasattr(app.state, "upload_slots"):
-        app.state.upload_slots = asyncio.Semaphore(MAX_CONCURRENT)
-    slots: asyncio.Semaphore = app.state.upload_slots
+async def _slot(slots: asyncio.Semaphore) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(SLOT_WAIT_S):
             await slots.acquire()

@@ -239,7 +239,7 @@ def _place() -> Iterator[Any]:
 
 def _artifacts(tenant: str) -> Any:
     from aihub.recsys.artifacts import ArtifactStore
-    from aihub.recsys.training import RESULTS
+    from aihub.recsys.leftovers import RESULTS
 
     return ArtifactStore(Settings().home_path / RESULTS, tenant=tenant)
 

@@ -5,8 +5,9 @@ Real engines, Serve handles (`deployments/handles.py`) and the fakes (`aihub/eng
 """
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,24 @@ class ChatEngine(Protocol):
         ...
 
     async def health(self) -> PartHealth: ...
+
+
+@runtime_checkable
+class HeldEngine(Protocol):
+    """A chat engine, found for one request, that keeps count of its requests."""
+
+    def hold(self) -> AbstractContextManager[None]: ...
+
+
+def hold(engine: ChatEngine) -> AbstractContextManager[None]:
+    """Count a request as in flight at its engine until the context ends, whatever it asks the engine meanwhile, or nothing yet.
+
+    Engines that keep no count are as they are.
+
+    Raises:
+        OverloadedError: On entering, when the engine holds as many requests as it may.
+    """
+    return engine.hold() if isinstance(engine, HeldEngine) else nullcontext()
 
 
 class Embedder(Protocol):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aihub.registry.documents import write_document
+from aihub.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class DesiredState:
             OSError: The state folder cannot be written.
         """
         async with self._lock:
-            await asyncio.to_thread(self._write, desired)
+            await run_to_end(self._write, desired)
 
     def _read(self) -> Desired:
         try:

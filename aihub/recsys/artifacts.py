@@ -28,7 +28,7 @@ Metrics = Mapping[str, float]
 _TENANT = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 _VERSION = re.compile(r"^[0-9]{6,}$")
 _RECIPE = 1
-_CHECKPOINTS = ".checkpoints"
+CHECKPOINTS = ".checkpoints"
 
 
 class ModelDamagedError(ConflictError):
@@ -106,7 +106,7 @@ class ArtifactStore:
 
     def checkpoint_folder(self, store_id: int, model_type: ModelType, training_id: str) -> Path:
         """Return a folder for the state of an unfinished training; what other trainings have left is removed."""
-        path = self.folder(store_id, model_type) / _CHECKPOINTS / training_id
+        path = self.folder(store_id, model_type) / CHECKPOINTS / training_id
         path.mkdir(parents=True, exist_ok=True)
         for other in path.parent.iterdir():
             if other != path:
@@ -114,7 +114,7 @@ class ArtifactStore:
         return path
 
     def clear_checkpoint(self, store_id: int, model_type: ModelType, training_id: str) -> None:
-        shutil.rmtree(self.folder(store_id, model_type) / _CHECKPOINTS / training_id, ignore_errors=True)
+        shutil.rmtree(self.folder(store_id, model_type) / CHECKPOINTS / training_id, ignore_errors=True)
 
     def current(self, store_id: int, model_type: ModelType) -> Version:
         """Return the served version.

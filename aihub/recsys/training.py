@@ -13,6 +13,7 @@ from typing import Any
 from aihub.errors import HubError, InternalError, ModelUnavailableError
 from aihub.recsys.artifacts import GATES, ArtifactStore, ModelDamagedError, ModelType, Version
 from aihub.recsys.fit_checkpoint import FitCheckpoint
+from aihub.recsys.leftovers import RESULTS
 from aihub.recsys.model_family import ModelFamily, Trained
 from aihub.recsys.results import Cancelled, Progress, TrainingCancelledError, ignore_progress, never_cancelled, raise_if_cancelled
 from aihub.recsys.settings import RecsysSettings
@@ -21,12 +22,9 @@ from aihub.recsys.store_data.mapping import Mapping as ShopMapping
 from aihub.recsys.store_data.mapping import load_mapping
 from aihub.recsys.training_data import read_training_data
 from aihub.security.principal import DEFAULT_TENANT
-from aihub.storage.recsys_session import TrainingSession
+from aihub.storage.recsys_session import ResultNotWrittenError, TrainingSession
 
 logger = logging.getLogger(__name__)
-
-RESULTS = "results"
-"""Folder of all models, under the state folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +267,9 @@ def _ends_written(session: TrainingSession) -> Iterator[None]:
         yield
     except TrainingCancelledError as error:
         _end(session, "cancelled", error)
+        raise
+    except ResultNotWrittenError:
+        # No failure: the version is there. Who finds the training open starts it again, and it has only this left to do.
         raise
     except HubError as error:
         _end(session, "failed", error)

@@ -15,6 +15,7 @@ MAX_PAIRS = 16
 MIN_CHUNK_TOKENS = 100
 MAX_CHUNK_TOKENS = 4096
 MAX_FILES_AT_CREATION = 500
+MAX_BATCH_FILES = 2000
 MAX_QUERIES = 8
 MAX_QUERY_CHARS = 8192
 MAX_RESULTS = 50
@@ -85,6 +86,32 @@ class VectorStoreFileCreate(LenientModel):
     chunking_strategy: ChunkingStrategy | None = None
 
 
+class FileBatchCreate(LenientModel):
+    """Either `file_ids`, with attributes and chunking for all of them, or `files`, each with its own."""
+
+    file_ids: Annotated[list[ObjectId], Field(min_length=1, max_length=MAX_BATCH_FILES)] | None = None
+    files: Annotated[list[VectorStoreFileCreate], Field(min_length=1, max_length=MAX_BATCH_FILES)] | None = None
+    attributes: Attributes | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+
+    @model_validator(mode="after")
+    def _names_its_files_once(self) -> Self:
+        if (self.file_ids is None) == (self.files is None):
+            raise ValueError("must have either file_ids or files")
+        if self.files is not None and len({file.file_id for file in self.files}) < len(self.files):
+            raise ValueError("must name each file once in files")
+        return self
+
+    def each_file(self) -> list[VectorStoreFileCreate]:
+        """Return what `POST .../files` would take for each file, in order; a file id that is repeated counts once."""
+        if self.files is not None:
+            return self.files
+        return [
+            VectorStoreFileCreate(file_id=file_id, attributes=self.attributes, chunking_strategy=self.chunking_strategy)
+            for file_id in dict.fromkeys(self.file_ids or [])
+        ]
+
+
 class VectorStoreFileUpdate(LenientModel):
     """The new attributes replace the old ones; `null` clears them."""
 
@@ -137,6 +164,15 @@ class VectorStoreObject(ResponseModel):
     expires_at: int | None = None
     last_active_at: int | None = None
     metadata: dict[str, str]
+
+
+class FileBatchObject(ResponseModel):
+    id: str
+    object: Literal["vector_store.files_batch"] = "vector_store.files_batch"
+    created_at: int
+    vector_store_id: str
+    status: FileStatus
+    file_counts: FileCounts
 
 
 class LastError(ResponseModel):

@@ -100,6 +100,34 @@ class VectorStoreFileRecord:
     attempt: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class FileBatchRecord:
+    """Files that were attached to a store together, counted by what has become of them.
+
+    Attributes:
+        is_cancelled: Whether it was cancelled while files of it were in progress.
+    """
+
+    id: str
+    store_id: str
+    created_at: int
+    is_cancelled: bool
+    in_progress: int
+    completed: int
+    failed: int
+    cancelled: int
+    total: int
+
+    @property
+    def status(self) -> StoreFileStatus:
+        """`failed` when none of its files could be indexed."""
+        if self.is_cancelled:
+            return "cancelled"
+        if self.in_progress:
+            return "in_progress"
+        return "failed" if self.total and self.failed == self.total else "completed"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkRow:
     """A chunk to be stored.

@@ -1,7 +1,7 @@
 """`ai_training_log` and `store_ai_status` as the API sees them: trainings and what each store has."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -157,6 +157,26 @@ class TrainingRunTable:
                 code="job_not_found",
             )
         return found
+
+    async def find_open(self, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Return which of these trainings, by tenant and id, have not ended."""
+        async with self._database.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT tenant_id, id FROM ai_training_log "  # noqa: S608 - constants
+                "JOIN unnest(%(tenants)s::text[], %(ids)s::text[]) AS asked (tenant, training) "
+                f"ON tenant_id = asked.tenant AND id = asked.training WHERE {IS_OPEN} AND NOT ({_IS_DEAD})",
+                {"tenants": [tenant for tenant, _ in keys], "ids": [training for _, training in keys]},
+            )
+            return {(tenant, training) for tenant, training in await cursor.fetchall()}
+
+    async def find_open_ids(self, ids: Collection[str]) -> set[str]:
+        """Return which of these trainings have not ended, whosever they are; no id is given twice."""
+        async with self._database.connection() as connection:
+            cursor = await connection.execute(
+                f"SELECT id FROM ai_training_log WHERE id = ANY(%s) AND {IS_OPEN} AND NOT ({_IS_DEAD})",  # noqa: S608
+                (list(ids),),
+            )
+            return {training_id for (training_id,) in await cursor.fetchall()}
 
     async def recent(self, tenant: str, store_id: int, limit: int = 20) -> list[RunRecord]:
         """Return the last trainings of a store, newest first."""

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from aihub.errors import HubError, StorageUnavailableError
+from aihub.storage.limited_connection import STATEMENT_TIMEOUT_S, connect, limited
 from aihub.storage.recsys_runs import HEARTBEAT_S, INSERT_RUN, IS_OPEN, LOCK_NUMBER, UPSERT_STATUS, already_training, new_run_id
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,20 @@ _TRY_LOCK = (
     "(SELECT %(tenant)s::text AS tenant_id, %(store)s::bigint AS store_id, %(model_type)s::text AS model_type) AS key"
 )
 LOCK_PATIENCE_S = 20.0
-"""How long a training that is started again waits for what is left of its dead process to let go of the lock."""
+"""How long a training waits for what is left of itself, a dead process or a lost connection, to let go of the lock."""
+_LOCK_PAUSE_S = 0.5
+APPLICATION_NAME = "aihub-training"
+
+
+FINAL_PATIENCE_S = 600.0
+"""How long the end of a training is tried to be written while PostgreSQL is away: hours of work hang on it."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
+
+
+class ResultNotWrittenError(StorageUnavailableError):
+    """A training has published its version and could not write that down; started again, it does only that."""
+
+    code = "result_not_written"
 
 
 class TrainingSession:
@@ -41,6 +55,7 @@ class TrainingSession:
         self._stopping = threading.Event()
         self._cancel = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
+        self._backend_pid = 0
         self._heartbeat: threading.Thread | None = None
 
     @property
@@ -57,7 +72,8 @@ class TrainingSession:
         with _translated_errors():
             self._connection = self._connect()
             try:
-                self._begin(self._connection, hyper_parameters)
+                with limited(self._connection, LOCK_PATIENCE_S + STATEMENT_TIMEOUT_S):
+                    self._begin(self._connection, hyper_parameters)
             except BaseException:
                 self._connection.close()
                 raise
@@ -82,20 +98,19 @@ class TrainingSession:
 
         Args:
             result: `event_count`, `metrics`, `incumbent_metrics`, `version`, `served`, `model_path`, `message`.
+
+        Raises:
+            ResultNotWrittenError: PostgreSQL did not answer for `FINAL_PATIENCE_S`.
         """
         values = self._key | dict(result)
         values |= {name: None if values[name] is None else Jsonb(values[name]) for name in ("metrics", "incumbent_metrics")}
-        with self._final() as connection, connection.transaction():
-            connection.execute(
-                "UPDATE ai_training_log SET status = 'succeeded', step = 'done', progress = 1, ended_at = now(), "
-                "heartbeat_at = now(), event_count = %(event_count)s, metrics = %(metrics)s, "
-                "incumbent_metrics = %(incumbent_metrics)s, "
-                "version = %(version)s, served = %(served)s, model_path = %(model_path)s, message = %(message)s "
-                "WHERE tenant_id = %(tenant)s AND id = %(id)s",
-                values,
-            )
-            if values["served"]:
-                connection.execute(UPSERT_STATUS, values | {"training_id": self.run_id})
+        try:
+            self._write_last(lambda connection: _write_success(connection, values, self.run_id))
+        except StorageUnavailableError as error:
+            raise ResultNotWrittenError(
+                f"The training has published version {values['version']}, but the hub's database did not take that down within "
+                f"{FINAL_PATIENCE_S:g} s. It is taken up again when the database answers."
+            ) from error
 
     def end(self, status: str, *, code: str, message: str) -> None:
         """Write down that the training `failed`, was `cancelled` or `interrupted`; one that has ended stays as it is.
@@ -104,8 +119,8 @@ class TrainingSession:
         """
         if status == "interrupted" and not self._is_new:
             return
-        with self._final() as connection:
-            _write_end(connection, self._key | {"step": self._step}, status, code, message)
+        values = self._key | {"step": self._step}
+        self._write_last(lambda connection: _write_end(connection, values, status, code, message))
 
     def close(self) -> None:
         """Give the lock back; harmless when closed."""
@@ -115,10 +130,12 @@ class TrainingSession:
             connection.close()
 
     def _connect(self) -> psycopg.Connection[Any]:
-        return psycopg.connect(self._dsn, autocommit=True, connect_timeout=5, application_name="aihub-training")
+        connection = connect(self._dsn, APPLICATION_NAME)
+        self._backend_pid = connection.info.backend_pid
+        return connection
 
     def _begin(self, connection: psycopg.Connection[Any], hyper_parameters: Mapping[str, Any]) -> None:
-        if not self._lock_patiently(connection):
+        if not self._lock_patiently(connection, 0.0 if self._is_new else LOCK_PATIENCE_S):
             raise self._refusal(connection)
         if self._is_new:
             connection.execute(INSERT_RUN, self._key | {"hyper_parameters": Jsonb(dict(hyper_parameters)), "attempts": 0})
@@ -150,12 +167,11 @@ class TrainingSession:
             _write_end(connection, self._key | {"step": ""}, "failed", error.code, error.message)
         return error
 
-    def _lock_patiently(self, connection: psycopg.Connection[Any]) -> bool:
-        deadline_s = time.monotonic() + (0 if self._is_new else LOCK_PATIENCE_S)
+    def _lock_patiently(self, connection: psycopg.Connection[Any], patience_s: float) -> bool:
+        deadline_s = time.monotonic() + patience_s
         while not self._lock(connection):
-            if time.monotonic() > deadline_s:
+            if time.monotonic() > deadline_s or self._stopping.wait(_LOCK_PAUSE_S):
                 return False
-            time.sleep(0.5)
         return True
 
     def _lock(self, connection: psycopg.Connection[Any]) -> bool:
@@ -173,20 +189,29 @@ class TrainingSession:
     def _beat_once(self) -> None:
         if self._connection is None:
             return
-        row = self._connection.execute(
-            "UPDATE ai_training_log SET heartbeat_at = now(), step = %(step)s, progress = %(share)s "
-            "WHERE tenant_id = %(tenant)s AND id = %(id)s RETURNING cancel_requested",
-            self._key | {"step": self._step, "share": self._share},
-        ).fetchone()
+        with limited(self._connection, STATEMENT_TIMEOUT_S):
+            row = self._connection.execute(
+                "UPDATE ai_training_log SET heartbeat_at = now(), step = %(step)s, progress = %(share)s "
+                "WHERE tenant_id = %(tenant)s AND id = %(id)s RETURNING cancel_requested",
+                self._key | {"step": self._step, "share": self._share},
+            ).fetchone()
         if row is None or row[0]:
             self._cancel.set()
 
     def _reconnect(self) -> None:
+        lost = self._backend_pid
         if self._connection is not None:
             self._connection.close()
         with suppress(psycopg.Error):
             self._connection = self._connect()
-            if not self._lock(self._connection):
+            with limited(self._connection, LOCK_PATIENCE_S + STATEMENT_TIMEOUT_S):
+                # The server may not know yet that the connection is lost, and keep the lock for it.
+                self._connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND application_name = %s",
+                    (lost, APPLICATION_NAME),
+                )
+                has_lock = self._lock_patiently(self._connection, LOCK_PATIENCE_S)
+            if not has_lock and not self._stopping.is_set():
                 logger.error("Training %s lost its lock to another training; it stops.", self.run_id)
                 self._cancel.set()
 
@@ -196,14 +221,29 @@ class TrainingSession:
             self._heartbeat.join(timeout=30)
             self._heartbeat = None
 
-    @contextmanager
-    def _final(self) -> Iterator[psycopg.Connection[Any]]:
-        """The connection for the last word: the lock's, or a new one where that was lost."""
+    def _write_last(self, write: Callable[[psycopg.Connection[Any]], None]) -> None:
+        """Write the last word, on the lock's connection or a new one; again and again while PostgreSQL is away.
+
+        Raises:
+            StorageUnavailableError: It was for `FINAL_PATIENCE_S`, or refuses what is written.
+        """
         self._stop_heartbeat()
-        with _translated_errors():
-            if self._connection is None or self._connection.closed or self._connection.broken:
-                self._connection = self._connect()
-            yield self._connection
+        deadline_s, pause_s = time.monotonic() + FINAL_PATIENCE_S, _FIRST_PAUSE_S
+        while True:
+            try:
+                with _translated_errors():
+                    if self._connection is None or self._connection.closed or self._connection.broken:
+                        self._connection = self._connect()
+                    with limited(self._connection, STATEMENT_TIMEOUT_S):
+                        write(self._connection)
+                return
+            except StorageUnavailableError as error:
+                is_passing = isinstance(error.__cause__, psycopg.OperationalError | psycopg.InterfaceError)
+                if not is_passing or time.monotonic() + pause_s > deadline_s:
+                    raise
+            logger.warning("The end of training %s could not be written; next try in %g s.", self.run_id, pause_s)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def write_failure(dsn: str, *, tenant: str, run_id: str, error: HubError) -> None:
@@ -212,8 +252,22 @@ def write_failure(dsn: str, *, tenant: str, run_id: str, error: HubError) -> Non
     Raises:
         StorageUnavailableError: PostgreSQL does not answer.
     """
-    with _translated_errors(), psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+    with _translated_errors(), connect(dsn, APPLICATION_NAME) as connection, limited(connection, STATEMENT_TIMEOUT_S):
         _write_end(connection, {"tenant": tenant, "id": run_id, "step": ""}, "failed", error.code, error.message)
+
+
+def _write_success(connection: psycopg.Connection[Any], values: Mapping[str, Any], run_id: str) -> None:
+    with connection.transaction():
+        connection.execute(
+            "UPDATE ai_training_log SET status = 'succeeded', step = 'done', progress = 1, ended_at = now(), "
+            "heartbeat_at = now(), event_count = %(event_count)s, metrics = %(metrics)s, "
+            "incumbent_metrics = %(incumbent_metrics)s, "
+            "version = %(version)s, served = %(served)s, model_path = %(model_path)s, message = %(message)s "
+            "WHERE tenant_id = %(tenant)s AND id = %(id)s",
+            values,
+        )
+        if values["served"]:
+            connection.execute(UPSERT_STATUS, {**values, "training_id": run_id})
 
 
 def _write_end(connection: psycopg.Connection[Any], values: Mapping[str, Any], status: str, code: str, message: str) -> None:

@@ -24,7 +24,7 @@ _COLUMNS: LiteralString = """
     item.chunking_strategy, item.usage_bytes, item.chunk_count, extract(epoch FROM item.created_at)::bigint AS created_at,
     item.version, item.attempts AS attempt
 """
-_SELECT: LiteralString = (
+SELECT_FILES: LiteralString = (
     "SELECT"
     + _COLUMNS
     + """
@@ -102,7 +102,7 @@ class VectorStoreFileTable:
             return await read_page(
                 connection,
                 class_row(VectorStoreFileRecord),
-                _SELECT + " AND (%(status)s::text IS NULL OR item.status = %(status)s)",
+                SELECT_FILES + " AND (%(status)s::text IS NULL OR item.status = %(status)s)",
                 """
                 SELECT seq FROM vector_store_files
                 WHERE tenant_id = %(tenant)s AND store_id = %(store)s AND file_id = %(anchor)s
@@ -260,7 +260,9 @@ class VectorStoreFileTable:
 
 async def _get(connection: Connection, tenant_id: str, store_id: str, file_id: str) -> VectorStoreFileRecord:
     async with connection.cursor(row_factory=class_row(VectorStoreFileRecord)) as cursor:
-        await cursor.execute(_SELECT + " AND item.file_id = %(file)s", {"tenant": tenant_id, "store": store_id, "file": file_id})
+        await cursor.execute(
+            SELECT_FILES + " AND item.file_id = %(file)s", {"tenant": tenant_id, "store": store_id, "file": file_id}
+        )
         record = await cursor.fetchone()
     if record is None:
         raise _missing(store_id, file_id)

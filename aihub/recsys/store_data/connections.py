@@ -10,10 +10,9 @@ from psycopg.conninfo import make_conninfo
 
 from aihub.errors import ConfigurationError
 from aihub.recsys.store_data.errors import MappingMismatchError, ShopUnavailableError
+from aihub.storage.limited_connection import CONNECT_TIMEOUT_S, KEEPALIVES, limited
 
 logger = logging.getLogger(__name__)
-
-CONNECT_TIMEOUT_S = 5
 
 
 def shop_conninfo(dsn: str, *, statement_timeout_s: float, plans_once: bool = False) -> str:
@@ -32,7 +31,12 @@ def shop_conninfo(dsn: str, *, statement_timeout_s: float, plans_once: bool = Fa
     options += " -c plan_cache_mode=force_generic_plan" if plans_once else ""
     try:
         return make_conninfo(
-            dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="aihub-recsys", client_encoding="utf8", options=options
+            dsn,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="aihub-recsys",
+            client_encoding="utf8",
+            options=options,
+            **KEEPALIVES,
         )
     except psycopg.ProgrammingError as error:
         raise ConfigurationError(
@@ -42,8 +46,12 @@ def shop_conninfo(dsn: str, *, statement_timeout_s: float, plans_once: bool = Fa
 
 @contextmanager
 def connect_shop(dsn: str, *, statement_timeout_s: float) -> Iterator[psycopg.Connection[Any]]:
-    """Yield one connection. Blocking."""
-    with psycopg.connect(shop_conninfo(dsn, statement_timeout_s=statement_timeout_s)) as connection:
+    """Yield one connection for one reading of a store. Blocking.
+
+    It is cut after twice the time: the last statement may begin just before a reading has to end.
+    """
+    connection = psycopg.connect(shop_conninfo(dsn, statement_timeout_s=statement_timeout_s))
+    with connection, limited(connection, 2 * statement_timeout_s):
         yield connection
 
 

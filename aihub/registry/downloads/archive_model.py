@@ -12,6 +12,7 @@ from aihub.registry.downloads.retries import Patience
 from aihub.registry.downloads.transfer import RemoteFile, download_file
 from aihub.registry.model_folder import REFUSED_SUFFIXES
 from aihub.security.archives import UnsafeArchiveError, extract_zip
+from aihub.threads import run_to_end
 
 ARCHIVE_NAME = "model.zip"
 UNPACKED_RATIO = 3
@@ -55,7 +56,7 @@ class ArchiveFetcher:
             on_bytes=lambda done, total: report("downloading", done, total),
         )
         report("unpacking", 0, None)
-        await asyncio.to_thread(_unpack, archive, order.content)
+        await run_to_end(_unpack, archive, order.content)
         return Fetched(sha256, entry.source_url, order.content)
 
 

@@ -20,6 +20,7 @@ from aihub.registry.hub import is_wanted, reach_hub
 from aihub.registry.model_folder import check_model_folder
 from aihub.registry.publish import file_sha256
 from aihub.security.archives import UnsafeArchiveError, check_relative_path
+from aihub.threads import run_to_end
 
 CDN_HOSTS = frozenset({"huggingface.co", ".huggingface.co", "hf.co", ".hf.co"})
 LOOKUP_TIMEOUT_S = 60.0
@@ -92,7 +93,7 @@ class HubFetcher:
             raise DownloadError(error.message) from error
         if model.commit == order.installed:
             return Fetched(model.commit, source, None)
-        await asyncio.to_thread(self._prepare, order.content, model)
+        await run_to_end(self._prepare, order.content, model)
         fetched_bytes = 0
         for file in model.files:
             await self._fetch_file(file, model, order, _from(fetched_bytes, model.size_bytes, report))
@@ -129,7 +130,7 @@ class HubFetcher:
             on_bytes=on_bytes,
         )
         if not await asyncio.to_thread(_is_intact, target, file):
-            await asyncio.to_thread(target.unlink)
+            await run_to_end(target.unlink)
             raise CorruptDownloadError(
                 f"{file.name} of {order.key} is not what the hub's commit names. It was removed; try again."
             )

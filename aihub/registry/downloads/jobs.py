@@ -27,6 +27,7 @@ from aihub.registry.downloads.slots import Slots
 from aihub.registry.installs import InstallStore
 from aihub.registry.keys import ModelKey
 from aihub.telemetry.registry_metrics import RegistryMetrics
+from aihub.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ class DownloadJobs:
         try:
             async with asyncio.timeout(timeout_s):
                 staging = await asyncio.to_thread(self._installs.staging, key)
-                async with _alone(staging.parent / LOCK_NAME):
+                async with alone(staging.parent / LOCK_NAME):
                     current = await asyncio.to_thread(self._installs.current, key)
                     installed = None if current is None else current.digest
                     order = Order(key, self._catalogue.get(key), staging, configuration, installed)
@@ -209,11 +210,9 @@ class DownloadJobs:
         digest = fetched.digest
         if fetched.folder is not None:
             run.report("installing", 0, None)
-            install = await asyncio.to_thread(
-                self._installs.publish, key, fetched.folder, digest=fetched.digest, source=fetched.source
-            )
+            install = await run_to_end(self._installs.publish, key, fetched.folder, digest=fetched.digest, source=fetched.source)
             digest = install.digest
-        await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+        await run_to_end(shutil.rmtree, staging, ignore_errors=True)
         return digest
 
 
@@ -227,18 +226,19 @@ async def _stop(run: Run, status: JobStatus) -> None:
 
 
 @asynccontextmanager
-async def _alone(path: Path) -> AsyncIterator[None]:
+async def alone(path: Path) -> AsyncIterator[None]:
     """Keep other processes (the command line beside a running hub) from getting the same model at the same time."""
     lock = FileLock(path, thread_local=False)
-    while True:
-        try:
-            await asyncio.to_thread(lock.acquire, timeout=0)
-            break
-        except Timeout:
-            await asyncio.sleep(FOREIGN_POLL_S)
     try:
+        while True:
+            try:
+                await run_to_end(lock.acquire, timeout=0)
+                break
+            except Timeout:
+                await asyncio.sleep(FOREIGN_POLL_S)
         yield
     finally:
+        # Also when cancelled while it was being taken; without effect where it is not held.
         lock.release()
 
 

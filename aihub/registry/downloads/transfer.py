@@ -15,6 +15,7 @@ from aihub.registry.downloads.errors import CorruptDownloadError, DownloadTimeou
 from aihub.registry.downloads.partial_file import PartialFile, Whole
 from aihub.registry.downloads.retries import Patience, TryAgainError, keep_trying
 from aihub.registry.publish import file_sha256
+from aihub.threads import run_to_end
 
 OnBytes = Callable[[int, int | None], None]
 """Called with the bytes so far and the bytes in all, None while nobody knows."""
@@ -95,14 +96,14 @@ class _Transfer:
         self._partial = PartialFile(target)
 
     async def run(self, client: httpx.AsyncClient) -> str:
-        await asyncio.to_thread(self._partial.open, self._remote.url)
+        await run_to_end(self._partial.open, self._remote.url)
         for is_last in (False, True):
             await keep_trying(lambda: self._attempt(client), lambda: self._partial.size_bytes, self._patience)
             sha256 = await asyncio.to_thread(self._hash)
             if self._remote.sha256 in {None, sha256}:
-                await asyncio.to_thread(self._partial.finish)
+                await run_to_end(self._partial.finish)
                 return sha256
-            await asyncio.to_thread(self._partial.discard)
+            await run_to_end(self._partial.discard)
             if is_last:
                 break
         raise CorruptDownloadError(
@@ -137,7 +138,7 @@ class _Transfer:
         is_provable = whole is not None and (whole.validator is not None or self._remote.sha256 is not None)
         is_too_long = whole is not None and whole.size_bytes is not None and self._partial.size_bytes > whole.size_bytes
         if not is_provable or is_too_long:
-            await asyncio.to_thread(self._partial.discard)
+            await run_to_end(self._partial.discard)
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
@@ -177,7 +178,7 @@ class _Transfer:
                 buffer += piece
                 if self._partial.size_bytes + len(buffer) > limit:
                     buffer.clear()
-                    await asyncio.to_thread(self._partial.discard)
+                    await run_to_end(self._partial.discard)
                     raise CorruptDownloadError(f"{self._host} sends more than the {limit} bytes it should. It was removed.")
                 if len(buffer) >= FLUSH_BYTES or time.monotonic() - flushed_at >= FLUSH_S:
                     await self._flush(buffer)
@@ -193,7 +194,7 @@ class _Transfer:
         if status in _PASSING_STATUSES:
             raise TryAgainError(f"{self._host} answered {status}.", retry_after_s=_retry_after_s(response))
         if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and self._partial.size_bytes:
-            await asyncio.to_thread(self._partial.discard)
+            await run_to_end(self._partial.discard)
             raise TryAgainError(f"{self._host} has another file now; starting anew.")
         if status not in {200, 206}:
             raise SourceRefusedError(f"{self._host} answered {status} for {_parse(self._remote.url).path}. It does not give it.")
@@ -201,23 +202,25 @@ class _Transfer:
             raise SourceRefusedError(f"{self._host} sends the file encoded, though it was asked not to.")
         start, size_bytes = _read_range(response) if status == httpx.codes.PARTIAL_CONTENT else (0, _read_length(response))
         if start != self._partial.size_bytes and status == httpx.codes.PARTIAL_CONTENT:
-            await asyncio.to_thread(self._partial.discard)
+            await run_to_end(self._partial.discard)
             raise TryAgainError(f"{self._host} sent another part than was asked for; starting anew.")
         wanted = self._remote.size_bytes
         if None not in {size_bytes, wanted} and size_bytes != wanted:
-            await asyncio.to_thread(self._partial.discard)
+            await run_to_end(self._partial.discard)
             raise CorruptDownloadError(f"{self._host} has a file of {size_bytes} bytes; it should have {wanted}.")
         if status == httpx.codes.OK:
             whole = Whole(self._remote.url, _validator(response), size_bytes if wanted is None else wanted)
-            await asyncio.to_thread(self._partial.restart, whole)
+            await run_to_end(self._partial.restart, whole)
 
     def _expected_bytes(self) -> int | None:
         return None if self._partial.whole is None else self._partial.whole.size_bytes
 
     async def _flush(self, buffer: bytearray) -> None:
         if buffer:
-            await asyncio.to_thread(self._partial.append, bytes(buffer))
+            piece = bytes(buffer)
+            # Before the write, which is done also when cancelled: the bytes must not be there for a second one.
             buffer.clear()
+            await run_to_end(self._partial.append, piece)
         if self._on_bytes is not None:
             self._on_bytes(self._partial.size_bytes, self._expected_bytes())
 

@@ -39,7 +39,7 @@ async def client(app: FastAPI, parts: Parts) -> AsyncIterator[httpx.AsyncClient]
     """A client of the application in this process; bugs come as 500 like over a real server."""
     app.state.services = parts.services()
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         yield http
 
 

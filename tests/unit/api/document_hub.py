@@ -18,8 +18,10 @@ from aihub.retrieval.cache import LexicalIndexCache
 from aihub.security.principal import Principal
 from aihub.settings import Settings
 from aihub.storage.chunks import ChunkTable
+from aihub.storage.file_batches import FileBatchTable
 from aihub.storage.postgres import Database
 from pipelines.documents import Files, VectorStores
+from pipelines.file_batches import FileBatches
 from pipelines.retrieve import Retriever
 from tests.unit.api.services import Parts
 from tests.unit.pipelines.ingest_parts import Ingest, SteeredEmbedder, running_ingest
@@ -96,15 +98,16 @@ async def document_hub(
                 embedder=embedder,
                 nudge=ingest.worker.nudge,
             ),
+            file_batches=FileBatches(
+                batches=FileBatchTable(database), stores=documents.stores, embedder=embedder, nudge=ingest.worker.nudge
+            ),
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             hub = DocumentHub(app, ingest, http)
             hub.act_for(tenant)
             yield hub
     app.dependency_overrides.clear()
-    if hasattr(app.state, "upload_slots"):
-        del app.state.upload_slots  # it belongs to the event loop that ends
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from aihub.api.lifecycle_service import LifecycleService
 from aihub.api.recsys_service import RecsysService
 from aihub.api.registry_service import RegistryService
-from aihub.api.services import FileService, Services, VectorStoreService
+from aihub.api.services import FileBatchService, FileService, Services, VectorStoreService
 from aihub.engines.base import EmbedderCard, Embeddings, PartHealth
 from aihub.engines.fake_chat import FakeChatEngine
 from aihub.errors import HubError, NotFoundError
@@ -107,6 +107,7 @@ class Parts:
             embedder=self.embedder,
             files=cast(FileService, None),  # The files' own tests bring one.
             vector_stores=cast(VectorStoreService, None),
+            file_batches=cast(FileBatchService, None),
             registry=cast(RegistryService, None),
             lifecycle=cast(LifecycleService, None),
             recsys=cast(RecsysService, None),

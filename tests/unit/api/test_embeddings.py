@@ -162,7 +162,7 @@ async def test_the_model_s_own_dimensions_and_harmless_fields_are_fine(client: h
 
 
 async def test_official_client_reads_both_forms(client: httpx.AsyncClient) -> None:
-    hub = openai.AsyncOpenAI(base_url="http://hub/v1", api_key="unused", http_client=cast(Any, client), max_retries=0)
+    hub = openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="unused", http_client=cast(Any, client), max_retries=0)
     default = await hub.embeddings.create(model="fake-embedder", input=["a", "b"])
     numbers = await hub.embeddings.create(model="fake-embedder", input=["a", "b"], encoding_format="float")
     assert [item.embedding for item in default.data] == [item.embedding for item in numbers.data]

@@ -52,5 +52,5 @@ def test_any_fields_end_in_an_answer_or_a_typed_refusal(app: FastAPI, path: str,
 
 async def post(app: FastAPI, path: str, body: dict[str, Any]) -> httpx.Response:
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.post(path, json=body)

@@ -24,7 +24,7 @@ async def http(parts: Parts) -> AsyncIterator[httpx.AsyncClient]:
     app.add_middleware(RequestContext)
     app.include_router(generate.router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 

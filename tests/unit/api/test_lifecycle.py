@@ -95,7 +95,7 @@ async def http(hub: Hub) -> AsyncIterator[httpx.AsyncClient]:
     app.add_middleware(RequestContext, sends_id=True)
     app.include_router(routes.router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 

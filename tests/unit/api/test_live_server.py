@@ -16,7 +16,7 @@ from .conftest import LiveServer, chat_body
 from .services import Parts
 
 BODY = json.dumps(chat_body()).encode()
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def with_length(length: int, body: bytes = BODY) -> bytes:

@@ -15,7 +15,7 @@ from aihub.api.errors import install_error_handlers
 from aihub.api.middleware import RequestContext
 from aihub.api.recsys_answers import next_items_answer, recommendations_answer, training_answer, training_job, trending_answer
 from aihub.api.routes import predictions, recsys
-from aihub.api.services import PredictionServices
+from aihub.api.services import PredictionServices, WaitingPlaces
 from aihub.errors import ConflictError, NotFoundError
 from aihub.recsys.predictions import Answer, Fallback
 from aihub.recsys.results import NextItem, Scored, TrendItem
@@ -67,6 +67,8 @@ class FakeRecsys:
         self.started: list[tuple[int, str, dict[str, Any]]] = []
         self.cancelled: list[str] = []
         self.busy = False
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
     async def start_training(
         self, principal: Principal, store_id: int, model_type: Any, parameters: Mapping[str, Any]
@@ -77,6 +79,7 @@ class FakeRecsys:
         return training_job(run(store_id=store_id, model_type=model_type))
 
     async def finish_training(self, principal: Principal, job_id: str) -> TrainingAnswer:
+        await self.may_end.wait()
         figures = {"metrics": {"wape": 0.5}, "version": "000001", "served": True, "model_path": "results/store_1/trending/000001"}
         return training_answer(run(status="succeeded", **figures))
 
@@ -118,13 +121,13 @@ def service() -> FakeRecsys:
 @pytest.fixture
 async def http(service: FakeRecsys) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
-    app.state.services = SimpleNamespace(settings=Settings(), metrics=Metrics(), recsys=service)
+    app.state.services = SimpleNamespace(settings=Settings(), metrics=Metrics(), recsys=service, training_places=WaitingPlaces(2))
     install_error_handlers(app)
     app.add_middleware(RequestContext, sends_id=True)
     app.include_router(recsys.router)
     app.include_router(predictions.router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
@@ -147,7 +150,7 @@ async def test_predictions_served_alone_answer_as_the_whole_application_does(
 ) -> None:
     metrics = RequestMetrics(prefix="aihub_recsys")
     app = create_prediction_app(PredictionServices(Settings(), service, metrics))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hub") as alone:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as alone:
         for path, body, count in PREDICTIONS:
             for sent in (body, body | {count: 0}, {}, [1]):
                 expected, answer = await http.post(path, json=sent), await alone.post(path, json=sent)
@@ -251,6 +254,23 @@ async def test_asynchronous_training_is_a_job_to_follow_and_cancel(http: httpx.A
     assert (job.json()["status"], job.json()["progress"]) == ("running", 0.4)
     assert (await http.delete("/train/jobs/train-1")).json()["status"] == "cancelled"
     assert service.cancelled == ["train-1"]
+
+
+async def test_only_so_many_requests_wait_for_trainings_and_one_more_begins_none(
+    http: httpx.AsyncClient, service: FakeRecsys
+) -> None:
+    service.may_end.clear()
+    waiting = [asyncio.create_task(http.post("/train/trending", json={"store_id": store_id})) for store_id in (1, 2)]
+    while len(service.started) < len(waiting):  # noqa: ASYNC110  # the fake has no event
+        await asyncio.sleep(0.01)
+    refused = await http.post("/train/trending", json={"store_id": 3})
+    assert "async" in assert_refused(refused, 503, code="overloaded")["message"]
+    assert refused.headers["retry-after"] == "60"
+    assert len(service.started) == 2
+    assert (await http.post("/train/trending", json={"store_id": 3, "async": True})).status_code == 202
+    service.may_end.set()
+    assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200, 200]
+    assert (await http.post("/train/trending", json={"store_id": 3})).status_code == 200
 
 
 async def test_second_training_at_once_is_a_conflict(http: httpx.AsyncClient, service: FakeRecsys) -> None:

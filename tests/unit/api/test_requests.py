@@ -165,7 +165,7 @@ async def post_slowly(client: httpx.AsyncClient, *, pause_s: float) -> tuple[int
         "raw_path": PATH.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
     }
     await asyncio.wait_for(transport.app(scope, receive, send), 5)  # type: ignore[arg-type]
     return sent[0]["status"], json.loads(sent[1]["body"])["error"]

@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,15 +11,18 @@ from fastapi import FastAPI, Request
 
 from aihub.api import uploads
 from aihub.api.errors import install_error_handlers
+from aihub.api.services import Services
 from aihub.api.uploads import read_upload, safe_filename
+
+from .services import Parts
 
 MAX_BYTES = 200_000
 BOUNDARY = "grenze"
 
 
-@pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+def upload_app(services: Services) -> FastAPI:
     app = FastAPI()
+    app.state.services = services
     install_error_handlers(app)
 
     @app.post("/upload")
@@ -27,8 +31,16 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
             content = b"".join([piece async for piece in received.chunks()])
             return {"filename": received.filename, "size": received.size_bytes, "read": len(content), "fields": received.fields}
 
-    transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
+    return app
+
+
+def calling(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost")
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with calling(upload_app(Parts().services())) as http:
         yield http
 
 
@@ -163,11 +175,11 @@ async def test_full_disk_answers_503(client: httpx.AsyncClient, monkeypatch: pyt
     assert (await client.post("/upload", content=GOOD, headers=HEADERS)).status_code == 200
 
 
-async def test_uploads_beyond_the_slots_are_refused_and_slots_come_back(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+async def test_uploads_beyond_the_slots_are_refused_in_every_application_of_the_process_and_slots_come_back(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(uploads, "MAX_CONCURRENT", 1)
     monkeypatch.setattr(uploads, "SLOT_WAIT_S", 0.05)
+    services = replace(Parts().services(), upload_slots=asyncio.Semaphore(1))
     hold = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -176,12 +188,15 @@ async def test_uploads_beyond_the_slots_are_refused_and_slots_come_back(
         await asyncio.sleep(0.2)
         yield GOOD[10:]
 
-    first = asyncio.create_task(client.post("/upload", content=slow(), headers=HEADERS))
-    await hold.wait()
-    second = await client.post("/upload", content=GOOD, headers=HEADERS)
-    assert (second.status_code, second.headers["retry-after"]) == (503, "1")
-    assert (await first).status_code == 200
-    assert (await client.post("/upload", content=GOOD, headers=HEADERS)).status_code == 200
+    # The ingress serves two: one behind Serve's proxy, one on its socket.
+    async with calling(upload_app(services)) as client, calling(upload_app(services)) as other:
+        first = asyncio.create_task(client.post("/upload", content=slow(), headers=HEADERS))
+        await hold.wait()
+        for http in (client, other):
+            second = await http.post("/upload", content=GOOD, headers=HEADERS)
+            assert (second.status_code, second.headers["retry-after"]) == (503, "1")
+        assert (await first).status_code == 200
+        assert (await other.post("/upload", content=GOOD, headers=HEADERS)).status_code == 200
 
 
 async def test_no_temporary_file_is_left(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,8 +132,8 @@ async def waiting_hub(*, load_wait_s: float = 50.0, max_waiting: int = 64) -> As
             server = LocalServer(create_app(replace(parts.services(), chat=chat)), path)
             await server.start()
             transport = httpx2.AsyncHTTPTransport(uds=str(path))
-            async with httpx2.AsyncClient(transport=transport, base_url="http://hub", timeout=30.0) as raw:
-                client = openai.AsyncOpenAI(base_url="http://hub/v1", api_key="unused", http_client=raw, max_retries=0)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=30.0) as raw:
+                client = openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="unused", http_client=raw, max_retries=0)
                 yield WaitingHub(lifecycle, host, client, raw, parts)
                 reports.cancel()
                 await asyncio.gather(reports, return_exceptions=True)

@@ -132,6 +132,19 @@ async def test_queue_holds_one_training_per_store_and_model(work: Work) -> None:
     await work.runs.create(work.shop.tenant, 2, "recommendation", {})
 
 
+async def test_open_trainings_are_found_among_many(work: Work) -> None:
+    tenant = work.shop.tenant
+    waiting = await work.runs.create(tenant, 1, "recommendation", {})
+    ended = (await work.runs.create(tenant, 1, "trending", {})).id
+    await work.runs.fail(tenant, ended, code="x", message="y")
+    dead = work.session(model_type="next_item")
+    dead.close()
+    work.shop.run("UPDATE ai_training_log SET heartbeat_at = now() - interval '2 minutes' WHERE id = %(id)s", id=dead.run_id)
+    keys = [(tenant, waiting.id), (tenant, ended), (tenant, dead.run_id), (tenant, "train-unknown"), ("other", waiting.id)]
+    assert await work.runs.find_open(keys) == {(tenant, waiting.id)}
+    assert await work.runs.find_open([]) == set()
+
+
 async def test_bug_in_a_fit_is_an_internal_error_and_the_lock_is_given_back(work: Work) -> None:
     def fail(*_: Any) -> None:
         raise KeyError("bí mật")

@@ -1,12 +1,15 @@
 import asyncio
 import json
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 from prometheus_client import CollectorRegistry
 
 from aihub.errors import InvalidRequestError, NotFoundError, OverloadedError
@@ -16,7 +19,7 @@ from aihub.registry.downloads.archive_model import ArchiveFetcher
 from aihub.registry.downloads.errors import DownloadError
 from aihub.registry.downloads.events import Job
 from aihub.registry.downloads.fetching import Fetched, Order, Report
-from aihub.registry.downloads.jobs import MAX_WAITING, DownloadJobs
+from aihub.registry.downloads.jobs import MAX_WAITING, DownloadJobs, alone
 from aihub.registry.downloads.journal import MAX_KEPT, JobJournal
 from aihub.registry.downloads.retries import Patience
 from aihub.registry.installs import InstallStore
@@ -353,3 +356,28 @@ async def test_bytes_of_a_cancelled_archive_are_continued_by_the_next_job(tmp_pa
         job = await finished(jobs, (await jobs.start(key)).id)
         assert (job.status, job.digest) == ("succeeded", server.sha256)
         assert int(server.asked[1].headers["range"].removeprefix("bytes=").removesuffix("-")) >= 10_000
+
+
+async def test_a_job_cancelled_while_it_takes_its_lock_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_taking, may_take, acquire = threading.Event(), threading.Event(), FileLock.acquire
+
+    def slowly(self: FileLock, *args: Any, **options: Any) -> Any:
+        is_taking.set()
+        may_take.wait(10)
+        return acquire(self, *args, **options)
+
+    async def hold() -> None:
+        async with alone(tmp_path / "lock"):
+            await asyncio.sleep(10)
+
+    monkeypatch.setattr(FileLock, "acquire", slowly)
+    task = asyncio.create_task(hold())
+    await asyncio.to_thread(is_taking.wait)
+    task.cancel()
+    await asyncio.sleep(0.02)
+    may_take.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    other = FileLock(tmp_path / "lock", thread_local=False)
+    await asyncio.to_thread(other.acquire, timeout=0)
+    other.release()

@@ -4,6 +4,7 @@ import json
 import stat
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -246,6 +247,31 @@ async def test_cancelling_keeps_the_bytes_for_the_next_call(server: FileServer, 
     await download(server, target)
     assert_whole(server, target)
     assert int(server.asked[1].headers["range"].removeprefix("bytes=").removesuffix("-")) >= 10_000
+
+
+async def test_cancelling_in_the_middle_of_a_write_leaves_its_bytes_once(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing published tells the damage here: no checksum, and a resumed file would have the right length."""
+    is_writing, may_write, append = threading.Event(), threading.Event(), PartialFile.append
+
+    def slowly(self: PartialFile, data: bytes) -> None:
+        is_writing.set()
+        may_write.wait(10)
+        append(self, data)
+
+    async with FileServer(b"weights" * 200_000) as server:
+        server.faults.append(Fault(stall_after=5))
+        monkeypatch.setattr(PartialFile, "append", slowly)
+        task = asyncio.create_task(download(server, target))
+        await asyncio.to_thread(is_writing.wait)
+        task.cancel()
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        may_write.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert target.with_name(".model.zip.part").read_bytes() == server.content[:5]
+        await download(server, target)
+        assert_whole(server, target)
 
 
 KILLED = """

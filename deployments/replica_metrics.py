@@ -1,0 +1,52 @@
+"""The ingress replicas tell each other their metrics by way of the `models` application, which has one replica."""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from aihub.errors import HubError
+from aihub.telemetry.replica_metrics import merge_metrics
+from deployments.handles import AppConnection
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S = 5.0
+
+
+class ReplicaMetrics:
+    """What one ingress replica knows of all.
+
+    Args:
+        registry: Its own metrics.
+    """
+
+    def __init__(self, models: AppConnection, registry: CollectorRegistry) -> None:
+        self._models = models
+        self._registry = registry
+        self._name = uuid.uuid4().hex[:8]
+
+    async def run(self) -> None:
+        """Tell the others every `PERIOD_S`, until cancelled."""
+        while True:
+            with contextlib.suppress(HubError):  # the state of the connection says so; the next time tries again
+                await self._exchange()
+            await asyncio.sleep(PERIOD_S)
+
+    async def render(self) -> bytes:
+        """Return the metrics of all replicas in Prometheus' text format, others' up to `PERIOD_S` old.
+
+        While the models application is away they are this replica's alone.
+        """
+        try:
+            texts = await self._exchange()
+        except HubError as error:
+            logger.warning("Metrics of the other replicas are missing: %s", error.message)
+            texts = {self._name: generate_latest(self._registry)}
+        return await asyncio.to_thread(merge_metrics, texts)
+
+    async def _exchange(self) -> dict[str, bytes]:
+        texts: dict[str, bytes] = await self._models.call("exchange_metrics", self._name, generate_latest(self._registry))
+        return texts

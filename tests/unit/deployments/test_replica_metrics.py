@@ -1,0 +1,66 @@
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from aihub.api.app import create_app
+from aihub.errors import ModelUnavailableError
+from aihub.telemetry.metrics import Metrics
+from aihub.telemetry.replica_metrics import ReplicaBoard
+from deployments import replica_metrics
+from deployments.replica_metrics import ReplicaMetrics
+from tests.unit.api.services import Parts
+
+
+class Models:
+    """The `models` application without a cluster between."""
+
+    def __init__(self) -> None:
+        self.board = ReplicaBoard()
+        self.is_away = False
+
+    async def call(self, method: str, *args: Any) -> Any:
+        assert method == "exchange_metrics"
+        if self.is_away:
+            raise ModelUnavailableError("The model manager is not available now.")
+        return self.board.exchange(*args)
+
+
+async def requests_by_replica(metrics: Metrics, replicas: ReplicaMetrics) -> list[float]:
+    services = replace(Parts(metrics=metrics).services(), replica_metrics=replicas.render)
+    transport = httpx.ASGITransport(create_app(services))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        text = (await http.get("/metrics")).text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return sorted(one.value for one in samples if one.name == "aihub_http_requests_total" and one.labels["route"] == "/x")
+
+
+@pytest.fixture
+async def models(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Models]:
+    monkeypatch.setattr(replica_metrics, "PERIOD_S", 0.02)
+    yield Models()
+
+
+async def test_whichever_replica_is_asked_answers_for_all(models: Models) -> None:
+    first, second = Metrics(), Metrics()
+    replicas = [ReplicaMetrics(models, metrics.registry) for metrics in (first, second)]  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(replica.run()) for replica in replicas]
+    for metrics, count in ((first, 3), (second, 5)):
+        for _ in range(count):
+            metrics.observe_request("GET", "/x", 200, 0.01)
+    await asyncio.sleep(0.2)
+    assert await requests_by_replica(first, replicas[0]) == [3, 5]
+    assert await requests_by_replica(second, replicas[1]) == [3, 5]
+    models.is_away = True
+    assert await requests_by_replica(first, replicas[0]) == [3]  # its own are never missing
+    models.is_away = False
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in tasks)
+    assert await requests_by_replica(first, replicas[0]) == [3, 5]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

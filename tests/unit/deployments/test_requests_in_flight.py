@@ -1,0 +1,222 @@
+"""Requests in flight as the lifecycle sees them: real lifecycle, directory and pipelines; the cluster between is faked."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from aihub.engines.base import PartHealth
+from aihub.engines.fake_chat import FakeChatEngine
+from aihub.errors import HubError, OverloadedError, StorageUnavailableError
+from aihub.lifecycle.fake import FakeHost
+from aihub.lifecycle.policy import LifecyclePolicy
+from aihub.registry.configuration import HubConfiguration
+from aihub.storage.records import VectorStoreRecord
+from deployments import model_directory
+from deployments.model_directory import ModelDirectory
+from deployments.models import ModelsReport
+from pipelines.chat import ChatPipeline
+from pipelines.fallback import Candidate, FallbackEngine
+from pipelines.history import EngineHistory, ObservedEngine
+from pipelines.prompts import load_prompts
+from pipelines.rag import RagPipeline
+from pipelines.retrieve import Retrieval
+from tests.unit.lifecycle.hub_parts import GIB, Hub, running_hub, spec
+from tests.unit.pipelines.rag_parts import BATTERY, CALLER, CardOnlyEmbedder, ListedFinder, MemoryStores, chunks, request
+
+ENGINE = FakeChatEngine("first")
+
+
+@dataclass
+class LifecycleConnection:
+    """The `models` application without a cluster between."""
+
+    hub: Hub
+    health: PartHealth = field(default_factory=lambda: PartHealth("ok"))
+
+    async def call(self, method: str, *args: Any) -> Any:
+        if method == "ensure":
+            return await self.hub.lifecycle.ensure(args[0])
+        client_id, in_flight, used, version, speeds = args
+        report = self.hub.lifecycle.report(client_id, in_flight, used, seen_version=version, tokens_per_s=speeds)
+        return ModelsReport(await report, (), HubConfiguration())
+
+
+class EngineConnection:
+    """A model's application without a cluster between."""
+
+    is_new = False
+    health = PartHealth("ok")
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def call(self, method: str, *args: Any) -> Any:
+        return await getattr(ENGINE, {"chat_once": "chat"}.get(method, method))(*args)
+
+    def stream(self, method: str, *args: Any) -> AsyncGenerator[str, None]:
+        assert method == "chat_stream"
+        return ENGINE.stream_chat(*args)
+
+
+class SlowFinder(ListedFinder):
+    """Searches until it may end."""
+
+    def __init__(self) -> None:
+        super().__init__(chunks(BATTERY))
+        self.searching, self.may_end = asyncio.Semaphore(0), asyncio.Event()
+
+    async def retrieve(self, tenant_id: str, stores: list[VectorStoreRecord], query: str, **options: Any) -> Retrieval:
+        self.searching.release()
+        await self.may_end.wait()
+        return await super().retrieve(tenant_id, stores, query, **options)
+
+
+@dataclass
+class Setting:
+    """Two models of which only one fits, and a chat pipeline."""
+
+    hub: Hub
+    directory: ModelDirectory
+    finder: SlowFinder
+    chat: ChatPipeline
+
+    def in_flight(self) -> int:
+        return self.hub.lifecycle._board.clients.in_flight("first")
+
+    async def evicting(self) -> "asyncio.Task[Any]":
+        """Ask for the other model, which takes the place of the first as soon as that is idle."""
+        task = asyncio.create_task(self.hub.lifecycle.ensure("second"))
+        await asyncio.sleep(0.3)
+        return task
+
+    async def assert_free(self, evicting: "asyncio.Task[Any]") -> None:
+        async with asyncio.timeout(5):
+            await evicting
+        assert await self.hub.ready() == {"second"}
+        assert self.in_flight() == 0
+
+
+@asynccontextmanager
+async def setting(max_in_flight: int = 100) -> AsyncIterator[Setting]:
+    policy = LifecyclePolicy(
+        live_margin_bytes=0, min_residency_s=0.0, settle_s=0.05, poll_s=0.02, tick_s=0.02, client_timeout_s=0.3
+    )
+    host = FakeHost({"cpu": 64 * GIB}, start_s=0.01, stop_s=0.01, give_back_s=0.01)
+    async with running_hub(spec("first", 8.0), spec("second", 8.0), policy=policy, clients=0, host=host) as hub:
+        directory = ModelDirectory(
+            LifecycleConnection(hub),  # type: ignore[arg-type]
+            default_model="first",
+            history=EngineHistory(),
+            configured=lambda _: None,
+            max_in_flight=max_in_flight,
+        )
+        await hub.lifecycle.ensure("first")
+        await asyncio.sleep(policy.client_timeout_s)  # before that nothing is evicted after a start
+        reporting = asyncio.create_task(directory.run())
+        finder = SlowFinder()
+        rag = RagPipeline(finder=finder, stores=MemoryStores(), embedder=CardOnlyEmbedder(), prompts=load_prompts())
+        try:
+            yield Setting(hub, directory, finder, ChatPipeline(directory, rag, timeout_s=20.0))
+        finally:
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
+            await directory.close()
+
+
+@pytest.fixture(autouse=True)
+def without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_directory, "AppConnection", EngineConnection)
+    monkeypatch.setattr(model_directory, "REPORT_PERIOD_S", 0.02)
+
+
+async def test_a_model_is_not_evicted_while_its_request_searches() -> None:
+    async with setting() as parts:
+        answer = asyncio.create_task(parts.chat.chat(CALLER, request(model="first", retrieval=True)))
+        await parts.finder.searching.acquire()
+        evicting = await parts.evicting()
+        assert not evicting.done()
+        assert parts.in_flight() == 1
+        parts.finder.may_end.set()
+        assert (await answer)["retrieval"]["chunks"]
+        await parts.assert_free(evicting)
+
+
+async def test_a_stream_is_in_flight_from_its_search_to_its_end() -> None:
+    async with setting() as parts:
+        opening = asyncio.create_task(parts.chat.open_chat_stream(CALLER, request(model="first", retrieval=True, stream=True)))
+        await parts.finder.searching.acquire()
+        evicting = await parts.evicting()
+        parts.finder.may_end.set()
+        stream = await opening
+        await asyncio.sleep(0.1)
+        assert not evicting.done()
+        assert parts.in_flight() == 1
+        await stream.aclose()  # the client leaves in the middle
+        await parts.assert_free(evicting)
+
+
+async def test_a_request_that_leaves_while_it_searches_lets_go() -> None:
+    async with setting() as parts:
+        answer = asyncio.create_task(parts.chat.chat(CALLER, request(model="first", retrieval=True)))
+        await parts.finder.searching.acquire()
+        evicting = await parts.evicting()
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+        await parts.assert_free(evicting)
+
+
+async def test_a_search_that_fails_lets_go() -> None:
+    async with setting() as parts:
+        parts.finder.error = StorageUnavailableError("away")
+        parts.finder.may_end.set()
+        with pytest.raises(StorageUnavailableError):
+            await parts.chat.chat(CALLER, request(model="first", retrieval=True))
+        await parts.assert_free(await parts.evicting())
+
+
+async def test_a_request_counts_once_and_one_too_many_is_refused_before_it_searches() -> None:
+    async with setting(max_in_flight=1) as parts:
+        answer = asyncio.create_task(parts.chat.chat(CALLER, request(model="first", retrieval=True)))
+        await parts.finder.searching.acquire()
+        with pytest.raises(OverloadedError):
+            await parts.chat.chat(CALLER, request(model="first", retrieval=True))
+        parts.finder.may_end.set()
+        assert (await answer)["choices"]
+        assert len(parts.finder.asked) == 1
+
+
+async def test_a_fallback_holds_the_engine_it_asks() -> None:
+    async with setting() as parts:
+
+        async def failing() -> Any:
+            raise StorageUnavailableError("away")
+
+        async def local() -> Any:
+            return ObservedEngine(await parts.directory.resolve("first"), "first", EngineHistory())
+
+        engine = FallbackEngine([Candidate("openai", "openai/x", failing), Candidate("local", "first", local)])
+        with engine.hold():
+            await engine.card()
+            evicting = await parts.evicting()
+            assert not evicting.done()
+            assert parts.in_flight() == 1
+        await parts.assert_free(evicting)
+
+
+async def test_engines_without_a_count_can_be_held() -> None:
+    engine = ObservedEngine(FakeChatEngine(), "x", EngineHistory())
+    try:
+        with engine.hold():
+            assert (await engine.card()).model_id == "fake-chat"
+    except HubError:
+        pytest.fail("nothing limits it")
