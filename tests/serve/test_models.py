@@ -25,8 +25,15 @@ def states(hub: RunningHub) -> dict[str, str]:
 
 
 def ask(hub: RunningHub, model: str, **fields: Any) -> httpx.Response:
+    """Ask as OpenAI's clients do, which try again while a model is still being loaded."""
     body = {"model": model, "messages": [{"role": "user", "content": "Xin chào!"}], "max_tokens": 4} | fields
-    return httpx.post(f"{hub.url}/v1/chat/completions", json=body, timeout=LOAD_TIMEOUT_S)
+    deadline_s = time.monotonic() + LOAD_TIMEOUT_S
+    while True:
+        answer = httpx.post(f"{hub.url}/v1/chat/completions", json=body, timeout=LOAD_TIMEOUT_S)
+        is_loading = answer.status_code == 503 and answer.json()["error"]["code"] == "model_loading"
+        if not is_loading or time.monotonic() > deadline_s:
+            return answer
+        time.sleep(1.0)
 
 
 def post(hub: RunningHub, path: str, body: dict[str, Any] | None = None) -> httpx.Response:

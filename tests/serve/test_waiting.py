@@ -34,13 +34,12 @@ def body(hub: RunningHub, *, stream: bool, content: str = "Tell me a very long s
     }
 
 
-async def ask_and_leave(hub: RunningHub, asked: dict[str, object], after_s: float) -> None:
-    async with httpx.AsyncClient() as client:
-        try:
-            async with asyncio.timeout(after_s), client.stream("POST", f"{hub.url}/v1/chat/completions", json=asked) as answer:
-                await answer.aread()
-        except TimeoutError:
-            return
+async def ask_and_leave(client: httpx.AsyncClient, hub: RunningHub, asked: dict[str, object], after_s: float) -> None:
+    try:
+        async with asyncio.timeout(after_s), client.stream("POST", f"{hub.url}/v1/chat/completions", json=asked) as answer:
+            await answer.aread()
+    except TimeoutError:
+        return
     pytest.fail("the answer came before its client left")
 
 
@@ -51,7 +50,9 @@ async def test_client_that_leaves_is_one_info_line(
 ) -> None:
     size = log_bytes(hub)
     asked = body(hub, stream=stream, content=content)
-    await asyncio.gather(*(ask_and_leave(hub, asked, after_s) for _ in range(count)))
+    # One client with a connection each: making twenty takes longer than they stay.
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=None)) as leaving:
+        await asyncio.gather(*(ask_and_leave(leaving, hub, asked, after_s) for _ in range(count)))
     await asyncio.sleep(3.0)  # what is never retrieved is told when garbage is collected
     async with httpx.AsyncClient(timeout=60) as client:
         last = await client.post(f"{hub.url}/v1/chat/completions", json=asked | {"max_tokens": 1, "stream": False})
