@@ -101,7 +101,7 @@ def _read_part(archive: zipfile.ZipFile, name: str, out: BoundedText, view: Acce
         if event == "start":
             view.start(tag, element)
             continue
-        if view.is_shown and not (tag == "p" and is_deleted_mark(element)):
+        if (view.is_kept and not is_deleted_mark(element)) if tag == "p" else view.is_shown:
             out.add(_text_of(tag, element, cells > 0))
         view.end(tag, element)
         if tag in {"p", "tbl"}:

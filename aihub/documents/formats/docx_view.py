@@ -29,17 +29,18 @@ class AcceptedView:
         self._fields: list[bool] = []  # of each open field, whether its code (not yet its result) is read
 
     @property
+    def is_kept(self) -> bool:
+        """Whether paragraphs, rows and cells here belong to the accepted view, hidden text or not."""
+        return not self._left_out and not any(hidden for tag, hidden in self._holders if tag not in {"r", "p"})
+
+    @property
     def is_shown(self) -> bool:
         """Whether text here belongs to the accepted view."""
-        if self._left_out or any(self._fields):
+        if any(self._fields) or not self.is_kept:
             return False
-        is_hidden = False
-        for tag, hidden in self._holders:
-            if tag in {"r", "p"}:  # a run says itself what a style says for its paragraph
-                is_hidden = is_hidden if hidden is None else hidden
-            elif hidden:
-                return False
-        return not is_hidden
+        # A run says itself what a style says for its paragraph.
+        said = [hidden for tag, hidden in self._holders if tag in {"r", "p"} and hidden is not None]
+        return not said or not said[-1]
 
     def unreferenced_notes(self) -> set[tuple[str, str]]:
         """Return the notes to which only deleted or hidden text refers; they went with it."""

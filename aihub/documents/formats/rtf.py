@@ -9,7 +9,8 @@ from aihub.documents.errors import DocumentError
 
 _TOKEN = re.compile(r"\\([a-zA-Z]{1,32})(-?\d{1,10})? ?|\\'[0-9a-fA-F]{2}|\\[^a-zA-Z]|[{}]|[^\\{}]+|\\")
 _HIDING = frozenset({"v", "deleted"})
-_TABLE_CELL = "|"
+# Words that stand for characters.
+_TEXT_WORDS = frozenset("u par line tab sect page row emdash endash bullet lquote rquote ldblquote rdblquote".split())
 _CELL_END = re.compile(r"\\(nest)?cell(?![a-zA-Z])(-?\d+)? ?")
 _CELL_MARK = "\ue000"
 _BINARY = re.compile(rb"\\bin(\d{1,9}) ?")
@@ -23,6 +24,8 @@ def read_rtf(data: bytes, max_characters: int) -> str:
     """
     # Bytes beyond ASCII are rare and mean the same as \'hh.
     source = "".join(chr(byte) if byte < 0x80 else f"\\'{byte:02x}" for byte in _without_binary(data))
+    # The line end keeps striprtf from rewriting links by a pattern that takes quadratic time; it has no meaning in RTF.
+    source = source.replace("\\fldinst", "\\fldinst\n")
     source = _without_hidden(_CELL_END.sub(rf"\\u{ord(_CELL_MARK)} ?", source))
     text = rtf_to_text(source, errors="replace").replace(_CELL_MARK, "\t")
     if len(text) > max_characters:
@@ -59,6 +62,6 @@ def _without_hidden(source: str) -> str:
             hidden = hidden - {word} if value == "0" else hidden | {word}
         elif word == "plain":
             hidden = frozenset()
-        if not hidden or token[0] in "{}" or (word is not None and word != "u"):
+        if not hidden or token[0] in "{}" or (word is not None and word not in _TEXT_WORDS):
             out.append(token[0])
     return "".join(out)
