@@ -56,7 +56,8 @@ def text_encoding(content_type: str) -> str | None:
     codec = codec_of(label)
     if codec is None:
         raise InvalidRequestError(
-            f"The file's Content-Type names the unknown charset {label[:40]!r}. Use one such as utf-8, windows-1254 or gbk, or none.",
+            f"The file's Content-Type names the unknown charset {label[:40]!r}. "
+            "Use one such as utf-8, windows-1254 or gbk, or none.",
             param="file",
         )
     # Clients call plain text ASCII that is UTF-8; in ASCII alone both are the same.

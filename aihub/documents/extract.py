@@ -23,9 +23,7 @@ _MAX_BYTES_PER_CHARACTER = 4
 logger = logging.getLogger(__name__)
 
 
-def extract(
-    filename: str, data: bytes, limits: ParseLimits, *, encoding: str | None = None
-) -> tuple[DocumentFormat, str]:
+def extract(filename: str, data: bytes, limits: ParseLimits, *, encoding: str | None = None) -> tuple[DocumentFormat, str]:
     """Return the format and the text of a file; plain text and Markdown keep their layout, so offsets fit the file too.
 
     Args:

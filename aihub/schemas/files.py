@@ -28,7 +28,9 @@ def _codec(label: str | None) -> str | None:
         return None
     codec = codec_of(label)
     if codec is None:
-        raise ValueError("no encoding that is known; use a name such as utf-8, windows-1254, gbk or shift_jis, or convert the file")
+        raise ValueError(
+            "no encoding that is known; use a name such as utf-8, windows-1254, gbk or shift_jis, or convert the file"
+        )
     return codec
 
 

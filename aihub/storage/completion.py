@@ -83,7 +83,8 @@ async def write_document(
 async def copy_document(connection: Connection, record: VectorStoreFileRecord) -> bool:
     """Complete a claimed document from one with the same content; False, with nothing written, when there is none.
 
-    The source has the same bytes, named encoding and file name suffix (which decide how it was parsed), embedding model and chunking.
+    The source has the same bytes, named encoding and file name suffix (which decide how it was parsed), embedding model
+    and chunking.
     """
     locked = await lock_claim(connection, record)
     if locked is None:

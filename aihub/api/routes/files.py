@@ -27,7 +27,10 @@ _UPLOAD_BODY: dict[str, Any] = {
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "enum": list(get_args(FilePurpose))},
-                        "encoding": {"type": "string", "description": "Of a text file, e.g. windows-1254; found out when absent."},
+                        "encoding": {
+                            "type": "string",
+                            "description": "Of a text file, e.g. windows-1254; found out when absent.",
+                        },
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
                     },

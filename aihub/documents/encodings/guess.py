@@ -84,7 +84,11 @@ def _is_settled(text: str, best: str, foreign: dict[str, int | None]) -> bool:
         return True
     count, least = foreign[text], foreign[best] or 0
     letters = letters_of(best)
-    return (count is None or count > least) and len(letters) >= _MIN_LETTERS_TO_OVERRULE and script_of(letters, _tolerance(letters)) == "Latin"
+    return (
+        (count is None or count > least)
+        and len(letters) >= _MIN_LETTERS_TO_OVERRULE
+        and script_of(letters, _tolerance(letters)) == "Latin"
+    )
 
 
 def _sample(data: bytes) -> bytes:
@@ -96,10 +100,11 @@ def _sample(data: bytes) -> bytes:
         high = _HIGH.search(line)
         if high is None:
             continue
+        piece = line
         if len(line) > _SAMPLE_BYTES:
-            line = line[max(0, high.start() - 1000) :][:_SAMPLE_BYTES].rpartition(b" ")[0] or line[: _SAMPLE_BYTES]
-        lines.append(line)
-        size_bytes += len(line)
+            piece = line[max(0, high.start() - 1000) :][:_SAMPLE_BYTES].rpartition(b" ")[0] or line[:_SAMPLE_BYTES]
+        lines.append(piece)
+        size_bytes += len(piece)
         if size_bytes >= _SAMPLE_BYTES:
             break
     return b"".join(lines)

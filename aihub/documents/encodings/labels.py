@@ -19,7 +19,9 @@ _CODECS = {
     "x-user-defined": "cp1252",
 }
 # Encodings of text that the web does not know: DOS, Macintosh and a few national pages.
-_OTHER = re.compile(r"(cp|ibm)\d{3,4}|mac[_-]?[a-z]+|(iso-?)?2022[_-].+|koi8[_-]t|kz[_-]?1048|ptcp154|hz(-gb-2312)?|johab|(shift[_-]?jis|euc[_-]jis)[_-](2004|x0213)|big5[_-]?hkscs|utf[_-]?(7|32.{0,3})")
+_OTHER = re.compile(
+    r"(cp|ibm)\d{3,4}|mac[_-]?[a-z]+|(iso-?)?2022[_-].+|koi8[_-]t|kz[_-]?1048|ptcp154|hz(-gb-2312)?|johab|(shift[_-]?jis|euc[_-]jis)[_-](2004|x0213)|big5[_-]?hkscs|utf[_-]?(7|32.{0,3})"
+)
 
 
 def codec_of(label: str) -> str | None:

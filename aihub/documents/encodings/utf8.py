@@ -13,7 +13,9 @@ _SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 _LONG_NUL = b"\xc0\x80"
 # Bytes that no old encoding has where they stand: a capital letter of any page right after a small Latin one, 0xFF, and signs
 # that touch no letter.
-_STRAY = re.compile(rb"(?<=[a-z])[\xc2-\xde](?![\x80-\xff])|(?<![\x80-\xff])\xff(?![\x80-\xff])|(?<![A-Za-z\x80-\xff])[\x80-\xbf](?![A-Za-z\x80-\xff])")
+_STRAY = re.compile(
+    rb"(?<=[a-z])[\xc2-\xde](?![\x80-\xff])|(?<![\x80-\xff])\xff(?![\x80-\xff])|(?<![A-Za-z\x80-\xff])[\x80-\xbf](?![A-Za-z\x80-\xff])"
+)
 _HIGH = re.compile(rb"[\x80-\xff]")
 _STRAY_SHARE = 100
 _FEW = 4

@@ -74,7 +74,5 @@ def _delimiter(text: str) -> str:
 def _is_punctuation(rows: list[list[str]], delimiter: str) -> bool:
     """Whether most commas between the cells look like decimal points or like those of a sentence."""
     borders = [(left, right) for row in rows for left, right in pairwise(row)] if delimiter == "," else []
-    inside = sum(
-        right.startswith(" ") or (left[-1:].isdigit() and _DECIMALS.match(right) is not None) for left, right in borders
-    )
+    inside = sum(right.startswith(" ") or (left[-1:].isdigit() and _DECIMALS.match(right) is not None) for left, right in borders)
     return inside > _MOST * len(borders)

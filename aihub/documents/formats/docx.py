@@ -36,7 +36,9 @@ def is_docx(data: bytes) -> bool:
 
 
 def read_docx(data: bytes, max_characters: int) -> str:
-    """Return the text of the body, then of its notes, with tracked changes accepted and without hidden text: paragraphs parted by blank lines, rows by newlines, cells by tabs.
+    """Return the text of the body, then of its notes: tracked changes accepted, hidden text left out.
+
+    Paragraphs are parted by blank lines, rows by newlines, cells by tabs.
 
     Raises:
         DocumentError: `invalid_file`, `encrypted_file`, or `too_large` for an archive that unfolds out of proportion.

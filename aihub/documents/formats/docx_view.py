@@ -62,9 +62,7 @@ class AcceptedView:
         parent = element.getparent()
         where = "" if parent is None else str(etree.QName(parent).localname)
         match tag:
-            case "del" if where == "trPr":
-                self._hide("tr")
-            case "hidden" if where == "trPr" and is_on(element):
+            case "del" | "hidden" if where == "trPr" and is_on(element):
                 self._hide("tr")
             case "cellDel":
                 self._hide("tc")

@@ -12,7 +12,9 @@ NESTED = frozenset("svg math select template noscript object canvas".split())
 
 _SELF_CLOSED = frozenset({"svg", "math"})
 _TAG = re.compile(
-    rf"<!--|<(?P<slash>/?)(?P<name>{'|'.join(sorted(RAW | NESTED))})(?=[\s/>])(?:[^<>\"']|\"[^\"]{{0,4096}}\"|'[^']{{0,4096}}')*+>", re.IGNORECASE
+    rf"<!--|<(?P<slash>/?)(?P<name>{'|'.join(sorted(RAW | NESTED))})(?=[\s/>])"
+    r"(?:[^<>\"']|\"[^\"]{0,4096}\"|'[^']{0,4096}')*+>",
+    re.IGNORECASE,
 )
 # The tags at which browsers leave an unclosed drawing, and the ends of what may stand around one.
 _LEAVES = re.compile(

@@ -50,7 +50,6 @@ async def test_the_named_encoding_reaches_the_parser_process(parser: DocumentPar
     assert (await parser.parse("a.txt", data, CHUNKING, encoding="cp1251")).text == data.decode("cp1251")
 
 
-
 async def test_chunks_carry_their_terms_for_the_lexical_index(parser: DocumentParser) -> None:
     document = await parser.parse("a.txt", (CONTRACT * 10).encode(), CHUNKING)
     assert len(document.chunks) > 5

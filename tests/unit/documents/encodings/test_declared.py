@@ -53,12 +53,15 @@ def test_a_page_converted_to_utf8_whose_meta_was_left_is_utf8() -> None:
 
 
 def test_two_characters_of_a_declared_gbk_that_look_like_utf8_are_gbk() -> None:
-    data = '<html><meta charset="gbk"><p>'.encode() + b"\xc2\xa4\xd2\xbb"
+    data = b'<html><meta charset="gbk"><p>' + b"\xc2\xa4\xd2\xbb"
     assert text_of(data, "a.html") == b"\xc2\xa4\xd2\xbb".decode("gbk")
 
 
 def test_a_declaration_that_the_bytes_belie_is_refused() -> None:
-    for data, encoding in [(("Условия продажи " * 9).encode("cp1251"), "utf-8"), (("Условия продажи " * 9).encode("cp1251"), "euc_jp")]:
+    for data, encoding in [
+        (("Условия продажи " * 9).encode("cp1251"), "utf-8"),
+        (("Условия продажи " * 9).encode("cp1251"), "euc_jp"),
+    ]:
         with pytest.raises(DocumentError, match="declared") as caught:
             text_of(data, encoding=encoding)
         assert caught.value.code == "invalid_file"

@@ -12,7 +12,10 @@ SENTENCES = {
         "Satış şartları: ürün değişimi yapılır.",
         "Ödeme kapıda nakit ya da kartla alınır. Kargo ücreti müşteriye aittir, iade süresi on beş gündür. İstanbul içi aynı gün.",
     ),
-    "vi": ("Hợp đồng lao động được ký kết giữa hai bên.", "Điều khoản thứ nhất: tiền lương được trả hằng tháng bằng đồng Việt Nam."),
+    "vi": (
+        "Hợp đồng lao động được ký kết giữa hai bên.",
+        "Điều khoản thứ nhất: tiền lương được trả hằng tháng bằng đồng Việt Nam.",
+    ),
     "ru": ("Условия продажи: товар можно обменять.", "Доставка по городу бесплатная, оплата наличными или картой при получении."),
     "uk": ("Умови продажу: товар можна обміняти.", "Доставка їжі щодня, її ціна залежить від відстані; є знижки."),
     "bg": ("Условия за продажба: стоката се заменя.", "Доставката е безплатна за поръчки над петдесет лева."),
@@ -23,19 +26,52 @@ SENTENCES = {
     "zh": ("销售条款：商品可以在七天内退换。", "订单满一百元免费送货，支持货到付款。北京和上海当天送达。"),
     "zh_tw": ("銷售條款：商品可以在七天內退換。", "訂單滿一百元免費送貨，支援貨到付款。臺北當天送達。"),
     "ja": ("販売条件：商品は七日以内に交換できます。", "ご注文が五千円以上の場合は送料無料です。東京は当日配達します。"),
-    "ko": ("판매 조건: 상품은 일주일 안에 교환할 수 있습니다.", "오만 원 이상 주문하시면 배송비가 무료입니다. 서울은 당일 배송됩니다."),
-    "pl": ("Warunki sprzedaży: wymiana towaru jest możliwa.", "Płatność gotówką lub kartą. Dostawa do Łodzi i Gdańska trwa tydzień, część zamówień dłużej."),
-    "cs": ("Podmínky prodeje: zboží lze vyměnit během týdne.", "Platba v hotovosti či kartou, doručení po celé České republice. Příliš žluťoučký kůň."),
-    "hu": ("Értékesítési feltételek: az áru egy héten belül cserélhető.", "A fizetés készpénzzel vagy kártyával történik, a kiszállítás előtt értesítjük önt. Ősszel bővül a kínálat."),
-    "ro": ("Condiţii de vânzare: produsul poate fi schimbat în şapte zile.", "Plata se face în numerar, iar livrarea în ţară este gratuită; aşteptăm comenzi."),
-    "lt": ("Pardavimo sąlygos: prekę galima pakeisti per savaitę.", "Mokėti galima grynaisiais, o pristatymas į namus nieko nekainuoja. Šiandien užsakytą prekę įteiksime rytoj."),
-    "fr": ("Conditions de vente : l'échange est possible après réception.", "Le café est fermé à cause de la fête. La livraison est gratuite dès cent euros, où que vous soyez."),
-    "de": ("Verkaufsbedingungen: Umtausch ist möglich, Rückgabe für zwei Wochen.", "Die Straße führt über die Brücke. Größere Bestellungen liefern wir kostenlos."),
+    "ko": (
+        "판매 조건: 상품은 일주일 안에 교환할 수 있습니다.",
+        "오만 원 이상 주문하시면 배송비가 무료입니다. 서울은 당일 배송됩니다.",
+    ),
+    "pl": (
+        "Warunki sprzedaży: wymiana towaru jest możliwa.",
+        "Płatność gotówką lub kartą. Dostawa do Łodzi i Gdańska trwa tydzień, część zamówień dłużej.",
+    ),
+    "cs": (
+        "Podmínky prodeje: zboží lze vyměnit během týdne.",
+        "Platba v hotovosti či kartou, doručení po celé České republice. Příliš žluťoučký kůň.",
+    ),
+    "hu": (
+        "Értékesítési feltételek: az áru egy héten belül cserélhető.",
+        "A fizetés készpénzzel vagy kártyával történik, a kiszállítás előtt értesítjük önt. Ősszel bővül a kínálat.",
+    ),
+    "ro": (
+        "Condiţii de vânzare: produsul poate fi schimbat în şapte zile.",
+        "Plata se face în numerar, iar livrarea în ţară este gratuită; aşteptăm comenzi.",
+    ),
+    "lt": (
+        "Pardavimo sąlygos: prekę galima pakeisti per savaitę.",
+        "Mokėti galima grynaisiais, o pristatymas į namus nieko nekainuoja. Šiandien užsakytą prekę įteiksime rytoj.",
+    ),
+    "fr": (
+        "Conditions de vente : l'échange est possible après réception.",
+        "Le café est fermé à cause de la fête. La livraison est gratuite dès cent euros, où que vous soyez.",
+    ),
+    "de": (
+        "Verkaufsbedingungen: Umtausch ist möglich, Rückgabe für zwei Wochen.",
+        "Die Straße führt über die Brücke. Größere Bestellungen liefern wir kostenlos.",
+    ),
     "es": ("Condiciones: la devolución será gratuita mañana.", "El envío a España es rápido; ¿dónde está el pedido del niño?"),
-    "pt": ("Condições de venda: a devolução é possível até amanhã.", "A entrega não é grátis em São Paulo. Também há promoções às sextas."),
+    "pt": (
+        "Condições de venda: a devolução é possível até amanhã.",
+        "A entrega não é grátis em São Paulo. Também há promoções às sextas.",
+    ),
     "sv": ("Försäljningsvillkor: du får byta varan på två veckor.", "Leveransen är gratis över femhundra kronor, även på öarna."),
-    "da": ("Salgsbetingelser: varen kan ombyttes på fjorten dage, også på øerne.", "Levering er gratis for større køb, og vi åbner på lørdag."),
-    "is": ("Skilmálar: það má skipta vörunni innan viku.", "Sendingin er ókeypis þegar keypt er fyrir meira en tíu þúsund krónur."),
+    "da": (
+        "Salgsbetingelser: varen kan ombyttes på fjorten dage, også på øerne.",
+        "Levering er gratis for større køb, og vi åbner på lørdag.",
+    ),
+    "is": (
+        "Skilmálar: það má skipta vörunni innan viku.",
+        "Sendingin er ókeypis þegar keypt er fyrir meira en tíu þúsund krónur.",
+    ),
 }
 CODECS = {
     "tr": ["cp1254", "iso8859-9"], "vi": ["cp1258"], "ru": ["cp1251", "koi8-r", "iso8859-5", "cp866"], "uk": ["cp1251", "koi8-u"],

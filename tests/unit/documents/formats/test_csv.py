@@ -60,7 +60,10 @@ def test_the_first_line_of_excel_names_the_delimiter(line: str, delimiter: str, 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Artikel, Größe;Preis\nHemd;19,90\nHose;9,50\n", "Artikel, Größe: Hemd\nPreis: 19,90\n\nArtikel, Größe: Hose\nPreis: 9,50"),
+        (
+            "Artikel, Größe;Preis\nHemd;19,90\nHose;9,50\n",
+            "Artikel, Größe: Hemd\nPreis: 19,90\n\nArtikel, Größe: Hose\nPreis: 9,50",
+        ),
         ("Tên;Giá\nÁo;1,5\nMũ;2,5\n", "Tên: Áo\nGiá: 1,5\n\nTên: Mũ\nGiá: 2,5"),
         ("a,b;c,d\n1,5;2,5\n3,5;4,5\n", "a,b: 1,5\nc,d: 2,5\n\na,b: 3,5\nc,d: 4,5"),
         ("name, first;note\nAn;hello, you\nBo;yes, no\n", "name, first: An\nnote: hello, you\n\nname, first: Bo\nnote: yes, no"),

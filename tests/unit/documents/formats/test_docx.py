@@ -85,12 +85,14 @@ FIELD = "<w:r><w:fldChar w:fldCharType='{}'/></w:r>"
             "a\nb",
         ),
         (
-            "<w:tbl>" + row("<w:tcPr><w:cellDel w:id='1'/></w:tcPr>" + paragraph(run("gone")), paragraph(run("kept"))) + "</w:tbl>",
+            "<w:tbl>" + row("<w:tcPr><w:cellDel w:id='1'/></w:tcPr>"
+            + paragraph(run("gone")), paragraph(run("kept"))) + "</w:tbl>",
             "kept",
         ),
         ("<w:tbl>" + row(paragraph(run("gone")), properties="<w:hidden/>") + row(paragraph(run("a"))) + "</w:tbl>", "a"),
         (
-            "<w:tbl>" + row("<w:tbl>" + row(paragraph(run("gone")), properties="<w:del/>") + row(paragraph(run("in"))) + "</w:tbl>"
+            "<w:tbl>" + row("<w:tbl>" + row(paragraph(run("gone")), properties="<w:del/>")
+            + row(paragraph(run("in"))) + "</w:tbl>"
             + paragraph(run("out"))) + "</w:tbl>",
             "in\n\nout",
         ),
@@ -119,7 +121,8 @@ def test_the_accepted_view_is_read(body: str, expected: str) -> None:
         f'<w:styles xmlns:w="{WORD}"><w:style w:styleId="Secret"><w:rPr><w:vanish/></w:rPr></w:style>'
         '<w:style w:styleId="Child"><w:basedOn w:val="Secret"/></w:style>'
         '<w:style w:styleId="Open"><w:basedOn w:val="Secret"/><w:rPr><w:vanish w:val="0"/></w:rPr></w:style>'
-        '<w:style w:styleId="A"><w:basedOn w:val="B"/></w:style><w:style w:styleId="B"><w:basedOn w:val="A"/></w:style></w:styles>'
+        '<w:style w:styleId="A"><w:basedOn w:val="B"/></w:style>'
+        '<w:style w:styleId="B"><w:basedOn w:val="A"/></w:style></w:styles>'
     )
     visible = with_body(body + paragraph(run("End.")))
     assert text_of(with_part(visible, "word/styles.xml", lambda _: styles.encode())) == f"{expected}\n\nEnd."

@@ -30,7 +30,9 @@ def test_rtf_is_known_whatever_its_name(filename: str) -> None:
 
 def test_rows_are_lines_and_cells_are_parted_by_tabs() -> None:
     row = r"\trowd\cellx100\cellx200\intbl {}\cell {}\cell\row "
-    assert text_of(row.format("Áo".encode("cp1254").decode("latin-1"), "500 | 600") + row.format("c", "d")) == "Áo\t500 | 600\nc\td"
+    assert (
+        text_of(row.format("Áo".encode("cp1254").decode("latin-1"), "500 | 600") + row.format("c", "d")) == "Áo\t500 | 600\nc\td"
+    )
 
 
 def test_hidden_and_deleted_text_is_left_out() -> None:
@@ -57,7 +59,9 @@ def test_rtf_without_text_is_empty_and_a_torn_one_gives_what_it_has() -> None:
     assert extract("a.rtf", rb"{\rtf1 {\b some text", ParseLimits())[1] == "some text"
 
 
-@pytest.mark.parametrize("piece", ["{", "}", r"\v", r"{\pict", r"\'", r"\u8", "\\", r"\bin9 ", r"{\field{\*\fldinst{HYPERLINK \""])
+@pytest.mark.parametrize(
+    "piece", ["{", "}", r"\v", r"{\pict", r"\'", r"\u8", "\\", r"\bin9 ", r"{\field{\*\fldinst{HYPERLINK \""]
+)
 def test_hostile_rtf_takes_little_time(piece: str) -> None:
     start = time.process_time()
     try:
