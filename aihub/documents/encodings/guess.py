@@ -17,7 +17,8 @@ from aihub.retrieval.language import likely_languages
 
 _SAMPLE_BYTES = 65_536
 _HIGH = re.compile(rb"[\x80-\xff]")
-_HIGH_RUN = re.compile(rb"[\x80-\xff]{2}")
+# Some signs of Windows pages are letters of ISO pages; only the no-break space and the degree sign are not.
+_MAY_BE_LETTER = re.compile(rb"[\x80-\xff]{2}|[A-Za-z][\xa1-\xaf\xb1-\xff]|[\xa1-\xaf\xb1-\xff][A-Za-z]")
 # Quotes, dashes and signs: single ones among ASCII are the same whichever page it is.
 _SAME_IN_WINDOWS = bytes(
     byte
@@ -59,7 +60,7 @@ def guess_codec(data: bytes) -> str | None:
     Both detectors must read the same text; it must be in one script, look like words, and hold only letters of a language
     that it is likely in. Of a short text, no other page may give words of another language.
     """
-    if not _HIGH_RUN.search(data) and not _HIGH.search(data.translate(None, _SAME_IN_WINDOWS)):
+    if not _MAY_BE_LETTER.search(data) and not _HIGH.search(data.translate(None, _SAME_IN_WINDOWS)):
         return "cp1252"
     sample = _sample(data)
     found = chardet.detect(sample)

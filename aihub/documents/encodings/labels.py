@@ -32,7 +32,7 @@ def codec_of(label: str) -> str | None:
     name = label.strip().lower()
     known = webencodings.lookup(name)
     if known is not None and known.name != "replacement":
-        return _CODECS.get(known.name, known.codec_info.name)
+        return _CODECS.get(known.name, str(known.codec_info.name))
     if name == "iso-8859-11":
         return "cp874"
     if _OTHER.fullmatch(name):

@@ -27,7 +27,7 @@ def read_rtf(data: bytes, max_characters: int) -> str:
     # The line end keeps striprtf from rewriting links by a pattern that takes quadratic time; it has no meaning in RTF.
     source = source.replace("\\fldinst", "\\fldinst\n")
     source = _without_hidden(_CELL_END.sub(rf"\\u{ord(_CELL_MARK)} ?", source))
-    text = rtf_to_text(source, errors="replace").replace(_CELL_MARK, "\t")
+    text: str = rtf_to_text(source, errors="replace").replace(_CELL_MARK, "\t")
     if len(text) > max_characters:
         raise too_many_characters(max_characters)
     if "\x00" in text:

@@ -93,7 +93,8 @@ class _Scan:
         return end
 
     def _inserted(self) -> str:
-        parts, position = [], 0
+        parts: list[str] = []
+        position = 0
         for at, added in sorted(self._insertions):
             parts += (self._text[position:at], added)
             position = at

@@ -10,7 +10,7 @@ from aihub.documents.encodings.guess import guess_codec
 SENTENCES = {
     "tr": (
         "Satış şartları: ürün değişimi yapılır.",
-        "Ödeme kapıda nakit ya da kartla alınır. Kargo ücreti müşteriye aittir, iade süresi on beş gündür. İstanbul içi aynı gün.",
+        "Ödeme kapıda nakit ya da kartla alınır. Kargo ücreti müşteriye aittir, iade süresi on beş gündür. İstanbul aynı gün.",
     ),
     "vi": (
         "Hợp đồng lao động được ký kết giữa hai bên.",
@@ -75,8 +75,9 @@ SENTENCES = {
 }
 CODECS = {
     "tr": ["cp1254", "iso8859-9"], "vi": ["cp1258"], "ru": ["cp1251", "koi8-r", "iso8859-5", "cp866"], "uk": ["cp1251", "koi8-u"],
-    "bg": ["cp1251"], "el": ["cp1253", "iso8859-7"], "he": ["cp1255"], "ar": ["cp1256"], "th": ["cp874"], "zh": ["gbk", "gb18030"],
-    "zh_tw": ["big5"], "ja": ["cp932", "euc_jp"], "ko": ["cp949"], "pl": ["cp1250", "iso8859-2"], "cs": ["cp1250", "iso8859-2"],
+    "bg": ["cp1251"], "el": ["cp1253", "iso8859-7"], "he": ["cp1255"], "ar": ["cp1256"], "th": ["cp874"],
+    "zh": ["gbk", "gb18030"], "zh_tw": ["big5"], "ja": ["cp932", "euc_jp"], "ko": ["cp949"], "pl": ["cp1250", "iso8859-2"],
+    "cs": ["cp1250", "iso8859-2"],
     "hu": ["cp1250"], "ro": ["cp1250"], "lt": ["cp1257"], "fr": ["cp1252", "latin-1"], "de": ["cp1252"], "es": ["cp1252"],
     "pt": ["cp1252"], "sv": ["cp1252"], "da": ["cp1252"], "is": ["cp1252"],
 }  # fmt: skip
@@ -140,6 +141,11 @@ def test_a_two_row_gbk_table_is_chinese() -> None:
 def test_quotes_and_dashes_alone_are_the_same_in_every_windows_page(codec: str) -> None:
     text = "It’s “new” – 5 °C…"
     assert read(text.encode(codec)) == text
+
+
+@pytest.mark.parametrize("word", ["zawartości", "stroną", "bądź"])
+def test_letters_of_iso_pages_that_are_signs_in_windows_pages_are_no_signs(word: str) -> None:
+    assert read(f"typ {word}".encode("iso8859-2")) in {f"typ {word}", None}
 
 
 def test_letters_far_behind_the_start_are_seen() -> None:
