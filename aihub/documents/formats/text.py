@@ -45,7 +45,9 @@ def decode(data: bytes, *, encoding: str | None = None, is_html: bool = False) -
         return _decode_declared(data, utf16 if utf16 is not None and encoding.startswith("utf-16") else encoding)
     if utf16 is not None:
         return _decode_declared(data, utf16)
-    data = data.rstrip(b"\0")  # padding of a fixed-size block
+    unpadded = data.rstrip(b"\0")
+    if not any(byte in _CONTROL_BYTES for byte in unpadded[:_SAMPLE]):
+        data = unpadded  # a text in a block of fixed size; binary files end with NULs too
     declared = declared_encoding(data, is_html=is_html)
     text = _as_utf8(data)
     if declared is not None and not _is_certain_utf8(text, declared):
