@@ -55,9 +55,16 @@ class Files:
         purpose: str,
         content: AsyncIterator[bytes],
         expires_after_s: int | None = None,
+        text_encoding: str | None = None,
     ) -> FileObject:
         record = await self._files.create(
-            principal.tenant_id, filename, purpose, content, self._max_bytes, expires_after_s=expires_after_s
+            principal.tenant_id,
+            filename,
+            purpose,
+            content,
+            self._max_bytes,
+            expires_after_s=expires_after_s,
+            text_encoding=text_encoding,
         )
         return file_object(record)
 

@@ -184,7 +184,7 @@ class IngestWorker:
         data = await self._outlast(lambda: self._read(record))
         sizes = record.chunking_strategy["static"]
         chunking = ChunkingOptions(max_tokens=sizes["max_chunk_size_tokens"], overlap_tokens=sizes["chunk_overlap_tokens"])
-        return await self._parser.parse(record.filename, data, chunking)
+        return await self._parser.parse(record.filename, data, chunking, encoding=record.text_encoding)
 
     async def _read(self, record: VectorStoreFileRecord) -> bytes:
         return b"".join([part async for part in self._files.content(record.tenant_id, record.file_id)])

@@ -74,6 +74,7 @@ class FileService(Protocol):
         purpose: str,
         content: AsyncIterator[bytes],
         expires_after_s: int | None = None,
+        text_encoding: str | None = None,
     ) -> "FileObject":
         """Store the bytes; `PayloadTooLargeError` over the limit, nothing is left behind then."""
         ...

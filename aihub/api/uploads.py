@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from aihub.api.part_headers import file_name, names_file, text_encoding
 from aihub.api.requests import body_chunks
 from aihub.api.services import Services
 from aihub.errors import (
@@ -47,12 +49,14 @@ class Upload:
         size_bytes: At least 1.
         fields: Text fields; `expires_after[seconds]` becomes `{"expires_after": {"seconds": ...}}`.
         file: The spooled content, at its start.
+        text_encoding: Python's codec for the charset of the file's own Content-Type, None without one.
     """
 
     filename: str
     size_bytes: int
     fields: dict[str, Any]
     file: UploadFile
+    text_encoding: str | None = None
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the content in pieces of at most 1 MiB."""
@@ -115,6 +119,15 @@ class _BoundedParser(MultiPartParser):
         if self._parts > MAX_FIELDS + 1:
             raise PayloadTooLargeError(f"An upload has one file and at most {MAX_FIELDS} fields.")
 
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        disposition = part.content_disposition or b""
+        if names_file(disposition) and b"filename" not in parse_options_header(disposition)[1]:
+            part.content_disposition = disposition + b'; filename=""'  # named by `filename*` alone
+        super().on_headers_finished()
+        if part.file is not None:
+            part.file.filename = file_name(disposition, part.file.filename or "")
+
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._part_bytes += end - start
         if self._current_part.file is None and self._part_bytes > MAX_FIELD_BYTES:
@@ -136,7 +149,7 @@ def _checked(form: FormData) -> Upload:
         raise InvalidRequestError("The upload holds no file. Send it as a part named `file` with a filename.", param="file")
     if not file.size:
         raise InvalidRequestError("The file is empty. Upload a file with content.", param="file", code="empty_file")
-    return Upload(safe_filename(file.filename or ""), file.size, fields, file)
+    return Upload(safe_filename(file.filename or ""), file.size, fields, file, text_encoding(file.content_type or ""))
 
 
 def _put(fields: dict[str, Any], name: str, key: str | None, value: str) -> None:

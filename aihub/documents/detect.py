@@ -1,5 +1,6 @@
 """What a file is: by its content first, by its name where content cannot tell."""
 
+import codecs
 import re
 from pathlib import PurePath
 from typing import Literal
@@ -18,14 +19,15 @@ _SUFFIXES: dict[str, DocumentFormat] = {
     ".tsv": "csv",
     ".json": "json",
 }
-_BINARY_SUFFIXES = frozenset({".pdf", ".docx", ".doc", ".xlsx", ".pptx", ".odt"})
+_BINARY_SUFFIXES = frozenset({".pdf", ".docx", ".doc", ".xlsx", ".pptx", ".odt", ".rtf"})
 _PDF_HEADER_WITHIN = 1024
+_RTF = b"{\\rtf"
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED_OFFICE = "EncryptedPackage".encode("utf-16-le")
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 
 
-def binary_format(filename: str, data: bytes) -> Literal["pdf", "docx"] | None:
+def binary_format(filename: str, data: bytes) -> Literal["pdf", "docx", "rtf"] | None:
     """Return the binary format of `data`, or None when it may be text.
 
     Raises:
@@ -34,6 +36,8 @@ def binary_format(filename: str, data: bytes) -> Literal["pdf", "docx"] | None:
     start = data[:_PDF_HEADER_WITHIN]
     if start.lstrip().startswith(b"%PDF-") or (_suffix(filename) == ".pdf" and b"%PDF-" in start):
         return "pdf"
+    if start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(_RTF):
+        return "rtf"
     if data.startswith(b"PK\x03\x04"):
         if is_docx(data):
             return "docx"
@@ -57,6 +61,11 @@ def text_format(filename: str, text: str) -> DocumentFormat:
     if suffix in _BINARY_SUFFIXES:
         raise DocumentError(f"The file is named {suffix} but its content is something else; give it the right suffix.")
     return _SUFFIXES.get(suffix, "txt")
+
+
+def is_html_name(filename: str) -> bool:
+    """Whether the name is one of a web page."""
+    return _SUFFIXES.get(_suffix(filename)) == "html"
 
 
 def _suffix(filename: str) -> str:

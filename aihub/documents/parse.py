@@ -33,6 +33,7 @@ class _Job:
     filename: str
     data: bytes
     chunking: ChunkingOptions
+    encoding: str | None = None
     process: ParserProcess | None = None
     abandoned: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -117,8 +118,16 @@ class DocumentParser:
             if process is not None:
                 await asyncio.to_thread(process.stop)
 
-    async def parse(self, filename: str, data: bytes, chunking: ChunkingOptions) -> ParsedDocument:
+    async def parse(
+        self, filename: str, data: bytes, chunking: ChunkingOptions, *, encoding: str | None = None
+    ) -> ParsedDocument:
         """Return the text and the chunks of a file. Cancelling ends the reading at once.
+
+        Args:
+            filename: Its suffix tells text formats apart.
+            data: The file.
+            chunking: How the text is cut.
+            encoding: Python's codec for the encoding that the upload named, None to find it out.
 
         Raises:
             DocumentError: The file cannot be indexed; `code` says why.
@@ -127,7 +136,7 @@ class DocumentParser:
         """
         if self._executor is None:
             raise UnavailableError("The document parser is not running.")
-        job = _Job(filename, data, chunking)
+        job = _Job(filename, data, chunking, encoding)
         future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, job)
         self._running.add(job)
         try:
@@ -164,7 +173,12 @@ class DocumentParser:
 
     def _run(self, job: _Job) -> ParsedDocument:
         """Read one document on a thread of the pool; there are as many places in `_idle` as threads."""
-        header = {"filename": job.filename, "max_tokens": job.chunking.max_tokens, "overlap_tokens": job.chunking.overlap_tokens}
+        header = {
+            "filename": job.filename,
+            "encoding": job.encoding,
+            "max_tokens": job.chunking.max_tokens,
+            "overlap_tokens": job.chunking.overlap_tokens,
+        }
         request = Frame(header, job.data)
         process = self._idle.get()
         try:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-DocumentFormat = Literal["txt", "md", "html", "pdf", "docx", "csv", "json"]
+DocumentFormat = Literal["txt", "md", "html", "pdf", "docx", "rtf", "csv", "json"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ processes that read documents. Questions are judged without it (`aihub.retrieval
 """
 
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,8 +30,13 @@ def detect_language(text: str) -> str:
     The first 1,000 characters decide. Languages without a two-letter code are left out: short English and Vietnamese texts
     pass for pidgins and dialects too easily.
     """
+    return next(iter(likely_languages(text, most=1)), UNKNOWN)
+
+
+def likely_languages(text: str, *, most: int = 3) -> list[str]:
+    """Return the ISO 639-1 codes of at most `most` languages, the likeliest first; none when `text` has no letters."""
     sample = text[:_SAMPLE_CHARACTERS]
     if not any(character.isalpha() for character in sample):
-        return UNKNOWN
+        return []
     ranked = (str(language) for language, _ in _identifier().rank(sample))
-    return next((language for language in ranked if len(language) == 2), UNKNOWN)
+    return list(islice((language for language in ranked if len(language) == 2), most))

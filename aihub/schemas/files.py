@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from aihub.documents.encodings.labels import codec_of
 from aihub.schemas.common import ResponseModel
 
 FilePurpose = Literal["assistants", "batch", "evals", "fine-tune", "user_data", "vision"]
@@ -22,8 +23,19 @@ class FileExpiresAfter(BaseModel):
     seconds: Annotated[int, Field(ge=MIN_EXPIRY_S, le=MAX_EXPIRY_S)]
 
 
+def _codec(label: str | None) -> str | None:
+    if not label:
+        return None
+    codec = codec_of(label)
+    if codec is None:
+        raise ValueError(
+            "no encoding that is known; use a name such as utf-8, windows-1254, gbk or shift_jis, or convert the file"
+        )
+    return codec
+
+
 class FileFields(BaseModel):
-    """The text fields of a multipart upload; values arrive as strings.
+    """The text fields of a multipart upload; values arrive as strings, `encoding` becomes Python's codec.
 
     Raises:
         pydantic.ValidationError: A field is missing, unknown in its values or out of bounds.
@@ -33,6 +45,7 @@ class FileFields(BaseModel):
 
     purpose: FilePurpose
     expires_after: FileExpiresAfter | None = None
+    encoding: Annotated[str | None, AfterValidator(_codec)] = None
 
 
 class FileObject(ResponseModel):

@@ -83,7 +83,8 @@ async def write_document(
 async def copy_document(connection: Connection, record: VectorStoreFileRecord) -> bool:
     """Complete a claimed document from one with the same content; False, with nothing written, when there is none.
 
-    The source has the same bytes and file name suffix (which decide how it was parsed), embedding model and chunking.
+    The source has the same bytes, named encoding and file name suffix (which decide how it was parsed), embedding model
+    and chunking.
     """
     locked = await lock_claim(connection, record)
     if locked is None:
@@ -96,6 +97,7 @@ async def copy_document(connection: Connection, record: VectorStoreFileRecord) -
         JOIN files AS own_file ON own_file.tenant_id = own.tenant_id AND own_file.id = own.file_id
         JOIN vector_stores AS own_store ON own_store.tenant_id = own.tenant_id AND own_store.id = own.store_id
         JOIN files AS file ON file.tenant_id = own.tenant_id AND file.sha256 = own_file.sha256
+            AND file.text_encoding IS NOT DISTINCT FROM own_file.text_encoding
             AND lower(substring(file.filename FROM '\.[^.]*$'))
                 IS NOT DISTINCT FROM lower(substring(own_file.filename FROM '\.[^.]*$'))
         JOIN vector_store_files AS source ON source.tenant_id = file.tenant_id AND source.file_id = file.id

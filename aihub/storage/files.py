@@ -19,7 +19,7 @@ DELETE_TIMEOUT_S = 30.0
 
 _SELECT: LiteralString = """
     SELECT item.id, item.tenant_id, item.filename, item.purpose, item.size_bytes, encode(item.sha256, 'hex') AS sha256,
-        item.status, extract(epoch FROM item.created_at)::bigint AS created_at,
+        item.status, item.text_encoding, extract(epoch FROM item.created_at)::bigint AS created_at,
         extract(epoch FROM item.expires_at)::bigint AS expires_at
     FROM files AS item
     WHERE item.tenant_id = %(tenant)s AND (item.expires_at IS NULL OR item.expires_at > now())
@@ -44,10 +44,12 @@ class FileTable:
         max_bytes: int,
         *,
         expires_after_s: int | None = None,
+        text_encoding: str | None = None,
     ) -> FileRecord:
         """Store a whole stream in one transaction.
 
         The stream should come from local memory or disk: a connection is held until it ends, for at most a minute.
+        `text_encoding` is Python's codec for the encoding that the upload named, None when it named none.
 
         Raises:
             PayloadTooLargeError: More than `max_bytes`; nothing is stored.
@@ -56,10 +58,10 @@ class FileTable:
         async with self._db.transaction(timeout_s=UPLOAD_TIMEOUT_S) as connection:
             await connection.execute(
                 """
-                INSERT INTO files (tenant_id, id, filename, purpose, size_bytes, sha256, status, expires_at)
-                VALUES (%s, %s, %s, %s, 0, '', 'uploaded', now() + make_interval(secs => %s))
+                INSERT INTO files (tenant_id, id, filename, purpose, size_bytes, sha256, status, expires_at, text_encoding)
+                VALUES (%s, %s, %s, %s, 0, '', 'uploaded', now() + make_interval(secs => %s), %s)
                 """,
-                (tenant_id, file_id, filename, purpose, expires_after_s),
+                (tenant_id, file_id, filename, purpose, expires_after_s, text_encoding),
             )
             digest, size_bytes, number = hashlib.sha256(), 0, 0
             async for part in _parts_of(stream):

@@ -14,7 +14,12 @@ Attributes = dict[str, str | float | bool]
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One uploaded file; `sha256` is the lower-case hex digest of its bytes."""
+    """One uploaded file.
+
+    Attributes:
+        sha256: Lower-case hex digest of its bytes.
+        text_encoding: Python's codec for the encoding that the upload named.
+    """
 
     id: str
     tenant_id: str
@@ -25,6 +30,7 @@ class FileRecord:
     status: FileStatus
     created_at: int
     expires_at: int | None = None
+    text_encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class VectorStoreFileRecord:
         last_error: `{"code", "message"}` when `status` is `failed`.
         version: The store's version at which the file became searchable; None before.
         attempt: How often the file was claimed for processing; a claim that was overtaken can write nothing.
+        text_encoding: Python's codec for the encoding that the upload named.
     """
 
     file_id: str
@@ -98,6 +105,7 @@ class VectorStoreFileRecord:
     created_at: int
     version: int | None
     attempt: int = 0
+    text_encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ WRITE_TIMEOUT_S = 300.0
 DELETE_TIMEOUT_S = 30.0
 
 _COLUMNS: LiteralString = """
-    item.file_id, item.store_id, item.tenant_id, file.filename, item.status, item.last_error, item.attributes,
+    item.file_id, item.store_id, item.tenant_id, file.filename, file.text_encoding, item.status, item.last_error, item.attributes,
     item.chunking_strategy, item.usage_bytes, item.chunk_count, extract(epoch FROM item.created_at)::bigint AS created_at,
     item.version, item.attempts AS attempt
 """

@@ -27,6 +27,10 @@ _UPLOAD_BODY: dict[str, Any] = {
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "enum": list(get_args(FilePurpose))},
+                        "encoding": {
+                            "type": "string",
+                            "description": "Of a text file, e.g. windows-1254; found out when absent.",
+                        },
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
                     },
@@ -39,7 +43,10 @@ _UPLOAD_BODY: dict[str, Any] = {
 
 @router.post("/v1/files", openapi_extra=_UPLOAD_BODY)
 async def upload_file(request: Request, services: ServicesDep, principal: PrincipalDep) -> FileObject:
-    """Store one file of at most `AIHUB_MAX_UPLOAD_BYTES`. Attach it to a vector store to make it searchable."""
+    """Store one file of at most `AIHUB_MAX_UPLOAD_BYTES`. Attach it to a vector store to make it searchable.
+
+    `encoding` names the encoding of a text file, as the parameter `charset` of the part's Content-Type does.
+    """
     settings = services.settings
     async with read_upload(request, max_bytes=settings.max_upload_bytes, stall_s=settings.body_timeout_s) as upload:
         fields = validate(FileFields, upload.fields)
@@ -51,6 +58,7 @@ async def upload_file(request: Request, services: ServicesDep, principal: Princi
                 purpose=fields.purpose,
                 content=content,
                 expires_after_s=None if expiry is None else expiry.seconds,
+                text_encoding=fields.encoding or upload.text_encoding,
             )
 
 

@@ -2,13 +2,18 @@
 
 import csv
 import io
-from itertools import islice
+import re
+from itertools import islice, pairwise
 
 from aihub.documents.clean import BoundedText
 from aihub.documents.errors import DocumentError
 
 _DELIMITERS = ",;\t|"
 _SAMPLE_ROWS = 20
+_SAMPLE_CHARACTERS = 8192
+_MOST = 0.5
+_SEPARATOR_LINE = re.compile(r'\ufeff?"?sep=([^\r\n"])"?[ \t,;]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+_DECIMALS = re.compile(r"\d{1,3}(?!\d)")
 
 
 def read_csv(text: str, max_characters: int) -> str:
@@ -18,7 +23,8 @@ def read_csv(text: str, max_characters: int) -> str:
         DocumentError: `invalid_file` when quoting is broken, `too_large`.
     """
     csv.field_size_limit(max_characters)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    declared, text = _declared_delimiter(text)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=declared or _delimiter(text))
     out = BoundedText(max_characters)
     try:
         header = next((row for row in rows if any(cell.strip() for cell in row)), [])
@@ -39,15 +45,34 @@ def read_csv(text: str, max_characters: int) -> str:
     return out.text()
 
 
+def _declared_delimiter(text: str) -> tuple[str | None, str]:
+    """Return the delimiter of Excel's first line `sep=;`, and the text without that line."""
+    declared = _SEPARATOR_LINE.match(text)
+    return (declared[1], text[declared.end() :]) if declared is not None else (None, text)
+
+
 def _delimiter(text: str) -> str:
-    """The separator that parts the rows into columns, best into as many as the first row has; a comma when none does."""
-    sample = text[:8192].splitlines(keepends=True)
-    if len(text) > 8192:
+    """The separator that parts most rows into as many columns as the first one; a comma when none does.
+
+    Of several, those win that do not cut numbers such as `1,5` or phrases in two, then those with more columns, then those
+    that more rows follow.
+    """
+    sample = text[:_SAMPLE_CHARACTERS].splitlines(keepends=True)
+    if len(text) > _SAMPLE_CHARACTERS:
         sample = sample[:-1]
 
-    def merit(delimiter: str) -> tuple[bool, int]:
-        counts = [len(row) for row in islice(csv.reader(sample, delimiter=delimiter), _SAMPLE_ROWS) if row]
-        columns = counts[0] if counts else 0
-        return columns > 1 and counts.count(columns) * 2 > len(counts), columns
+    def merit(delimiter: str) -> tuple[bool, bool, int, float]:
+        rows = [row for row in islice(csv.reader(sample, delimiter=delimiter), _SAMPLE_ROWS) if row]
+        columns = len(rows[0]) if rows else 0
+        share = sum(len(row) == columns for row in rows) / max(1, len(rows))
+        is_regular = columns > 1 and share > _MOST
+        return is_regular, is_regular and not _is_punctuation(rows[1:], delimiter), columns, share
 
     return max(_DELIMITERS, key=merit)
+
+
+def _is_punctuation(rows: list[list[str]], delimiter: str) -> bool:
+    """Whether most commas between the cells look like decimal points or like those of a sentence."""
+    borders = [(left, right) for row in rows for left, right in pairwise(row)] if delimiter == "," else []
+    inside = sum(right.startswith(" ") or (left[-1:].isdigit() and _DECIMALS.match(right) is not None) for left, right in borders)
+    return inside > _MOST * len(borders)

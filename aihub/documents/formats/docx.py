@@ -13,6 +13,7 @@ from lxml import etree
 
 from aihub.documents.clean import BoundedText
 from aihub.documents.errors import DocumentError
+from aihub.documents.formats.docx_view import AcceptedView, hidden_styles, is_deleted_mark
 
 _MAX_MEMBERS = 10_000
 _MAX_BYTES = 512 * 2**20
@@ -21,6 +22,7 @@ _MAX_RATIO = 200
 _RATIO_FROM_BYTES = 2**20
 _RELATIONSHIPS = "_rels/.rels"
 _MAIN_PART = "/officeDocument"
+_STYLES = "styles.xml"
 _NOTES = ("footnotes.xml", "endnotes.xml")
 
 
@@ -34,7 +36,9 @@ def is_docx(data: bytes) -> bool:
 
 
 def read_docx(data: bytes, max_characters: int) -> str:
-    """Return the text of the body, then of the notes: paragraphs parted by blank lines, rows by newlines, cells by tabs.
+    """Return the text of the body, then of its notes: tracked changes accepted, hidden text left out.
+
+    Paragraphs are parted by blank lines, rows by newlines, cells by tabs.
 
     Raises:
         DocumentError: `invalid_file`, `encrypted_file`, or `too_large` for an archive that unfolds out of proportion.
@@ -43,12 +47,14 @@ def read_docx(data: bytes, max_characters: int) -> str:
     _check_sizes(archive)
     main = _main_part(archive)
     out = BoundedText(max_characters)
-    _read_part(archive, main, out)
+    styles = _hidden_styles(archive, main)
+    view = AcceptedView(styles)
+    _read_part(archive, main, out, view)
     for name in _NOTES:
         part = posixpath.join(posixpath.dirname(main), name)
         if part in archive.namelist():
             out.add("\n\n")
-            _read_part(archive, part, out)
+            _read_part(archive, part, out, AcceptedView(styles, view.unreferenced_notes()))
     return out.text()
 
 
@@ -79,18 +85,28 @@ def _main_part(archive: zipfile.ZipFile) -> str:
     raise DocumentError("The DOCX file names no main document; save it again.")
 
 
-def _read_part(archive: zipfile.ZipFile, name: str, out: BoundedText) -> None:
-    skipped = cells = 0
+def _hidden_styles(archive: zipfile.ZipFile, main: str) -> frozenset[str]:
+    part = posixpath.join(posixpath.dirname(main), _STYLES)
+    if part not in archive.namelist():
+        return frozenset()
+    # Only these: the rest of the part need not be kept in memory.
+    styles = (e for event, e in _elements(archive, part) if event == "end" and etree.QName(e).localname == "style")
+    return hidden_styles(styles)
+
+
+def _read_part(archive: zipfile.ZipFile, name: str, out: BoundedText, view: AcceptedView) -> None:
+    cells = 0
     for event, element in _elements(archive, name):
         tag = etree.QName(element).localname
-        step = 1 if event == "start" else -1
-        if tag == "Fallback":  # older copy of the text box that stands beside it
-            skipped += step
-        elif tag == "tc":
-            cells += step
-        if event == "end" and not skipped:
+        if tag == "tc":
+            cells += 1 if event == "start" else -1
+        if event == "start":
+            view.start(tag, element)
+            continue
+        if (view.is_kept and not is_deleted_mark(element)) if tag == "p" else view.is_shown:
             out.add(_text_of(tag, element, cells > 0))
-        if event == "end" and tag in {"p", "tbl"}:
+        view.end(tag, element)
+        if tag in {"p", "tbl"}:
             element.clear(keep_tail=True)
             while element.getprevious() is not None:  # else a long document stays in memory as empty elements
                 del element.getparent()[0]
@@ -100,7 +116,7 @@ def _text_of(tag: str, element: Any, is_in_cell: bool) -> str:
     match tag:
         case "t":
             return str(element.text or "")
-        case "tab":
+        case "tab" | "ptab":
             # Also the name of a tab stop in paragraph properties, which is no text.
             return "\t" if etree.QName(element.getparent()).localname == "r" else ""
         case "br" | "cr":

@@ -7,6 +7,7 @@ from typing import Any
 from lxml import etree
 
 from aihub.documents.clean import BoundedText
+from aihub.documents.formats.unclosed import close_unclosed
 
 _DROPPED = frozenset("script style noscript template iframe object svg math canvas select textarea".split())
 _PARAGRAPHS = frozenset(
@@ -25,6 +26,7 @@ def read_html(text: str, max_characters: int) -> str:
     Raises:
         DocumentError: `too_large`.
     """
+    text = close_unclosed(text)
     page = _Page(max_characters)
     parser = etree.HTMLParser(target=page, no_network=True, huge_tree=True, remove_comments=True, remove_pis=True)
     # In pieces: libxml2 keeps what it has been fed and not yet parsed, and the target can stop it early.

@@ -229,3 +229,36 @@ async def test_no_temporary_file_is_left(client: httpx.AsyncClient, monkeypatch:
 )
 def test_filename_becomes_a_harmless_label(given: str, label: str) -> None:
     assert safe_filename(given) == label
+
+
+@pytest.mark.parametrize(
+    ("parameters", "filename"),
+    [
+        ('filename="a%22b.txt"', 'a"b.txt'),
+        ('filename="a\\"b.txt"', 'a"b.txt'),
+        ('filename="a%0D%0Ab.txt"', "ab.txt"),
+        ('filename="100%25 %2F.txt"', "100%25 %2F.txt"),
+        ('filename="chào bạn.txt"', "chào bạn.txt"),
+        ("filename=plain.txt", "plain.txt"),
+        ("filename=\"a.txt\"; filename*=utf-8''ch%C3%A0o%20b.txt", "chào b.txt"),
+        ("filename*=UTF-8'vi'ch%C3%A0o.txt", "chào.txt"),
+        ("filename*=iso-8859-1''caf%E9.txt", "café.txt"),
+        ("filename=\"ok.txt\"; filename*=utf-8''%FF.txt", "ok.txt"),
+        ("filename=\"x; filename*=utf-8''y.txt\"", "x; filename*=utf-8''y.txt"),
+        ("filename*=utf-8''..%2F..%2Fetc%2Fpasswd", "passwd"),
+        ('filename="=?utf-8?B?Y2jDoG8udHh0?="', "chào.txt"),
+        ('filename="C:\\\\dir\\\\x.txt"', "x.txt"),
+    ],
+)
+async def test_the_name_is_read_in_the_ways_that_clients_write_it(
+    client: httpx.AsyncClient, parameters: str, filename: str
+) -> None:
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; {parameters}\r\n\r\n'
+    answer = await client.post("/upload", content=head.encode() + b"abc\r\n" + END, headers=HEADERS)
+    assert answer.json()["filename"] == filename
+
+
+@pytest.mark.parametrize("filename", ['a"b.txt', '""', "tệp số 1.txt", "it's; a=b.txt", "50% off.txt"])
+async def test_names_come_back_as_httpx_sent_them(client: httpx.AsyncClient, filename: str) -> None:
+    answer = await client.post("/upload", files={"file": (filename, b"abc")})
+    assert answer.json()["filename"] == filename

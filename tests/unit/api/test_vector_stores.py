@@ -44,6 +44,42 @@ async def test_store_created_with_files_indexes_them(hub: DocumentHub) -> None:
     assert (await hub.http.get(f"/v1/vector_stores/{store['id']}")).json()["status"] == "completed"
 
 
+async def test_the_same_bytes_are_read_in_the_encoding_that_each_upload_names(hub: DocumentHub) -> None:
+    """A text that was read in another encoding is not copied from the earlier upload."""
+    store_id, data = (await hub.created())["id"], "Satış".encode("cp1254")
+    texts = []
+    for fields, content_type in [
+        ({}, "text/plain"),
+        ({"encoding": "windows-1254"}, "text/plain"),
+        ({"encoding": "koi8-r"}, "text/plain"),
+        ({}, "text/plain; charset=ISO-8859-9"),
+        ({"encoding": "windows-1254"}, "text/plain; charset=koi8-r"),
+    ]:
+        answer = await hub.http.post(
+            "/v1/files", files={"file": ("a.txt", data, content_type)}, data={"purpose": "assistants"} | fields
+        )
+        file_id = answer.json()["id"]
+        await hub.http.post(f"/v1/vector_stores/{store_id}/files", json={"file_id": file_id})
+        finished = await hub.ingest.finished(store_id, file_id)
+        if finished.status == "failed":
+            assert finished.last_error is not None and "`encoding`" in finished.last_error["message"]
+            texts.append(None)
+        else:
+            content = (await hub.http.get(f"/v1/vector_stores/{store_id}/files/{file_id}/content")).json()
+            texts.append(content["data"][0]["text"])
+    assert texts == [None, "Satış", data.decode("koi8-r"), "Satış", "Satış"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "content_type"), [({"encoding": "klingon"}, "text/plain"), ({}, "text/plain; charset=klingon")]
+)
+async def test_an_unknown_encoding_is_refused_at_the_upload(hub: DocumentHub, fields: dict[str, str], content_type: str) -> None:
+    answer = await hub.http.post(
+        "/v1/files", files={"file": ("a.txt", b"a", content_type)}, data={"purpose": "assistants"} | fields
+    )
+    assert_refused(answer, 400, param="encoding" if fields else "file")
+
+
 async def test_store_with_an_unknown_file_is_not_created(hub: DocumentHub) -> None:
     assert_refused(await hub.http.post("/v1/vector_stores", json={"file_ids": ["file-none"]}), 404)
     assert (await hub.http.get("/v1/vector_stores")).json()["data"] == []

@@ -25,6 +25,7 @@ CONTRACT = "Điều 1. Hợp đồng lao động là sự thoả thuận giữa 
         ("a.html", f"<html><body><p>{CONTRACT}</p></body></html>".encode(), "html"),
         ("a.pdf", pdf("The contract has two parties. It is signed."), "pdf"),
         ("a.docx", docx(CONTRACT, CONTRACT), "docx"),
+        ("a.rtf", rb"{\rtf1\ansi Hello \u7879?.\par}", "rtf"),
         ("a.csv", "tên,giá\náo dài,500000\n".encode(), "csv"),
         ("a.json", '{"điều": 1, "nội dung": "hợp đồng"}'.encode(), "json"),
     ],
@@ -39,6 +40,14 @@ async def test_every_format_gives_text_and_exact_chunks(
     for chunk in document.chunks:
         assert chunk.text == document.text[chunk.start_char : chunk.end_char]
         assert chunk.token_count == counter.count([chunk.text])[0] <= 32
+
+
+async def test_the_named_encoding_reaches_the_parser_process(parser: DocumentParser) -> None:
+    data = "Satış".encode("cp1254")
+    assert (await parser.parse("a.txt", data, CHUNKING, encoding="cp1254")).text == "Satış"
+    with pytest.raises(DocumentError, match="`encoding`"):
+        await parser.parse("a.txt", data, CHUNKING)
+    assert (await parser.parse("a.txt", data, CHUNKING, encoding="cp1251")).text == data.decode("cp1251")
 
 
 async def test_chunks_carry_their_terms_for_the_lexical_index(parser: DocumentParser) -> None:

@@ -47,3 +47,32 @@ def test_nothing_but_separators_is_empty() -> None:
     with pytest.raises(DocumentError) as caught:
         extract("a.csv", b",,,\n,,\n", ParseLimits())
     assert caught.value.code == "empty_file"
+
+
+@pytest.mark.parametrize("delimiter", [";", ",", "\t", "|"])
+@pytest.mark.parametrize("line", ["sep={}", '"sep={}"', "SEP={}"])
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_first_line_of_excel_names_the_delimiter(line: str, delimiter: str, codec: str) -> None:
+    text = f"{line.format(delimiter)}\r\nTên{delimiter}Giá\r\nÁo{delimiter}5\r\n"
+    assert extract("a.csv", text.encode(codec), ParseLimits())[1] == "Tên: Áo\nGiá: 5"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Artikel, Größe;Preis\nHemd;19,90\nHose;9,50\n",
+            "Artikel, Größe: Hemd\nPreis: 19,90\n\nArtikel, Größe: Hose\nPreis: 9,50",
+        ),
+        ("Tên;Giá\nÁo;1,5\nMũ;2,5\n", "Tên: Áo\nGiá: 1,5\n\nTên: Mũ\nGiá: 2,5"),
+        ("a,b;c,d\n1,5;2,5\n3,5;4,5\n", "a,b: 1,5\nc,d: 2,5\n\na,b: 3,5\nc,d: 4,5"),
+        ("name, first;note\nAn;hello, you\nBo;yes, no\n", "name, first: An\nnote: hello, you\n\nname, first: Bo\nnote: yes, no"),
+        ("id,text;x\n1,foo;bar\n2,baz;q\n", "id: 1\ntext;x: foo;bar\n\nid: 2\ntext;x: baz;q"),
+        ("a,b,c\n1,2,3\n", "a: 1\nb: 2\nc: 3"),
+        ('a;b\n"x\ny";1,5\n', "a: x\ny\nb: 1,5"),
+        ("price\n1,5\n2,5\n", "price: 1,5\n\nprice: 2,5"),
+        ("a\tb\n1,5\t2,5\n", "a: 1,5\nb: 2,5"),
+    ],
+)
+def test_the_rows_decide_between_delimiters(text: str, expected: str) -> None:
+    assert read_csv(text, 1000) == expected

@@ -2,7 +2,7 @@ import io
 import zipfile
 
 import pytest
-from document_files import docx, pdf, with_body, with_part
+from document_files import WORD, docx, pdf, with_body, with_part
 
 from aihub.documents.errors import DocumentError
 from aihub.documents.extract import extract
@@ -53,6 +53,89 @@ def test_a_text_box_is_read_once() -> None:
 def test_footnotes_follow_the_body() -> None:
     notes = b'<w:footnotes xmlns:w="urn:w"><w:footnote><w:p><w:r><w:t>A note.</w:t></w:r></w:p></w:footnote></w:footnotes>'
     assert text_of(with_part(docx("Body."), "word/footnotes.xml", lambda _: notes)) == "Body.\n\nA note."
+
+
+def run(text: str, properties: str = "") -> str:
+    return f"<w:r><w:rPr>{properties}</w:rPr><w:t xml:space='preserve'>{text}</w:t></w:r>"
+
+
+def paragraph(content: str, properties: str = "") -> str:
+    return f"<w:p><w:pPr>{properties}</w:pPr>{content}</w:p>"
+
+
+def row(*cells: str, properties: str = "") -> str:
+    return f"<w:tr><w:trPr>{properties}</w:trPr>" + "".join(f"<w:tc>{cell}</w:tc>" for cell in cells) + "</w:tr>"
+
+
+MOVED = "<w:moveFrom w:id='1'>" + run("moved") + "</w:moveFrom>"
+DELETED_MARK = "<w:rPr><w:del w:id='3'/></w:rPr>"
+FIELD = "<w:r><w:fldChar w:fldCharType='{}'/></w:r>"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (paragraph(MOVED) + paragraph("<w:moveTo w:id='2'>" + run("moved") + "</w:moveTo>"), "moved"),
+        (paragraph("<w:del>" + run("gone") + "</w:del>" + run("stays")), "stays"),
+        (paragraph(run("one "), DELETED_MARK) + paragraph(run("line")), "one line"),
+        (paragraph("<w:ins>" + run("new") + "</w:ins>"), "new"),
+        (
+            "<w:tbl>" + row(paragraph(run("a"))) + row(paragraph(run("gone")), properties="<w:del w:id='1'/>")
+            + row(paragraph(run("b")), properties="<w:ins w:id='2'/>") + "</w:tbl>",
+            "a\nb",
+        ),
+        (
+            "<w:tbl>" + row("<w:tcPr><w:cellDel w:id='1'/></w:tcPr>"
+            + paragraph(run("gone")), paragraph(run("kept"))) + "</w:tbl>",
+            "kept",
+        ),
+        ("<w:tbl>" + row(paragraph(run("gone")), properties="<w:hidden/>") + row(paragraph(run("a"))) + "</w:tbl>", "a"),
+        (
+            "<w:tbl>" + row("<w:tbl>" + row(paragraph(run("gone")), properties="<w:del/>")
+            + row(paragraph(run("in"))) + "</w:tbl>"
+            + paragraph(run("out"))) + "</w:tbl>",
+            "in\n\nout",
+        ),
+        (paragraph(run("hidden", "<w:vanish/>") + run("shown")), "shown"),
+        (paragraph(run("shown", "<w:vanish w:val='0'/>") + run("hidden", "<w:vanish w:val='true'/>")), "shown"),
+        (paragraph(run("shown"), "<w:rPr><w:vanish/></w:rPr>"), "shown"),
+        (paragraph(run("hidden", "<w:rStyle w:val='Secret'/>") + run("shown")), "shown"),
+        (paragraph(run("hidden"), "<w:pStyle w:val='Child'/>") + paragraph(run("shown"), "<w:pStyle w:val='Open'/>"), "shown"),
+        (paragraph(run("hidden") + run("shown", "<w:vanish w:val='0'/>"), "<w:pStyle w:val='Child'/>"), "shown"),
+        (
+            paragraph(FIELD.format("begin") + "<w:r><w:instrText>IF </w:instrText></w:r>" + run("code") + FIELD.format("separate")
+            + run("result") + FIELD.format("end") + run(" after")),
+            "result after",
+        ),
+        (paragraph(FIELD.format("begin") + run("code")) + paragraph(run("the rest")), "the rest"),
+        (
+            paragraph("<w:sdt><w:sdtPr><w:showingPlcHdr/></w:sdtPr><w:sdtContent>" + run("Click here") + "</w:sdtContent></w:sdt>"
+            + run("typed")),
+            "typed",
+        ),
+        (paragraph("<w:ruby><w:rt>" + run("とう") + "</w:rt><w:rubyBase>" + run("東") + "</w:rubyBase></w:ruby>"), "東"),
+    ],
+)  # fmt: skip
+def test_the_accepted_view_is_read(body: str, expected: str) -> None:
+    styles = (
+        f'<w:styles xmlns:w="{WORD}"><w:style w:styleId="Secret"><w:rPr><w:vanish/></w:rPr></w:style>'
+        '<w:style w:styleId="Child"><w:basedOn w:val="Secret"/></w:style>'
+        '<w:style w:styleId="Open"><w:basedOn w:val="Secret"/><w:rPr><w:vanish w:val="0"/></w:rPr></w:style>'
+        '<w:style w:styleId="A"><w:basedOn w:val="B"/></w:style>'
+        '<w:style w:styleId="B"><w:basedOn w:val="A"/></w:style></w:styles>'
+    )
+    visible = with_body(body + paragraph(run("End.")))
+    assert text_of(with_part(visible, "word/styles.xml", lambda _: styles.encode())) == f"{expected}\n\nEnd."
+
+
+def test_a_note_goes_with_its_deleted_reference() -> None:
+    reference = "<w:r><w:footnoteReference w:id='{}'/></w:r>"
+    body = paragraph(run("Body.") + reference.format(2) + "<w:del>" + reference.format(3) + "</w:del>")
+    notes = f'<w:footnotes xmlns:w="{WORD}">' + "".join(
+        f"<w:footnote w:id='{number}'>{paragraph(run(text))}</w:footnote>" for number, text in [(2, "Kept."), (3, "Gone.")]
+    )
+    data = with_part(with_body(body), "word/footnotes.xml", lambda _: (notes + "</w:footnotes>").encode())
+    assert text_of(data) == "Body.\n\nKept."
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,46 @@ def test_text_after_deep_nesting_is_not_lost() -> None:
     assert read_html("<div>" * 20_000 + "sâu" + "</div>" * 20_000 + "sau", 100).split() == ["sâu", "sau"]
 
 
-def test_a_script_that_never_ends_hides_the_rest() -> None:
-    with pytest.raises(DocumentError) as caught:
-        extract("a.html", b"<html><script>var a = 1; <p>text", ParseLimits())
-    assert caught.value.code == "empty_file"
+@pytest.mark.parametrize(
+    "tag", "svg math select textarea script style title noscript template iframe object canvas xmp noembed noframes".split()
+)
+@pytest.mark.parametrize("attributes", ["", ' class="a>b"', " data-x='</p>'"])
+def test_an_element_that_never_ends_does_not_hide_the_rest(tag: str, attributes: str) -> None:
+    page = f"<html><body><p>before</p><{tag}{attributes}>inside<p>after İ</p><div>end</div></body></html>"
+    words = extract("a.html", page.encode(), ParseLimits())[1].replace("inside", "").split()
+    assert words == ["before", "after", "İ", "end"]
+
+
+@pytest.mark.parametrize("tag", ["svg", "select", "textarea", "noscript", "template", "iframe", "object"])
+def test_words_after_an_unclosed_element_stay_without_a_block_to_end_it(tag: str) -> None:
+    assert read_html(f"<html><body>before <{tag}> after", 1000).split() == ["before", "after"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<p>a</p><svg><title>t</title><text>drawn</text></svg><p>b</p>",
+        "<p>a</p><svg/><p>b</p>",
+        "<p>a</p><script>if (a < b) { x = '<svg>' + \"<p>\" }</script><p>b</p>",
+        "<p>a</p><select><option>one<option>two</select><p>b</p>",
+        "<p>a</p><select><option>one<option>two</form><p>b</p>",
+        "<p>a</p><textarea><p>typed</p></textarea><p>b</p>",
+        "<p>a</p><noscript><p>enable it</p></noscript><p>b</p>",
+        "<p>a</p><template><div><template>x</template></div></template><p>b</p>",
+        "<p>a</p><!-- <svg> <p>no</p> --><p>b</p>",
+        "<p>a</p><!-- never ends > <p>b</p>",
+        "<p>a</p><style>p::before { content: '<select>' }</style><p>b</p>",
+    ],
+)
+def test_what_is_closed_stays_left_out(page: str) -> None:
+    assert read_html(f"<html><body>{page}</body></html>", 1000).split() == ["a", "b"]
+
+
+@pytest.mark.parametrize("piece", ["<svg>", "<textarea>", "<!--", "<script ", '<svg "', "<svg><p>", "</select>", "<title><p>"])
+def test_many_unclosed_elements_take_linear_time(piece: str) -> None:
+    start = time.process_time()
+    read_html("<html>" + piece * 100_000 + "x", 1_000_000)
+    assert time.process_time() - start < 10
 
 
 def test_a_page_over_the_limit_is_refused_while_reading() -> None:

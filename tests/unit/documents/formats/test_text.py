@@ -107,11 +107,6 @@ def test_text_named_like_a_binary_format_is_refused() -> None:
     assert code_of(b"just some words", "a.docx") == "invalid_file"
 
 
-def test_torn_utf16_is_damaged() -> None:
-    assert code_of(b"\xff\xfeh\0i\0!") == "invalid_file"
-    assert code_of(b"\xff\xfeh\0\x00\xd8i\0") == "invalid_file"
-
-
 def test_text_over_the_limit_is_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         extract("a.txt", "ă".encode() * 1001, ParseLimits(max_characters=1000))
