@@ -1,17 +1,36 @@
 """Bases and shapes shared by all wire types."""
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 
-class LenientModel(BaseModel):
+class NullIsAbsent(BaseModel):
+    """Base of requests: null for a field with a default is as if the field were not there, as many clients send it.
+
+    A field whose default is null keeps it, so that "set to null" and "not sent" stay apart where an update needs that.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        defaulted = {
+            field.alias or name
+            for name, field in cls.model_fields.items()
+            if not field.is_required() and field.default is not None
+        }
+        return {key: value for key, value in data.items() if value is not None or key not in defaulted}
+
+
+class LenientModel(NullIsAbsent):
     """A request object of OpenAI's API: strict types, unknown fields ignored so that newer clients keep working."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
-class ClosedModel(BaseModel):
+class ClosedModel(NullIsAbsent):
     """A request object of the hub's own: strict types, unknown fields refused so that a typo is not ignored."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from aihub.recsys.hyper_parameters import NextItemParameters, RecommendationParameters, TrendingParameters
-from aihub.schemas.common import ClosedModel, ResponseModel
+from aihub.schemas.common import ClosedModel, NullIsAbsent, ResponseModel
 
 ModelType = Literal["recommendation", "trending", "next_item"]
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
@@ -20,7 +20,7 @@ _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_err
 Async = Annotated[bool, Field(alias="async", description="Answer at once with a job to follow.")]
 
 
-class TrainRecommendationRequest(RecommendationParameters):
+class TrainRecommendationRequest(NullIsAbsent, RecommendationParameters):
     """Train the recommender of a store."""
 
     model_config = _STRICT
@@ -31,7 +31,7 @@ class TrainRecommendationRequest(RecommendationParameters):
         return self.model_dump(mode="json", exclude_none=True, exclude={"store_id", "is_async"})
 
 
-class TrainTrendingRequest(TrendingParameters):
+class TrainTrendingRequest(NullIsAbsent, TrendingParameters):
     """Train the sales forecast of a store."""
 
     model_config = _STRICT
@@ -42,7 +42,7 @@ class TrainTrendingRequest(TrendingParameters):
         return self.model_dump(mode="json", exclude_none=True, exclude={"store_id", "is_async"})
 
 
-class TrainNextItemRequest(NextItemParameters):
+class TrainNextItemRequest(NullIsAbsent, NextItemParameters):
     """Train what comes next in a store."""
 
     model_config = _STRICT
