@@ -1,22 +1,25 @@
-"""Tools a model may call, and formats its answer may be held to. Their JSON Schemas are checked before any engine sees them."""
+"""Tools a model may call, and formats its answer may be held to. Schemas that an engine would compile are checked before."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
 from aihub.errors import InvalidRequestError
 from aihub.schemas.common import LenientModel
-from aihub.security.json_schema import check_json_schema, check_length_limits
+from aihub.security.json_schema import LengthLimit, check_json_schema, check_length_limits, drop_null_keywords, schema_bytes
+from aihub.security.limits import MAX_COMPILED_BYTES, MAX_TOOLS_BYTES
 
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Description = Annotated[str, StringConstraints(max_length=16_384)]
+Schema = Annotated[dict[str, Any], BeforeValidator(drop_null_keywords)]
+"""A JSON Schema; keywords that are null are taken as absent."""
 
 
 class Function(LenientModel):
     name: FunctionName
     description: Description | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Schema | None = None
     strict: bool | None = None
 
 
@@ -50,7 +53,7 @@ class JsonSchema(LenientModel):
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: Description | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: Schema = Field(alias="schema")
     strict: bool | None = None
 
 
@@ -63,33 +66,51 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 
 
 def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
-    """Refuse repeated names, dangerous parameter schemas and a choice of something that is not there.
+    """Refuse repeated names, a choice of something that is not there, and schemas that are compiled and must not be.
 
     Raises:
         InvalidRequestError: Names the tool at fault.
     """
     names: set[str] = set()
-    compiled = 0
     for index, tool in enumerate(tools):
-        name = tool.function.name
-        if name in names:
-            raise InvalidRequestError(f"Two tools are named {name!r}; names must differ.", param=f"tools.{index}.function.name")
-        names.add(name)
-        if tool.function.parameters is not None:
-            count = check_json_schema(tool.function.parameters, f"tools.{index}.function.parameters")
-            compiled += count if _must_call(choice, name) else 0
-    check_length_limits(compiled, "tools")
+        if tool.function.name in names:
+            message = f"Two tools are named {tool.function.name!r}; names must differ."
+            raise InvalidRequestError(message, param=f"tools.{index}.function.name")
+        names.add(tool.function.name)
     if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
         raise InvalidRequestError(
             f"'tool_choice' names {choice.function.name!r}, which is not in 'tools'.", param="tool_choice.function.name"
         )
     if choice == "required" and not names:
         raise InvalidRequestError("'tool_choice' is 'required' but 'tools' is empty.", param="tool_choice")
+    _check_schemas(tools, choice)
 
 
-def _must_call(choice: ToolChoice | None, name: str) -> bool:
-    """Whether the engine compiles this tool's schema to a grammar."""
-    return choice == "required" or (isinstance(choice, NamedToolChoice) and choice.function.name == name)
+def _check_schemas(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
+    limits: frozenset[LengthLimit] = frozenset()
+    all_bytes = compiled_bytes = 0
+    for index, tool in enumerate(tools):
+        parameters = tool.function.parameters or {}
+        size = schema_bytes(parameters)
+        all_bytes += size
+        if _is_compiled(tool, choice):
+            compiled_bytes += size
+            limits |= check_json_schema(parameters, f"tools.{index}.function.parameters")
+    for total, most, which in ((all_bytes, MAX_TOOLS_BYTES, ""), (compiled_bytes, MAX_COMPILED_BYTES, "strict or forced ")):
+        if total > most:
+            raise InvalidRequestError(
+                f"The schemas of the {which}tools have {total} bytes; at most {most} are allowed.",
+                param="tools",
+                code="schema_too_large",
+            )
+    check_length_limits(limits, "tools")
+
+
+def _is_compiled(tool: Tool, choice: ToolChoice | None) -> bool:
+    """Whether an engine compiles this tool's schema to a grammar: it is forced, or strict and may be called."""
+    if isinstance(choice, NamedToolChoice):
+        return choice.function.name == tool.function.name
+    return choice == "required" or (choice != "none" and tool.function.strict is True)
 
 
 def check_response_format(response_format: ResponseFormat | None) -> None:
