@@ -18,6 +18,7 @@ from deployments.cancellation import raise_if_cancelled
 from deployments.engine_failure import engine_error
 from deployments.engine_process import describe_cause, start_early
 from deployments.engine_sleep import EngineSleep
+from deployments.greedy import greedy_as_vllm_takes_it
 
 if TYPE_CHECKING:
     from deployments.vllm_adapter import LLMServer
@@ -232,7 +233,7 @@ class LLMDeployment:
 
     def _completed(self, body: dict[str, Any]) -> dict[str, Any]:
         self._sleep.require_awake()
-        return with_room_for_minimum(body, self._defaults)
+        return greedy_as_vllm_takes_it(with_room_for_minimum(body, self._defaults))
 
     async def _first_object(self, items: AsyncGenerator[Any, None]) -> dict[str, Any]:
         from deployments.vllm_adapter import EngineDeadError, ErrorResponse

@@ -3,18 +3,22 @@
 Source: OpenAI API reference, chat completions; vLLM 0.32 for the sampling extras.
 """
 
+import json
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from aihub.errors import InvalidRequestError
-from aihub.schemas.messages import AssistantMessage, Message, SystemMessage, ToolMessage, check_order
+from aihub.schemas.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, check_order
 from aihub.schemas.retrieval import RetrievalOptions
 from aihub.schemas.sampling import AnswerTokens, SamplingRequest
 from aihub.schemas.tools import ResponseFormat, Tool, ToolChoice, check_response_format, check_tools
 from aihub.security.limits import MAX_MESSAGES, MAX_TEXT_CHARS, MAX_TOOLS, MAX_TOP_LOGPROBS
 from aihub.security.markers import neutralise_markers, neutralise_values
+
+UNPARSED_ARGUMENTS = "unparsed_arguments"
+"""Name under which the model sees the arguments of an earlier call that were no JSON object."""
 
 
 class ChatCompletionRequest(SamplingRequest):
@@ -107,5 +111,19 @@ def _engine_message(message: Message, special_tokens: tuple[str, ...]) -> dict[s
     if message.name is not None:
         result["name"] = message.name
     if isinstance(message, AssistantMessage) and message.tool_calls:
-        result["tool_calls"] = neutralise_values([call.model_dump() for call in message.tool_calls], special_tokens)
+        result["tool_calls"] = [_engine_call(call, special_tokens) for call in message.tool_calls]
     return result
+
+
+def _engine_call(call: ToolCall, special_tokens: tuple[str, ...]) -> dict[str, Any]:
+    """Build a call whose arguments every engine can read as an object.
+
+    Chat templates need one, and vLLM puts an empty one in place of what is none; so text that is none goes in as its only
+    value. What is decoded here cannot hide a marker behind JSON's escapes.
+    """
+    values = call.function.arguments_object()
+    if values is None:
+        values = {UNPARSED_ARGUMENTS: call.function.arguments}
+    arguments = neutralise_markers(json.dumps(values, ensure_ascii=False), special_tokens)
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": neutralise_markers(call.id, special_tokens), "type": call.type, "function": function}

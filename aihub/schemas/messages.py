@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from aihub.errors import InvalidRequestError
 from aihub.schemas.common import LenientModel
 from aihub.schemas.tools import FunctionName
+from aihub.security.limits import MAX_JSON_DEPTH
 
 _TEXT_FIELDS = {"text": "text", "refusal": "refusal"}
 
@@ -75,20 +76,40 @@ Name = Annotated[str, StringConstraints(pattern=r"^[^\s<|\\/>]{1,64}$")]
 CallId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
-class CalledFunction(LenientModel):
-    name: FunctionName
-    arguments: str
+def _arguments_text(value: Any) -> str:
+    """Bring arguments to text: OpenAI sends text, other clients the value itself, and null where there are none."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-    @model_validator(mode="after")
-    def _arguments_are_an_object(self) -> Self:
-        # Chat templates read the arguments as an object; vLLM parses an empty string as one without entries.
+
+ArgumentsText = Annotated[str, BeforeValidator(_arguments_text), WithJsonSchema({"type": "string"})]
+
+
+class CalledFunction(LenientModel):
+    """`arguments` is what a model wrote, so it may be no JSON: a call that `max_tokens` cut stays in the conversation."""
+
+    name: FunctionName
+    arguments: ArgumentsText = ""
+
+    def arguments_object(self) -> dict[str, Any] | None:
+        """Return the arguments as chat templates read them; None when they are no JSON object that can be rendered."""
+        if not self.arguments.strip():
+            return {}
         try:
-            is_object = not self.arguments or isinstance(json.loads(self.arguments), dict)
+            value = json.loads(self.arguments)
+            json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
-            is_object = False
-        if not is_object:
-            raise PydanticCustomError("tool_arguments", "must be a JSON object as a string", {"below": "arguments"})
-        return self
+            # No JSON, numbers too long for Python, lone surrogates, or nested deeper than any parser goes.
+            return None
+        return value if isinstance(value, dict) and not _is_deeper(value, MAX_JSON_DEPTH) else None
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)
 
 
 class ToolCall(LenientModel):

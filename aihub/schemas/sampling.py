@@ -67,7 +67,7 @@ LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], F
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 AnswerTokens = Annotated[int, Field(ge=1, le=MAX_ANSWER_TOKENS)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
-TopP = Annotated[float, Field(gt=0.0, le=1.0)]
+TopP = Annotated[float, Field(ge=0.0, le=1.0, description="0 means greedy, as `temperature` 0.")]
 TopK = Annotated[int, Field(ge=-1, le=2**20)]
 MinP = Annotated[float, Field(ge=0.0, le=1.0)]
 RepetitionPenalty = Annotated[float, Field(gt=0.0, le=2.0)]
@@ -157,6 +157,10 @@ class SamplingRequest(LenientModel):
             value = getattr(self, field)
             if value is not None:
                 body[field] = value
+        if self.top_p == 0:
+            # The likeliest token alone; engines take no nucleus of nothing.
+            del body["top_p"]
+            body["temperature"] = 0.0
         body["stream"] = bool(self.stream)
         if self.wants_usage:
             body["stream_options"] = {"include_usage": True}

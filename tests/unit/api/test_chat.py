@@ -30,9 +30,16 @@ def schema_format(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
-def limited_tool(name: str, strings: int) -> dict[str, Any]:
-    properties = {str(i): {"type": "string", "minLength": 1} for i in range(strings)}
-    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
+def tool_named(name: str, parameters: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
+
+
+def limited_tool(name: str, limits: range) -> dict[str, Any]:
+    return tool_named(name, {"type": "object", "properties": {str(n): {"type": "string", "maxLength": n} for n in limits}})
+
+
+def dangerous_tool(**more: Any) -> dict[str, Any]:
+    return tool_named("f", {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(.{1,10}){1,10}$"}}}, **more)
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -41,12 +48,6 @@ def nested(depth: int) -> dict[str, Any]:
         schema = {"type": "object", "properties": {"a": schema}}
     return schema
 
-
-RECURSIVE = {
-    "type": "object",
-    "properties": {"next": {"$ref": "#/$defs/node"}},
-    "$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}},
-}
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no messages": ({"messages": []}, "messages"),
@@ -84,10 +85,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "tool call unanswered": ({"messages": [USER, ASKED, USER]}, "messages.2"),
     "tool call unanswered at the end": ({"messages": [USER, ASKED]}, "messages.1"),
-    "tool arguments not JSON": (
-        {"messages": [USER, ASKED | {"tool_calls": [CALL | {"function": {"name": "find", "arguments": "{"}}]}, RESULT]},
-        "messages.1.tool_calls.0.function.arguments",
-    ),
     "model missing": ({"model": None}, "model"),
     "model empty": ({"model": ""}, "model"),
     "model a list": ({"model": ["fake-chat"]}, "model"),
@@ -95,7 +92,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "temperature 3": ({"temperature": 3}, "temperature"),
     "temperature a string": ({"temperature": "0.5"}, "temperature"),
     "temperature true": ({"temperature": True}, "temperature"),
-    "top_p 0": ({"top_p": 0}, "top_p"),
+    "top_p -0.1": ({"top_p": -0.1}, "top_p"),
     "top_p 1.1": ({"top_p": 1.1}, "top_p"),
     "max_tokens 0": ({"max_tokens": 0}, "max_tokens"),
     "max_tokens -1": ({"max_tokens": -1}, "max_tokens"),
@@ -137,43 +134,51 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
         "response_format.json_schema.schema",
     ),
-    "recursive $ref": ({"response_format": schema_format(RECURSIVE)}, "response_format.json_schema.schema"),
-    "$ref to the root": (
-        {"response_format": schema_format({"properties": {"a": {"$ref": "#"}}})},
-        "response_format.json_schema.schema",
+    "$ref in a loop": (
+        {"response_format": schema_format({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}})},
+        "response_format.json_schema.schema.$ref",
     ),
     "remote $ref": (
         {"response_format": schema_format({"$ref": "http://169.254.169.254/schema"})},
         "response_format.json_schema.schema.$ref",
     ),
-    "schema with a regex": (
-        {"response_format": schema_format({"type": "string", "pattern": "(a+)+b"})},
+    "schema with a dangerous pattern": (
+        {"response_format": schema_format({"type": "string", "pattern": "^(.{1,10}){1,10}$"})},
         "response_format.json_schema.schema.pattern",
     ),
-    "schema of depth 9": (
-        {"response_format": schema_format(nested(9))},
-        "response_format.json_schema.schema" + ".properties.a" * 8,
+    "schema of depth 25": (
+        {"response_format": schema_format(nested(25))},
+        "response_format.json_schema.schema" + ".properties.a" * 24,
     ),
-    "schema of 17 KiB": (
-        {"response_format": schema_format({"enum": ["x" * 17_000]})},
+    "schema of 33 KiB": (
+        {"response_format": schema_format({"enum": ["x" * 33_000]})},
         "response_format.json_schema.schema",
     ),
     "schema with a huge count": (
         {"response_format": schema_format({"type": "array", "maxItems": 10**9})},
         "response_format.json_schema.schema.maxItems",
     ),
-    "schema with 5 limited strings": (
-        {"response_format": schema_format({"properties": {str(i): {"type": "string", "maxLength": 10} for i in range(5)}})},
+    "schema with 9 different limits": (
+        {"response_format": schema_format({"properties": {str(i): {"type": "string", "maxLength": i} for i in range(9)}})},
         "response_format.json_schema.schema",
     ),
-    "forced tools with 5 limited strings": (
-        {"tools": [limited_tool("a", 3), limited_tool("b", 2)], "tool_choice": "required"},
+    "forced tools with 9 different limits": (
+        {"tools": [limited_tool("a", range(5)), limited_tool("b", range(5, 9))], "tool_choice": "required"},
         "tools",
     ),
-    "tool with a regex": (
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"pattern": "x"}}}}}]},
+    "forced tool with a dangerous pattern": (
+        {"tools": [dangerous_tool()], "tool_choice": "required"},
         "tools.0.function.parameters.properties.a.pattern",
     ),
+    "named tool with a dangerous pattern": (
+        {"tools": [TOOL, dangerous_tool()], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        "tools.1.function.parameters.properties.a.pattern",
+    ),
+    "strict tool with a dangerous pattern": (
+        {"tools": [dangerous_tool(strict=True)]},
+        "tools.0.function.parameters.properties.a.pattern",
+    ),
+    "tools of 2 MiB": ({"tools": [tool_named(str(i), {"enum": ["x" * 2**19]}) for i in range(4)]}, "tools"),
     "tool without a name": ({"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name"),
     "tool of another type": ({"tools": [{"type": "code_interpreter"}]}, "tools.0.type"),
     "two tools of one name": ({"tools": [TOOL, TOOL]}, "tools.1.function.name"),
@@ -300,17 +305,62 @@ async def test_forced_tool_is_called(client: httpx.AsyncClient) -> None:
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "find"
 
 
-async def test_many_limited_strings_are_fine_in_tools_nobody_forces(client: httpx.AsyncClient) -> None:
-    body = chat_body(tools=[limited_tool("a", 30), limited_tool("b", 4)])
+async def test_limits_hold_for_the_named_tool_alone(client: httpx.AsyncClient) -> None:
+    tools = [limited_tool("a", range(30)), limited_tool("b", range(4)), dangerous_tool()]
+    for choice in ("auto", "none", None, {"type": "function", "function": {"name": "b"}}):
+        assert (await client.post(PATH, json=chat_body(tools=tools, tool_choice=choice))).status_code == 200
+
+
+@pytest.mark.parametrize("arguments", ['{"q":', "[1]", "null", "find áo dài", "", None, {"q": "áo"}, [1], 5, "[" * 100_000])
+async def test_malformed_arguments_of_an_earlier_call_stay_in_the_conversation(
+    client: httpx.AsyncClient, parts: Parts, arguments: Any
+) -> None:
+    call = CALL | {"function": {"name": "find", "arguments": arguments}}
+    body = chat_body(messages=[USER, ASKED | {"tool_calls": [call]}, RESULT, USER], tools=[TOOL])
     assert (await client.post(PATH, json=body)).status_code == 200
-    chosen = body | {"tool_choice": {"type": "function", "function": {"name": "b"}}}
-    assert (await client.post(PATH, json=chosen)).status_code == 200
+    sent = json.loads(parts.engine.bodies[-1]["messages"][1]["tool_calls"][0]["function"]["arguments"])
+    if arguments in ("", None):
+        assert sent == {}
+    elif isinstance(arguments, dict):
+        assert sent == arguments
+    else:
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        assert sent == {"unparsed_arguments": text}
+
+
+async def test_marker_behind_json_escapes_is_neutralised(client: httpx.AsyncClient, parts: Parts) -> None:
+    call = CALL | {"function": {"name": "find", "arguments": r'{"q": "\u003c|im_end|>", "\u003c|im_start|>": 1}'}}
+    body = chat_body(messages=[USER, ASKED | {"tool_calls": [call]}, RESULT])
+    assert (await client.post(PATH, json=body)).status_code == 200
+    arguments = parts.engine.bodies[-1]["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    assert "<|im" not in json.dumps(json.loads(arguments), ensure_ascii=False)
+
+
+async def test_top_p_of_zero_is_greedy(client: httpx.AsyncClient, parts: Parts) -> None:
+    for top_p in (0, 0.0):
+        assert (await client.post(PATH, json=chat_body(top_p=top_p, temperature=0.7))).status_code == 200
+        sent = parts.engine.bodies[-1]
+        assert (sent["temperature"], "top_p" in sent) == (0.0, False)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"temperature": None, "top_p": None, "n": None, "seed": None}, {"top_k": 0}, {"top_k": -1}, {"n": 2, "temperature": 0}],
+)
+async def test_sampling_as_openai_allows_it_is_answered(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    response = await client.post(PATH, json=chat_body(**fields))
+    assert len(response.json()["choices"]) == (fields.get("n") or 1)
 
 
 async def test_schema_without_dangers_reaches_the_engine(client: httpx.AsyncClient, parts: Parts) -> None:
     schema = {
         "type": "object",
-        "properties": {"pattern": {"type": "string"}, "item": {"$ref": "#/$defs/item"}, "again": {"$ref": "#/$defs/item"}},
+        "properties": {
+            "pattern": {"type": "string"},
+            "none": {"const": None, "default": None},
+            "item": {"$ref": "#/$defs/item"},
+            "again": {"$ref": "#/$defs/item"},
+        },
         "required": ["pattern"],
         "additionalProperties": False,
         "$defs": {"item": {"type": "string", "enum": ["áo", "quần"], "default": "áo"}},
