@@ -191,6 +191,7 @@ class LLMDeployment:
         """Start vLLM; its engine's process imports it while this one does."""
         process = start_early(engine.device)
         try:
+            from deployments.cut_calls import answer_cut_calls
             from deployments.vllm_adapter import LLMConfig, release_cache_pages, start_server
 
             config = LLMConfig(
@@ -202,6 +203,7 @@ class LLMDeployment:
             )
             server = await start_server(config, process)
             await release_cache_pages(server)
+            answer_cut_calls(server)
             return server
         except Exception as error:
             causes = process.causes() or [describe_cause(error)]

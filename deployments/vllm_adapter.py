@@ -14,7 +14,11 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig, LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.generate.base.protocol import DeltaMessage, ExtractedToolCallInformation, FunctionCall, ToolCall
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.parser.abstract_parser import DelegatingParser
+from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
+from vllm.tool_parsers.utils import partial_tag_overlap
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -25,14 +29,21 @@ from deployments.engine_process import EarlyContext, EarlyProcess
 __all__ = [
     "ChatCompletionRequest",
     "CompletionRequest",
+    "DelegatingParser",
+    "DeltaMessage",
     "EngineDeadError",
     "ErrorResponse",
+    "ExtractedToolCallInformation",
+    "FunctionCall",
+    "Hermes2ProToolParser",
     "LLMConfig",
     "LLMServer",
     "TokenizeChatRequest",
     "TokenizeResponse",
+    "ToolCall",
     "absent_cache_bytes",
     "device_bytes",
+    "partial_tag_overlap",
     "put_engine_to_sleep",
     "release_cache_pages",
     "reset_prefix_cache",
