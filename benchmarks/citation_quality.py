@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.invented_facts import FACTS
 from pipelines.citations import CitableSource, Citation, find_citations
 
 SOURCES = 5
@@ -51,6 +52,26 @@ def main() -> None:
         ("vi without tone marks", "vi", without_marks),
     ):
         print(row(name, list(cases(data / language)), typed))
+    for language in ("en", "vi"):
+        cited, answers = invented(language)
+        print(
+            f"invented facts, {language}: {cited} of {answers} short or reworded answers are cited by the sentence with the fact"
+        )
+
+
+def invented(language: str) -> tuple[int, int]:
+    """Return how many answers about invented facts are cited by the sentence that holds the fact, and how many there are."""
+    facts = [fact for fact in FACTS if fact.language == language]
+    sources = [
+        CitableSource(n, fact.sentence, fact.sentence, f"{fact.before} {fact.sentence} {fact.after}", 0)
+        for n, fact in enumerate(facts, start=1)
+    ]
+    answers = [(fact, answer) for fact in facts for answer in fact.answers]
+    cited = sum(
+        any(citation.file_id == fact.sentence and fact.sentence in citation.quote for citation in found)
+        for fact, found in ((fact, find_citations(answer, fact.question, sources)) for fact, answer in answers)
+    )
+    return cited, len(answers)
 
 
 def row(name: str, cases: list[Case], typed: Callable[[str], str]) -> str:

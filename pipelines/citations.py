@@ -4,16 +4,18 @@ Found after generation, from words alone, so that it works with models too small
 statement of the answer by the share of the statement's content words it holds, rare words counting more (inverse
 sentence frequency over all sources). Words the statement repeats from the question count less, since every source about
 the topic has them; the question's words then decide between sentences with the same fact. `[n]` in the answer is honoured.
+An answer in other words is supported by the sentence that holds its numbers and names, see `pipelines.fact_support`.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aihub.documents.sentences import sentences
-from pipelines.words import Word, content_words, words
+from pipelines.fact_support import holding_sentences, is_polar
+from pipelines.sentence_index import CitableSource, SentenceIndex
+from pipelines.words import Word, content_words
 
 MIN_SUPPORT = 0.5
 """A quote must hold more than this share of what a statement adds to the question, by word weight."""
@@ -26,29 +28,11 @@ RELATIVE_SUPPORT = 0.85
 
 QUESTION_WORD_WEIGHT = 0.3
 QUESTION_MATCH_WEIGHT = 0.35
-FOLDED_MATCH = 0.6
 WORTHWHILE_GAIN = 0.2
 MAX_QUOTE_SENTENCES = 3
 
 _MARKERS = re.compile(r"\[\d{1,3}(?:\s*,\s*\d{1,3})*\]")
 _LEADING_MARKERS = re.compile(r"\s*(?:\[\d{1,3}(?:\s*,\s*\d{1,3})*\]\s*)+")
-
-
-@dataclass(frozen=True, slots=True)
-class CitableSource:
-    """A chunk the model saw.
-
-    Attributes:
-        number: Its `[n]` in the prompt.
-        text: Exact substring of the document's text from `start_char`.
-        start_char: Offset of `text` in the document's text, in Unicode code points.
-    """
-
-    number: int
-    file_id: str
-    filename: str
-    text: str
-    start_char: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +83,6 @@ class _Statement:
     numbers: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Sentence:
-    """A sentence of a source, by source position and local offsets."""
-
-    source: int
-    start: int
-    end: int
-
-
 def find_citations(answer: str, question: str, sources: Sequence[CitableSource], *, per_source: int = 1) -> list[Citation]:
     """Find the best supporting quote of each source, best supported first.
 
@@ -119,62 +94,19 @@ def find_citations(answer: str, question: str, sources: Sequence[CitableSource],
     """
     if not answer.strip() or not sources:
         return []
-    index = _SentenceIndex(sources)
+    index = SentenceIndex(sources)
     asked = {word: index.rarity(word) for word in content_words(question)}
     answers_question = index.scores(asked)
     found: list[Citation] = []
     for statement in _statements(answer, index, asked):
         found += _supports(statement, index, answers_question)
+    for end, text in _answer_sentences(answer):
+        found += _facts(end, _MARKERS.sub(" ", text), question, index, found)
     found.sort(key=lambda citation: -citation.support)
     return _list_safe(_select(found, per_source))
 
 
-class _SentenceIndex:
-    """Words to the sentences of all sources that hold them."""
-
-    def __init__(self, sources: Sequence[CitableSource]) -> None:
-        self.sources = sources
-        self.sentences: list[_Sentence] = []
-        self._exact: dict[str, set[int]] = {}
-        self._plain: dict[str, set[int]] = {}
-        self._matches: dict[Word, dict[int, float]] = {}
-        for position, source in enumerate(sources):
-            for start, end in sentences(source.text):
-                for word in words(source.text[start:end]):
-                    self._exact.setdefault(word.exact, set()).add(len(self.sentences))
-                    self._plain.setdefault(word.plain, set()).add(len(self.sentences))
-                self.sentences.append(_Sentence(position, start, end))
-
-    def matches(self, word: Word) -> Mapping[int, float]:
-        """Return the sentences with the word and how surely it is the same word: tone marks may lack on one side only."""
-        if word not in self._matches:
-            folded = (self._exact if word.is_marked else self._plain).get(word.plain, set())
-            exact = self._exact.get(word.exact, set())
-            self._matches[word] = dict.fromkeys(folded, FOLDED_MATCH) | dict.fromkeys(exact, 1.0)
-        return self._matches[word]
-
-    def rarity(self, word: Word) -> float:
-        """Return BM25's inverse frequency over sentences; a word of no sentence counts as one of a single sentence."""
-        frequency = max(len(self.matches(word)), 1)
-        return math.log(1.0 + (len(self.sentences) - frequency + 0.5) / (frequency + 0.5))
-
-    def scores(self, weights: Mapping[Word, float]) -> dict[int, float]:
-        """Return the share of the words' weight that each sentence holds; those without any are left out."""
-        total = sum(weights.values())
-        scores: dict[int, float] = {}
-        for word, weight in weights.items():
-            for sentence, strength in self.matches(word).items():
-                scores[sentence] = scores.get(sentence, 0.0) + weight * strength / total
-        return scores
-
-    def share(self, weights: Mapping[Word, float], first: int, last: int) -> float:
-        """Return the share of the words' weight that the sentences from `first` to `last` hold together."""
-        window = range(first, last + 1)
-        held = (weight * max(self.matches(word).get(n, 0.0) for n in window) for word, weight in weights.items())
-        return sum(held) / sum(weights.values())
-
-
-def _statements(answer: str, index: _SentenceIndex, asked: Mapping[Word, float]) -> Iterator[_Statement]:
+def _statements(answer: str, index: SentenceIndex, asked: Mapping[Word, float]) -> Iterator[_Statement]:
     repeated = {word.plain for word in asked}
     for end, text in _answer_sentences(answer):
         numbers = frozenset(int(n) for marker in _MARKERS.findall(text) for n in re.findall(r"\d+", marker))
@@ -198,7 +130,7 @@ def _answer_sentences(answer: str) -> Iterator[tuple[int, str]]:
         yield end, answer[start:end]
 
 
-def _supports(statement: _Statement, index: _SentenceIndex, answers_question: Mapping[int, float]) -> list[Citation]:
+def _supports(statement: _Statement, index: SentenceIndex, answers_question: Mapping[int, float]) -> list[Citation]:
     scores = {
         sentence: score + QUESTION_MATCH_WEIGHT * answers_question.get(sentence, 0.0)
         for sentence, score in index.scores(statement.weights).items()
@@ -216,10 +148,27 @@ def _supports(statement: _Statement, index: _SentenceIndex, answers_question: Ma
             gained = index.share(statement.weights, first, last) - index.share(statement.weights, sentence, sentence)
             supports.append((scores[sentence] + gained + (1.0 if named else 0.0), first, last))
     strongest = max((support for support, _, _ in supports), default=0.0)
-    return [_citation(statement, index, *support) for support in supports if support[0] >= RELATIVE_SUPPORT * strongest]
+    return [_citation(statement.end, index, *support) for support in supports if support[0] >= RELATIVE_SUPPORT * strongest]
 
 
-def _widen(sentence: int, weights: Mapping[Word, float], index: _SentenceIndex) -> tuple[int, int]:
+def _facts(end: int, text: str, question: str, index: SentenceIndex, found: Sequence[Citation]) -> list[Citation]:
+    """Cite the sentences that hold the facts of a statement, unless a quote for it has them already."""
+    holding = holding_sentences(text, question, index)
+    cited = {(citation.number, citation.start_char, citation.end_char) for citation in found if citation.index == end}
+    # Who or what is asked about often stands in the sentence beside.
+    asked = {word: index.rarity(word) for word in content_words(question)} if is_polar(text, question) else {}
+    spans = [(*(_widen(sentence, asked, index) if asked else (sentence, sentence)), support) for sentence, support in holding]
+    citations = [_citation(end, index, support, first, last) for first, last, support in spans]
+    return [] if any(_is_within(citation, cited) for citation in citations) else citations
+
+
+def _is_within(citation: Citation, places: Collection[tuple[int, int, int]]) -> bool:
+    return any(
+        number == citation.number and start <= citation.start_char and citation.end_char <= end for number, start, end in places
+    )
+
+
+def _widen(sentence: int, weights: Mapping[Word, float], index: SentenceIndex) -> tuple[int, int]:
     """Take in neighbouring sentences of the same source while each adds a fair share of the statement."""
     first = last = sentence
     share = index.share(weights, first, last)
@@ -237,11 +186,11 @@ def _widen(sentence: int, weights: Mapping[Word, float], index: _SentenceIndex) 
     return first, last
 
 
-def _citation(statement: _Statement, index: _SentenceIndex, support: float, first: int, last: int) -> Citation:
+def _citation(answer_end: int, index: SentenceIndex, support: float, first: int, last: int) -> Citation:
     source = index.sources[index.sentences[first].source]
     start, end = index.sentences[first].start, index.sentences[last].end
     return Citation(
-        index=statement.end,
+        index=answer_end,
         number=source.number,
         file_id=source.file_id,
         filename=source.filename,
