@@ -54,9 +54,7 @@ def main() -> None:
         print(row(name, list(cases(data / language)), typed))
     for language in ("en", "vi"):
         cited, answers = invented(language)
-        print(
-            f"invented facts, {language}: {cited} of {answers} short or reworded answers are cited by the sentence with the fact"
-        )
+        print(f"invented facts, {language}: {cited} of {answers} short or reworded answers are cited by their sentence")
 
 
 def invented(language: str) -> tuple[int, int]:

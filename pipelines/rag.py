@@ -24,6 +24,9 @@ from pipelines.retrieve import Retrieval, ScoredChunk
 from pipelines.sse import DONE, data_event, events, payload
 from pipelines.store_models import require_same_model
 
+MIN_RELEVANCE = 0.1
+"""Score below which a chunk is no source. Low, as a question like "and on Sundays?" has few words to be found by."""
+
 
 class ChunkFinder(Protocol):
     """`pipelines.retrieve.Retriever`."""
@@ -143,9 +146,10 @@ class RagPipeline:
             principal.tenant_id, stores, query.text, top_k=options.top_k, mode=options.mode, filters=filter_tree(options.filters)
         )
         found_s = time.perf_counter()
+        relevant = [chunk for chunk in found.hits if chunk.score >= _threshold(options)]
         sources = [
             SourceText(rank, chunk.hit.filename, neutralise_markers(chunk.hit.text, special_tokens))
-            for rank, chunk in enumerate(found.hits, start=1)
+            for rank, chunk in enumerate(relevant, start=1)
         ]
         prompt = await fit_sources(
             engine,
@@ -261,6 +265,13 @@ def _chunk_object(chunk: ScoredChunk, *, used: bool) -> dict[str, Any]:
         "used": used,
         "attributes": hit.attributes,
     }
+
+
+def _threshold(options: RetrievalOptions) -> float:
+    """Return the least score of a source; the scores of one ranker alone are on no common scale."""
+    if options.score_threshold is not None:
+        return options.score_threshold
+    return MIN_RELEVANCE if options.mode == "hybrid" else 0.0
 
 
 def _question(request: ChatCompletionRequest) -> str:

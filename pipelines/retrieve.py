@@ -18,6 +18,7 @@ from aihub.retrieval.cache import LexicalIndexCache
 from aihub.retrieval.fusion import fuse
 from aihub.retrieval.postings import PostingsBlock
 from aihub.retrieval.query_language import language_counts, query_language, store_languages, vector_weight
+from aihub.retrieval.relevance import descending, relevance
 from aihub.storage.records import ChunkHit, VectorStoreRecord
 
 CANDIDATES = 100
@@ -29,7 +30,8 @@ class ScoredChunk:
     """A found chunk.
 
     Attributes:
-        score: 0 to 1; compares the chunks of one query.
+        score: 0 to 1. In hybrid search it is the relevance (`aihub.retrieval.relevance`) and compares across queries; else the
+            score of the one ranker.
         text_score: Share of the most BM25 could give, None when BM25 did not find it.
         vector_score: Cosine similarity cut to 0..1, None when the vectors did not find it.
     """
@@ -142,8 +144,10 @@ class Retriever:
             raise failed.exceptions[0] from None
         text, weight = by_text.result()
         vectors = by_vectors.result()
-        ranked = fuse(text, [(hit.chunk_id, hit.score) for hit in vectors], vector_weight=weight)
-        return _Found(ranked, vectors, dict(text))
+        cosines = [(hit.chunk_id, hit.score) for hit in vectors]
+        ranked = [chunk_id for chunk_id, _ in fuse(text, cosines, vector_weight=weight)]
+        scores = _relevance(ranked, dict(text), dict(cosines), weight)
+        return _Found([(chunk_id, scores[chunk_id]) for chunk_id in ranked], vectors, dict(text))
 
     async def _by_vectors(self, search: "_Search", watch: "_Stopwatch") -> list[ChunkHit]:
         with watch.measure("embed"):
@@ -203,6 +207,13 @@ def _search_text(
     query = match_query(blocks, analyse_query(search.query, languages))
     weight = vector_weight(query_language(blocks, query, languages), known_languages)
     return rank(blocks, query, search.limit, search.files), weight
+
+
+def _relevance(ranked: list[int], text: dict[int, float], cosines: dict[int, float], weight: float) -> dict[int, float]:
+    """Score a ranking; a chunk the vectors did not find is no closer than the last that they found."""
+    least = min(cosines.values(), default=0.0)
+    known = {chunk_id: relevance(cosines.get(chunk_id, least), text.get(chunk_id, 0.0), weight) for chunk_id in ranked}
+    return descending(ranked, known)
 
 
 def _scored(hits: list[ChunkHit], found: _Found) -> list[ScoredChunk]:

@@ -44,7 +44,7 @@ def test_wrong_number_or_name_is_not_cited(number: int) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["No information about this is in the sources.", "I don't know.", "Không có thông tin.", "The documents do not say."],
+    ["No information about this was found.", "I don't know.", "Không có thông tin.", "The documents do not say."],
 )
 @pytest.mark.parametrize("number", [0, 3, 4, 15])
 def test_refusal_is_not_cited(number: int, answer: str) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from aihub.engines.fake_chat import FakeChatEngine
 from aihub.errors import ConflictError, ContextLengthError, InvalidRequestError, NotFoundError, StorageUnavailableError
 from pipelines.prompts import load_prompts
+from pipelines.retrieve import ScoredChunk
 from tests.unit.pipelines.rag_parts import BATTERY, CALLER, PHO, REFUNDS, Hub, chunk, data_of, hub, request, store, transcript
 
 ANSWER = "The battery lasts 38 hours."
@@ -77,6 +79,39 @@ async def test_retrieval_object_reports_every_chunk() -> None:
         "attributes": {"year": 2024.0},
     }
     assert [c["score"] for c in report["chunks"]] == [1.0, 0.5]
+
+
+def faint(*scores: float) -> list[ScoredChunk]:
+    return [replace(chunk(BATTERY, rank=rank), score=score) for rank, score in enumerate(scores, start=1)]
+
+
+async def test_chunks_below_the_threshold_are_no_sources() -> None:
+    parts = hub(found=faint(0.8, 0.09), answer=says(ANSWER))
+    answer = await answered(parts)
+    assert [c["used"] for c in answer["retrieval"]["chunks"]] == [True, False]
+    assert {a["file_id"] for a in answer["choices"][0]["message"]["annotations"]} == {"file-1"}
+
+
+async def test_nothing_over_the_threshold_is_answered_as_nothing_found() -> None:
+    parts = hub(found=faint(0.09, 0.01), answer=says(ANSWER))
+    answer = await answered(parts)
+    assert answer["choices"][0]["message"]["annotations"] == []
+    assert [c["used"] for c in answer["retrieval"]["chunks"]] == [False, False]
+    assert load_prompts().for_text("How").no_sources in prompt_of(parts)
+    assert BATTERY not in prompt_of(parts)
+
+
+async def test_caller_sets_the_threshold() -> None:
+    for threshold, used in ((0.0, [True, True]), (0.5, [True, False]), (None, [True, False])):
+        retrieval = {"vector_store_ids": ["vs_shop"], "score_threshold": threshold}
+        report = (await answered(hub(found=faint(0.8, 0.05), answer=says(ANSWER)), retrieval=retrieval))["retrieval"]
+        assert [c["used"] for c in report["chunks"]] == used
+
+
+async def test_scores_of_one_ranker_are_not_held_to_the_threshold_of_hybrid() -> None:
+    retrieval = {"vector_store_ids": ["vs_shop"], "mode": "text"}
+    report = (await answered(hub(found=faint(0.05), answer=says(ANSWER)), retrieval=retrieval))["retrieval"]
+    assert [c["used"] for c in report["chunks"]] == [True]
 
 
 async def test_time_of_each_stage_is_reported() -> None:

@@ -20,7 +20,7 @@ def test_forms_of_one_number_are_equal(texts: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["3 May 1987", "May 3, 1987", "May 3rd, 1987", "3rd of May 1987", "1987-05-03", "03/05/1987", "ngày 3 tháng 5 năm 1987"],
+    ["3 May 1987", "May 3, 1987", "May 3rd, 1987", "3rd of May 1987", "1987-05-03", "ngày 3 tháng 5 năm 1987"],
 )
 def test_forms_of_one_date_are_equal(text: str) -> None:
     assert set(written_values(text)) == {frozenset({value}) for value in ("3", "5", "1987")}
