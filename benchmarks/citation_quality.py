@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.invented_facts import FACTS
-from pipelines.citations import CitableSource, Citation, find_citations
+from pipelines.citations import Citation, find_citations
+from pipelines.sentence_index import CitableSource
 
 SOURCES = 5
 

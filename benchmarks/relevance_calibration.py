@@ -175,8 +175,8 @@ def candidates(
 
 def report(asked: list[Asked]) -> None:
     fit, held = asked[::2], asked[1::2]
-    for name, weighs in (("known language", lambda c: c.weight == 1), ("other language", lambda c: c.weight < 1)):
-        rows = [c for item in fit for c in item.candidates if weighs(c)]
+    for name, is_known in (("known language", True), ("other language", False)):
+        rows = [c for item in fit for c in item.candidates if (c.weight == 1) == is_known]
         if rows:
             print(f"{name:<18} {fitted(rows)}")
     print(f"{'held-out questions':<26}{'':>6}" + "".join(f"{threshold:>8.2f}" for threshold in THRESHOLDS))
@@ -191,7 +191,7 @@ def report(asked: list[Asked]) -> None:
 
 
 def fitted(rows: list[Candidate]) -> str:
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
     features = np.array([[c.cosine if c.weight == 1 else 0.0, c.text] for c in rows])
     labels = np.array([c.is_right for c in rows])

@@ -16,11 +16,12 @@ from aihub.schemas.retrieval import RetrievalOptions
 from aihub.security.markers import neutralise_markers
 from aihub.security.principal import Principal
 from aihub.storage.records import VectorStoreRecord
-from pipelines.citations import CitableSource, find_citations
+from pipelines.citations import find_citations
 from pipelines.fit import SourceText, fit_sources
 from pipelines.prompts import Prompts
 from pipelines.query import QueryChooser, SearchQuery
 from pipelines.retrieve import Retrieval, ScoredChunk
+from pipelines.sentence_index import CitableSource
 from pipelines.sse import DONE, data_event, events, payload
 from pipelines.store_models import require_same_model
 

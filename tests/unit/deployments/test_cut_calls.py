@@ -20,7 +20,7 @@ CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Hà Nội", 
 SECOND = '\n<tool_call>\n{"name": "get_time", "arguments": {"zone": "a<b>"}}\n</tool_call>'
 
 
-class VllmParser(DelegatingParser):
+class VllmParser(DelegatingParser):  # type: ignore[misc]  # vLLM's is untyped here
     tool_parser_cls = Hermes2ProToolParser
 
 
@@ -45,7 +45,8 @@ def whole(text: str, choice: Any = "auto") -> tuple[str, list[tuple[str, str]]]:
 
 def streamed(text: str, choice: Any = "auto", *, step: int = 1) -> tuple[str, list[tuple[str, str]]]:
     reader = parser()
-    content, calls = "", {}
+    content = ""
+    calls: dict[int, tuple[str, str]] = {}
     pieces = [text[i : i + step] for i in range(0, len(text), step)] or [""]
     for number, piece in enumerate(pieces):
         last = number == len(pieces) - 1

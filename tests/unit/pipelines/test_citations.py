@@ -1,6 +1,7 @@
 import pytest
 
-from pipelines.citations import CitableSource, find_citations
+from pipelines.citations import find_citations
+from pipelines.sentence_index import CitableSource
 
 FACTS = "The Falcon X2 battery lasts 38 hours. It weighs 240 grams. The case is made of aluminium."
 REFUNDS = "Refunds are paid within 14 days. Shipping costs are not refunded. Write to returns@example.com."

@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.invented_facts import FACTS, InventedFact
-from pipelines.citations import CitableSource, Citation, find_citations
+from pipelines.citations import Citation, find_citations
+from pipelines.sentence_index import CitableSource
 
 CASES = [(number, answer) for number, fact in enumerate(FACTS) for answer in fact.answers]
 
