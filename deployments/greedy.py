@@ -1,13 +1,17 @@
-"""Greedy requests in the only form vLLM takes: it refuses several answers of one, and a nucleus of nothing."""
+"""Several answers of a greedy request, which vLLM refuses and OpenAI allows."""
 
+from collections.abc import Mapping
 from typing import Any
 
 
-def greedy_as_vllm_takes_it(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the body with `top_p` 0 as `temperature` 0, and that with `n` over 1 as a draw among the one likeliest token."""
-    if body.get("top_p") == 0:
-        body = {name: value for name, value in body.items() if name != "top_p"} | {"temperature": 0.0}
-    if body.get("temperature") != 0 or (body.get("n") or 1) == 1:
+def several_greedy(body: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body that vLLM takes: with `n` over 1, greedy becomes a draw among the one likeliest token, which is the same.
+
+    Args:
+        defaults: What a request gets where it says nothing, by field.
+    """
+    asked = body.get("temperature")
+    temperature = defaults.get("temperature") if asked is None else asked
+    if temperature != 0 or (body.get("n") or 1) == 1:
         return body
-    kept = {name: value for name, value in body.items() if name not in {"top_p", "min_p"}}
-    return kept | {"temperature": 1.0, "top_k": 1}
+    return body | {"temperature": 1.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}

@@ -18,7 +18,7 @@ from deployments.cancellation import raise_if_cancelled
 from deployments.engine_failure import engine_error
 from deployments.engine_process import describe_cause, start_early
 from deployments.engine_sleep import EngineSleep
-from deployments.greedy import greedy_as_vllm_takes_it
+from deployments.greedy import several_greedy
 
 if TYPE_CHECKING:
     from deployments.vllm_adapter import LLMServer
@@ -235,7 +235,7 @@ class LLMDeployment:
 
     def _completed(self, body: dict[str, Any]) -> dict[str, Any]:
         self._sleep.require_awake()
-        return greedy_as_vllm_takes_it(with_room_for_minimum(body, self._defaults))
+        return several_greedy(with_room_for_minimum(body, self._defaults), self._defaults)
 
     async def _first_object(self, items: AsyncGenerator[Any, None]) -> dict[str, Any]:
         from deployments.vllm_adapter import EngineDeadError, ErrorResponse

@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 from aihub.schemas.answers import AnswerModel, Usage
 from aihub.schemas.chat import ChatCompletionRequest
 from aihub.schemas.common import ClosedModel, ModelName
-from aihub.schemas.sampling import AnswerTokens, Temperature, TopP
+from aihub.schemas.sampling import AnswerTokens, AskedTopP, Temperature
 from aihub.schemas.validation import validate
 from aihub.security.limits import MAX_TEXT_CHARS
 
@@ -18,7 +18,7 @@ class GenerateRequest(ClosedModel):
     prompt: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
     max_tokens: AnswerTokens = 256
     temperature: Temperature | None = None
-    top_p: TopP | None = None
+    top_p: AskedTopP | None = None
     do_sample: bool = Field(default=True, description="false answers with the likeliest words: temperature 0.")
     model: ModelName = Field(default="auto", description="Model id; `auto` lets the hub choose.")
     stream: bool = Field(default=False, description="Answer with server-sent events of OpenAI's `chat.completion.chunk`.")

@@ -67,7 +67,8 @@ LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], F
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 AnswerTokens = Annotated[int, Field(ge=1, le=MAX_ANSWER_TOKENS)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
-TopP = Annotated[float, Field(ge=0.0, le=1.0, description="0 means greedy, as `temperature` 0.")]
+TopP = Annotated[float, Field(gt=0.0, le=1.0)]
+AskedTopP = Annotated[float, Field(ge=0.0, le=1.0, description="0 means greedy, as `temperature` 0.")]
 TopK = Annotated[int, Field(ge=-1, le=2**20)]
 MinP = Annotated[float, Field(ge=0.0, le=1.0)]
 RepetitionPenalty = Annotated[float, Field(gt=0.0, le=2.0)]
@@ -117,7 +118,7 @@ class SamplingRequest(LenientModel):
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None
     top_k: TopK | None = None
-    top_p: TopP | None = None
+    top_p: AskedTopP | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = None
 
     @model_validator(mode="before")

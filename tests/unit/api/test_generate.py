@@ -84,7 +84,7 @@ async def test_stream_is_chunks_usage_and_done(http: httpx.AsyncClient) -> None:
         ({"max_tokens": 10**9}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": 3}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
         ({"do_sample": "false"}, "do_sample"),
         ({"stream": "true"}, "stream"),

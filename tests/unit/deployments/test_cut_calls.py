@@ -132,10 +132,17 @@ def test_several_greedy_answers_are_taken(fields: dict[str, Any]) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
     with pytest.raises(VLLMValidationError, match="greedy"):
         ChatCompletionRequest.model_validate(body).to_sampling_params(5, {})
-    taken = ChatCompletionRequest.model_validate(several_greedy(body)).to_sampling_params(5, {})
+    taken = ChatCompletionRequest.model_validate(several_greedy(body, {})).to_sampling_params(5, {})
     assert (taken.n, taken.top_k, taken.top_p) == (fields["n"], 1, 1.0)
 
 
 def test_one_greedy_answer_is_left_as_it_is() -> None:
     body = {"n": 1, "temperature": 0, "top_p": 0.5}
-    assert several_greedy(body) is body
+    assert several_greedy(body, {}) is body
+
+
+def test_greedy_by_default_is_taken_too() -> None:
+    body = {"n": 2, "top_k": 5}
+    assert several_greedy(body, {"temperature": 0.0}) == {"n": 2, "temperature": 1.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}
+    assert several_greedy(body, {"temperature": 0.7}) is body
+    assert several_greedy(body | {"temperature": 0.5}, {"temperature": 0.0})["temperature"] == 0.5
