@@ -5,6 +5,7 @@ gives `{}` as arguments when a stream ends right after a name, keeps back the st
 a finished one. Imported in a model's replica alone.
 """
 
+import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -41,8 +42,10 @@ class HermesCalls(Hermes2ProToolParser):  # type: ignore[misc]  # vLLM's is unty
         if self.tool_call_start_token not in model_output:
             kept = model_output[: len(model_output) - self._cut_tag_chars(model_output)]
             return _extracted([], kept)
+        as_streamed = self._extract_partial(model_output)
         found = super().extract_tool_calls(model_output, request)
-        return found if found.tools_called else self._extract_partial(model_output)
+        # vLLM's reader of whole calls takes any order of keys, and writes the arguments anew.
+        return found if found.tools_called and not _are_alike(found, as_streamed) else as_streamed
 
     def held_back(self, text: str) -> str:
         """Return what the stream of `text` kept back as a possible tag and is none, as nothing follows."""
@@ -78,6 +81,17 @@ class HermesCalls(Hermes2ProToolParser):  # type: ignore[misc]  # vLLM's is unty
             arguments = self._extract_tool_args(text, is_complete) or ""
             calls.append(ToolCall(type="function", function=FunctionCall(name=name, arguments=arguments)))
         return _extracted(calls, model_output[: model_output.index(self.tool_call_start_token)])
+
+
+def _are_alike(whole: Any, streamed: Any) -> bool:
+    """Whether both found the same calls, however their arguments are spaced."""
+    if len(whole.tool_calls) != len(streamed.tool_calls):
+        return False
+    pairs = [(left.function, right.function) for left, right in zip(whole.tool_calls, streamed.tool_calls, strict=True)]
+    try:
+        return all(a.name == b.name and json.loads(a.arguments) == json.loads(b.arguments) for a, b in pairs)
+    except ValueError:
+        return False
 
 
 def _extracted(calls: list[Any], content: str) -> Any:
