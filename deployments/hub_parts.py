@@ -22,7 +22,8 @@ from aihub.storage.files import FileTable
 from aihub.storage.postgres import Database
 from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
 from aihub.telemetry.metrics import Metrics
-from deployments.handles import AppConnection, EmbedderHandle
+from deployments.engine_handles import EmbedderHandle
+from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
 from deployments.model_services import RemoteLifecycle, RemoteRegistry
 from deployments.provider_settings import provider_settings

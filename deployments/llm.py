@@ -3,29 +3,25 @@
 import asyncio
 import logging
 import os
-import re
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from aihub.engines.base import ChatModelCard, PartHealth
-from aihub.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
+from aihub.errors import ModelUnavailableError
 from aihub.lifecycle.generation_defaults import with_room_for_minimum
 from deployments.cancellation import raise_if_cancelled
 from deployments.engine_failure import engine_error
 from deployments.engine_process import describe_cause, start_early
 from deployments.engine_sleep import EngineSleep
 from deployments.greedy import several_greedy
+from deployments.llm_messages import chat_request, completion_request, engine_died, hub_error
 
 if TYPE_CHECKING:
     from deployments.vllm_adapter import LLMServer
 
 logger = logging.getLogger("ray.serve")
-
-_SUFFIX = re.compile(r"\s*\(parameter=[^)]*\)\s*$")
 
 SILENCE_LIMIT_S = 30.0
 CANARY_TIMEOUT_S = 20.0
@@ -139,20 +135,20 @@ class LLMDeployment:
 
     async def chat_once(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a chat body (`stream` false) with OpenAI's `chat.completion` object."""
-        return await self._first_object(await self._server.chat(_chat_request(self._completed(body))))
+        return await self._first_object(await self._server.chat(chat_request(self._completed(body))))
 
     async def complete_once(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a completion body (`stream` false) with OpenAI's `text_completion` object."""
-        return await self._first_object(await self._server.completions(_completion_request(self._completed(body))))
+        return await self._first_object(await self._server.completions(completion_request(self._completed(body))))
 
     async def chat_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a chat body (`stream` true)."""
-        async for frame in self._frames(await self._server.chat(_chat_request(self._completed(body)))):
+        async for frame in self._frames(await self._server.chat(chat_request(self._completed(body)))):
             yield frame
 
     async def complete_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a completion body (`stream` true)."""
-        async for frame in self._frames(await self._server.completions(_completion_request(self._completed(body)))):
+        async for frame in self._frames(await self._server.completions(completion_request(self._completed(body)))):
             yield frame
 
     async def count_tokens(self, body: dict[str, Any]) -> int:
@@ -165,7 +161,7 @@ class LLMDeployment:
         async for item in await self._server.tokenize(request):
             if isinstance(item, TokenizeResponse):
                 return int(item.count)
-            raise _to_hub_error(item)
+            raise hub_error(item)
         raise ModelUnavailableError("The engine closed without an answer. Try again.")
 
     async def check_health(self) -> None:
@@ -244,12 +240,12 @@ class LLMDeployment:
             async for item in items:
                 if isinstance(item, ErrorResponse):
                     raise_if_cancelled()  # vLLM answers "Client disconnected" instead
-                    raise _to_hub_error(item)
+                    raise hub_error(item)
                 self._last_progress_s = time.monotonic()
                 answer: dict[str, Any] = item.model_dump(mode="json", exclude_unset=False)
                 return answer
         except EngineDeadError as error:
-            raise _engine_died() from error
+            raise engine_died() from error
         raise ModelUnavailableError("The engine closed without an answer. Try again.")
 
     async def _frames(self, batches: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
@@ -258,60 +254,13 @@ class LLMDeployment:
         try:
             async for batch in batches:
                 if isinstance(batch, ErrorResponse):
-                    raise _to_hub_error(batch)
+                    raise hub_error(batch)
                 for item in batch:
                     if isinstance(item, ErrorResponse):
-                        raise _to_hub_error(item)
+                        raise hub_error(item)
                     self._last_progress_s = time.monotonic()
                     yield item
         except EngineDeadError as error:
-            raise _engine_died() from error
+            raise engine_died() from error
         finally:
             await batches.aclose()
-
-
-def _engine_died() -> ModelUnavailableError:
-    return ModelUnavailableError("The model's engine has died; a new one is started. Retry in a minute.", retry_after_s=30)
-
-
-def _chat_request(body: dict[str, Any]) -> Any:
-    from deployments.vllm_adapter import ChatCompletionRequest
-
-    return _parse(ChatCompletionRequest, body)
-
-
-def _completion_request(body: dict[str, Any]) -> Any:
-    from deployments.vllm_adapter import CompletionRequest
-
-    return _parse(CompletionRequest, body)
-
-
-def _parse(request_type: Any, body: dict[str, Any]) -> Any:
-    try:
-        return request_type.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
-        raise InvalidRequestError(f"The model cannot take this request: {first['msg']}.", param=param) from error
-
-
-def _to_hub_error(response: Any) -> HubError:
-    """Turn vLLM's error value into the hub's error tree by its status code."""
-    info = response.error
-    # The hub sends `max_completion_tokens` whatever the client called it, and vLLM's suffix repeats the sentence before it.
-    message = _SUFFIX.sub("", str(info.message)).replace("max_completion_tokens", "max_tokens")
-    param = getattr(info, "param", None)
-    param = "max_tokens" if param == "max_completion_tokens" else "messages" if param == "input_tokens" else param
-    status = int(info.code or 500)
-    if message.startswith("max_tokens must be at least 1"):
-        # The API takes no smaller one: it is what the prompt has left of the context.
-        return ContextLengthError(
-            "The prompt fills the model's maximum context length, so there is no room for an answer. Send less.", param="messages"
-        )
-    if status == 404:
-        return NotFoundError(message, code="model_not_found", param="model")
-    if 400 <= status < 500:
-        too_long = any(words in message for words in ("maximum context length", "max_model_len", "maximum model length"))
-        return (ContextLengthError if too_long else InvalidRequestError)(message, param=param)
-    logger.error("vLLM answered %s: %s", status, message)
-    return ModelUnavailableError("The model could not answer. Try again in a few seconds.")

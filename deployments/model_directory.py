@@ -12,7 +12,8 @@ from typing import Any
 from aihub.engines.base import ChatEngine, ChatModelCard, PartHealth
 from aihub.errors import HubError, NotFoundError, OverloadedError
 from aihub.registry.configuration import HubConfiguration
-from deployments.handles import AppConnection, LLMHandle
+from deployments.engine_handles import LLMHandle
+from deployments.handles import AppConnection
 from deployments.llm_app import app_name
 from deployments.local_engine import LocalEngine
 from deployments.models import ModelsReport

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments.handles import AppConnection, LLMHandle
+from deployments.engine_handles import LLMHandle
+from deployments.handles import AppConnection
 from deployments.llm_app import app_name
 from tests.cluster import RunningHub
 from tests.contract.test_chat_engine import ChatEngineContract

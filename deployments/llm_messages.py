@@ -1,0 +1,63 @@
+"""vLLM's requests and errors as the hub speaks of them: plain JSON in, the hub's error tree out."""
+
+import logging
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from aihub.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
+
+logger = logging.getLogger("ray.serve")
+
+_SUFFIX = re.compile(r"\s*\(parameter=[^)]*\)\s*$")
+
+
+def engine_died() -> ModelUnavailableError:
+    """Return the error of a request whose engine has ended."""
+    return ModelUnavailableError("The model's engine has died; a new one is started. Retry in a minute.", retry_after_s=30)
+
+
+def chat_request(body: dict[str, Any]) -> Any:
+    """Return vLLM's request for a chat body; raises `InvalidRequestError` for one it cannot take."""
+    from deployments.vllm_adapter import ChatCompletionRequest
+
+    return _parse(ChatCompletionRequest, body)
+
+
+def completion_request(body: dict[str, Any]) -> Any:
+    """Return vLLM's request for a completion body; raises as `chat_request`."""
+    from deployments.vllm_adapter import CompletionRequest
+
+    return _parse(CompletionRequest, body)
+
+
+def _parse(request_type: Any, body: dict[str, Any]) -> Any:
+    try:
+        return request_type.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        param = ".".join(str(part) for part in first["loc"]) or None
+        raise InvalidRequestError(f"The model cannot take this request: {first['msg']}.", param=param) from error
+
+
+def hub_error(response: Any) -> HubError:
+    """Turn vLLM's error value into the hub's error tree by its status code."""
+    info = response.error
+    # The hub sends `max_completion_tokens` whatever the client called it, and vLLM's suffix repeats the sentence before it.
+    message = _SUFFIX.sub("", str(info.message)).replace("max_completion_tokens", "max_tokens")
+    param = getattr(info, "param", None)
+    param = "max_tokens" if param == "max_completion_tokens" else "messages" if param == "input_tokens" else param
+    status = int(info.code or 500)
+    if message.startswith("max_tokens must be at least 1"):
+        # The API takes no smaller one: it is what the prompt has left of the context.
+        return ContextLengthError(
+            "The prompt fills the model's maximum context length, so there is no room for an answer. Send less.", param="messages"
+        )
+    if status == 404:
+        return NotFoundError(message, code="model_not_found", param="model")
+    if 400 <= status < 500:
+        too_long = any(words in message for words in ("maximum context length", "max_model_len", "maximum model length"))
+        return (ContextLengthError if too_long else InvalidRequestError)(message, param=param)
+    logger.error("vLLM answered %s: %s", status, message)
+    return ModelUnavailableError("The model could not answer. Try again in a few seconds.")
