@@ -2,7 +2,7 @@
 
 from deployments.client import HubClient
 hub = HubClient()
-answer = await hub.generate_answer("What is the capital of France?")
+answer = await hub.generate_answer("Name the capital of France.")
 """
 
 from collections.abc import AsyncGenerator, Sequence

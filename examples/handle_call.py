@@ -17,7 +17,7 @@ from deployments.client import HubClient
 async def main() -> None:
     hub = HubClient()
 
-    answer = await hub.chat([{"role": "user", "content": "What is the capital of France?"}], max_tokens=32, temperature=0)
+    answer = await hub.chat([{"role": "user", "content": "Name the capital of France."}], max_tokens=32, temperature=0)
     print("chat:            ", answer["choices"][0]["message"]["content"])
 
     print("stream:          ", end=" ")

@@ -18,7 +18,7 @@ Try it:
 
   curl {api_url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "{model_id}", "max_tokens": 40, "temperature": 0,
-         "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+         "messages": [{{"role": "user", "content": "Name the capital of France."}}]}}'
 
 Ctrl-C stops everything.
 """

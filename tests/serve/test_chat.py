@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster import RunningHub
 
-CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL = [{"role": "user", "content": "Name the capital of France."}]
 
 
 def test_answer_is_right_and_usage_adds_up(hub: RunningHub, client: openai.OpenAI) -> None:

@@ -129,7 +129,7 @@ async def test_overload_is_refused_at_once_with_retry_after_and_passes(hub: Runn
 
 def test_stream_of_the_openai_helper_ends_by_itself(hub: RunningHub, client: openai.OpenAI) -> None:
     with client.chat.completions.stream(
-        model=hub.model, messages=[{"role": "user", "content": "What is the capital of France?"}], max_tokens=16, temperature=0
+        model=hub.model, messages=[{"role": "user", "content": "Name the capital of France."}], max_tokens=16, temperature=0
     ) as stream:
         events = [event.type for event in stream]
     assert events[-1] == "content.done"

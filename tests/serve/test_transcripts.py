@@ -17,7 +17,7 @@ from tests.cluster import RunningHub
 
 GOLDEN = Path(__file__).parent / "golden"
 # Each token is a whole word here: how letters of several tokens fall into events would depend on timing.
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "Name the capital of France."}]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("chat/completions", {"messages": QUESTION}),
     "chat_usage": ("chat/completions", {"messages": QUESTION, "stream_options": {"include_usage": True}}),
