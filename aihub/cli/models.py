@@ -170,4 +170,4 @@ def ps(as_json: Json = False) -> None:
 
 
 async def _missing(backend: Backend) -> list[str]:
-    return [str(key) for key in (await backend.status())["missing_required"]]
+    return [str(key) for key in (await backend.status())["missing_required_keys"]]

@@ -25,7 +25,7 @@ def show_status(answer: Answer) -> None:
         size, version = _size(item["size_bytes"]), _short(item["digest"])
         table.add_row(key, ", ".join(item["types"]), state, size, languages, version, ", ".join(marks))
     _print(table)
-    missing = answer["missing_required"]
+    missing = answer["missing_required_keys"]
     counts = f"{answer['available_models']} of {answer['total_models']} models can be used"
     _print(
         f"{counts}; missing: {', '.join(missing)}" if missing else f"{counts}; all {answer['required_models']} required are here"

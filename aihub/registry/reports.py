@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from aihub.registry.installs import Install
+from aihub.registry.keys import Provider
 from aihub.registry.machine import Machine
 from aihub.registry.recommendation import Recommendation
 
@@ -13,8 +14,8 @@ class Report(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TypeCount(Report):
-    """How many models there are of one type; a model of two types counts in both."""
+class UseCount(Report):
+    """How many models there are for one use; a model with two uses counts in both."""
 
     total: int
     available: int
@@ -51,13 +52,23 @@ class ModelDetail(Report):
 
 
 class RegistryStatus(Report):
-    """Answer of `GET /models/status`, inside of `data`."""
+    """Answer of `GET /models/status`, inside of `data`.
+
+    Attributes:
+        missing_required: How many required models are missing.
+        missing_required_keys: Which.
+        models_by_type: Keys of all known models by where they come from; every source is there, also an empty one.
+        models_by_use: Counts by what models are for.
+        model_details: Every known model by its key.
+    """
 
     total_models: int
     available_models: int
     required_models: int
-    missing_required: list[str]
-    models_by_type: dict[str, TypeCount]
+    missing_required: int
+    missing_required_keys: list[str]
+    models_by_type: dict[Provider, list[str]]
+    models_by_use: dict[str, UseCount]
     model_details: dict[str, ModelDetail]
 
 

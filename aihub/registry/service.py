@@ -125,7 +125,7 @@ class ModelRegistry:
                 total=status.total_models,
                 available=status.available_models,
                 required=status.required_models,
-                missing_required=len(status.missing_required),
+                missing_required=status.missing_required,
             )
         return status
 
@@ -208,13 +208,13 @@ class ModelRegistry:
         """Return whether everything the hub needs is here and whole."""
         status = await self.status()
         free_bytes = (await asyncio.to_thread(shutil.disk_usage, _existing(self._places.state_folder))).free
-        problems = [f"{key} is missing" for key in status.missing_required]
+        problems = [f"{key} is missing" for key in status.missing_required_keys]
         problems += [f"{key} failed its last check" for key, item in status.model_details.items() if item.state == "damaged"]
         if free_bytes < LOW_DISK_BYTES:
             problems.append(f"only {free_bytes / 2**20:.0f} MiB of disk are free")
         return reports.RegistryHealth(
             status="degraded" if problems else "ok",
-            missing_required=status.missing_required,
+            missing_required=status.missing_required_keys,
             problems=problems,
             disk_free_bytes=free_bytes,
         )

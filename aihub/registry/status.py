@@ -6,8 +6,8 @@ from typing import Any, Literal
 from aihub.registry.catalogue import Catalogue, CatalogueEntry
 from aihub.registry.detection import DetectedModel, Detection
 from aihub.registry.installs import Install
-from aihub.registry.keys import ModelKey
-from aihub.registry.reports import ModelDetail, RegistryStatus, TypeCount
+from aihub.registry.keys import PROVIDERS, ModelKey
+from aihub.registry.reports import ModelDetail, RegistryStatus, UseCount
 
 State = Literal["available", "cached", "damaged", "missing"]
 
@@ -36,12 +36,17 @@ def describe_status(
     }
     available = {name for name, detail in details.items() if detail.state == "available"}
     required = [str(entry.key) for entry in catalogue.required]
+    missing = [key for key in required if key not in available]
     return RegistryStatus(
         total_models=len(details),
         available_models=len(available),
         required_models=len(required),
-        missing_required=[key for key in required if key not in available],
-        models_by_type=_count_types(details, available),
+        missing_required=len(missing),
+        missing_required_keys=missing,
+        models_by_type={
+            provider: [name for name, detail in details.items() if detail.provider == provider] for provider in PROVIDERS
+        },
+        models_by_use=_count_uses(details, available),
         model_details=details,
     )
 
@@ -90,9 +95,9 @@ def _guess_types(key: ModelKey) -> list[str]:
     return ["speech"] if key.provider == "vosk" else ["chat"]
 
 
-def _count_types(details: Mapping[str, ModelDetail], available: set[str]) -> dict[str, TypeCount]:
-    counts: dict[str, TypeCount] = {}
+def _count_uses(details: Mapping[str, ModelDetail], available: set[str]) -> dict[str, UseCount]:
+    counts: dict[str, UseCount] = {}
     for kind in sorted({kind for detail in details.values() for kind in detail.types}):
         names = [name for name, detail in details.items() if kind in detail.types]
-        counts[kind] = TypeCount(total=len(names), available=sum(name in available for name in names))
+        counts[kind] = UseCount(total=len(names), available=sum(name in available for name in names))
     return counts

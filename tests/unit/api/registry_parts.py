@@ -15,7 +15,7 @@ from aihub.registry.reports import (
     RegistryHealth,
     RegistryStatus,
     SourceItem,
-    TypeCount,
+    UseCount,
     UpdateReport,
     ValidationReport,
     VersionItem,
@@ -49,8 +49,10 @@ class FakeRegistry:
             total_models=2,
             available_models=1,
             required_models=1,
-            missing_required=["vosk:vi"],
-            models_by_type={"speech": TypeCount(total=2, available=1)},
+            missing_required=1,
+            missing_required_keys=["vosk:vi"],
+            models_by_type={"vosk": ["vosk:en", "vosk:vi"]},
+            models_by_use={"speech": UseCount(total=2, available=1)},
             model_details={},
         )
 

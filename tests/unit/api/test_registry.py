@@ -72,10 +72,14 @@ async def test_status_has_the_promised_shape(client: httpx.AsyncClient) -> None:
         "available_models",
         "required_models",
         "missing_required",
+        "missing_required_keys",
         "models_by_type",
+        "models_by_use",
         "model_details",
     ]
-    assert status["models_by_type"] == {"speech": {"total": 2, "available": 1}}
+    assert status["missing_required"] == 1
+    assert status["models_by_type"] == {"vosk": ["vosk:en", "vosk:vi"]}
+    assert status["models_by_use"] == {"speech": {"total": 2, "available": 1}}
 
 
 @pytest.mark.parametrize(

