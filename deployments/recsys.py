@@ -168,7 +168,7 @@ class Recsys:
         answer = await self._predictions.next_items(
             tenant, request.store_id, request.item_history, request.top_k, exclude_history=request.exclude_history
         )
-        return next_items_answer(request.store_id, answer)
+        return next_items_answer(request.store_id, request.item_history, answer)
 
     async def metrics(self) -> bytes:
         """Metrics of the requests that came without the ingress, in Prometheus' text format."""

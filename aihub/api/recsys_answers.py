@@ -1,5 +1,6 @@
 """Predictions and trainings as wire types."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from aihub.recsys.artifacts import Version
@@ -7,6 +8,7 @@ from aihub.recsys.predictions import Answer
 from aihub.schemas.recsys import (
     ModelType,
     NextItemAnswer,
+    NextItemPrediction,
     NextItemsAnswer,
     RecommendationsAnswer,
     RecommendedItem,
@@ -43,13 +45,21 @@ def trending_answer(store_id: int, answer: Answer) -> TrendingAnswer:
     )
 
 
-def next_items_answer(store_id: int, answer: Answer) -> NextItemsAnswer:
+def next_items_answer(store_id: int, item_history: Sequence[int], answer: Answer) -> NextItemsAnswer:
     """Turn a prediction into its wire form."""
+    rows = [
+        asdict(item) | {"variant_id": variant, "rank": rank}
+        for rank, (item, variant) in enumerate(zip(answer.items, answer.variants, strict=True), start=1)
+    ]
     return NextItemsAnswer.model_construct(
         store_id=store_id,
+        input_history=list(item_history),
+        predictions=[NextItemPrediction.model_construct(**row) for row in rows],
         next_items=[
-            NextItemAnswer.model_construct(**asdict(item), variant_id=variant, rank=rank)
-            for rank, (item, variant) in enumerate(zip(answer.items, answer.variants, strict=True), start=1)
+            NextItemAnswer.model_construct(
+                **{name: value for name, value in row.items() if name != "support_share"} | {"support": row["support_share"]}
+            )
+            for row in rows
         ],
         fallback=answer.fallback,
         model_version=answer.version,

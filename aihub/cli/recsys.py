@@ -200,7 +200,7 @@ async def _predict(
         if model_type == "trending":
             return trending_answer(store, await predictions.trending(DEFAULT_TENANT, store, n)).model_dump()
         if model_type == "next_item":
-            return next_items_answer(store, await predictions.next_items(DEFAULT_TENANT, store, history, n)).model_dump()
+            return next_items_answer(store, history, await predictions.next_items(DEFAULT_TENANT, store, history, n)).model_dump()
         customer = user or 0
         answer = await predictions.recommendations(DEFAULT_TENANT, store, customer, n, exclude_purchased=exclude)
         return recommendations_answer(store, customer, answer).model_dump()

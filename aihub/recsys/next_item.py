@@ -114,17 +114,23 @@ class NextItemModel:
         if len(history) == 0:
             return None
         items, shares = self._rank(history, top_k)
-        columns = (self.item_table[items], shares, *self._evidence(history, items))
+        confidence, support, lift = self._evidence(history, items)
+        support_share = support / max(1, self.source.rules.n_sequences)
+        columns = (self.item_table[items], shares, confidence, support.astype(np.int64), support_share, lift)
         return [NextItem(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     def popular_items(self, top_k: int) -> list[NextItem]:
-        """The items most had of late, for histories nothing is known of; probability is their share of recent events."""
+        """The items most had of late, for histories nothing is known of.
+
+        Probability is their share of recent events, support the sequences that hold them.
+        """
         items = self.popular[:top_k]
         recent = self.source.recent_counts
-        supports = self.source.rules.item_counts[items] / max(1, self.source.rules.n_sequences)
+        supports = self.source.rules.item_counts[items].tolist()
         shares = recent[items] / max(1, int(recent.sum()))
-        rows = zip(self.item_table[items].tolist(), shares.tolist(), supports.tolist(), strict=True)
-        return [NextItem(item_id, share, 0.0, support, 0.0) for item_id, share, support in rows]
+        total = max(1, self.source.rules.n_sequences)
+        rows = zip(self.item_table[items].tolist(), shares.tolist(), supports, strict=True)
+        return [NextItem(item_id, share, 0.0, support, support / total, 0.0) for item_id, share, support in rows]
 
     def score(self, candidates: Candidates, ranker: Ranker) -> NDArray[np.float64]:
         """Score candidates by one of the rankers; higher is better."""
@@ -158,7 +164,7 @@ class NextItemModel:
         return items[:top_k], ordered[:top_k]
 
     def _evidence(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float64]:
-        """Confidence, support and lift of the strongest rule from the history to each item; 0 where there is none."""
+        """Confidence, support (sequences) and lift of the strongest rule from the history to each item; 0 where there is none."""
         rules = self.source.rules
         total = max(1, rules.n_sequences)
         evidence = np.zeros((3, len(items)))
@@ -171,7 +177,7 @@ class NextItemModel:
             confidence = counts / max(1, int(rules.item_counts[first]))
             better = confidence > evidence[0, where]
             where, counts, confidence = where[better], counts[better], confidence[better]
-            evidence[:, where] = confidence, counts / total, confidence * total / rules.item_counts[items[where]]
+            evidence[:, where] = confidence, counts, confidence * total / rules.item_counts[items[where]]
         return evidence
 
     def save(self, folder: Path) -> None:

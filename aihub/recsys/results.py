@@ -74,14 +74,16 @@ class NextItem:
         item_id: The shop's id.
         probability: Share of the answer's whole score, 0 to 1.
         confidence: Of those who had the history's items, the share that went on to this one, 0 to 1.
-        support: Share of all sequences in which it did, 0 to 1.
+        support: Sequences in which it did: how often it was seen.
+        support_share: `support` over all sequences, 0 to 1.
         lift: Confidence over the share of all sequences with this item: 1 is chance, 2 twice as often.
 
-    Confidence, support and lift are those of the strongest sequence rule, and 0 where there is none.
+    All but the probability are those of the strongest sequence rule, and 0 where there is none.
     """
 
     item_id: int
     probability: float
     confidence: float
-    support: float
+    support: int
+    support_share: float
     lift: float

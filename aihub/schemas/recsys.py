@@ -116,7 +116,20 @@ class TrendingAnswer(ResponseModel):
     model_version: str
 
 
+class NextItemPrediction(ResponseModel):
+    item_id: int
+    variant_id: int
+    probability: float = Field(description="Share of the answer's whole score.")
+    confidence: float = Field(description="Share of those with an item of the history who went on to this one; 0 without a rule.")
+    support: int = Field(description="Sequences in which it did: how often it was seen.")
+    support_share: float = Field(description="`support` over all sequences.")
+    lift: float = Field(description="How many times as often as by chance it did; 0 without a rule.")
+    rank: int
+
+
 class NextItemAnswer(ResponseModel):
+    """An entry of `next_items`: as in `predictions`, but `support` is the share."""
+
     item_id: int
     variant_id: int
     probability: float = Field(description="Share of the answer's whole score.")
@@ -129,7 +142,9 @@ class NextItemAnswer(ResponseModel):
 class NextItemsAnswer(ResponseModel):
     success: Literal[True] = True
     store_id: int
-    next_items: list[NextItemAnswer]
+    input_history: list[int] = Field(description="As asked, oldest first.")
+    predictions: list[NextItemPrediction]
+    next_items: list[NextItemAnswer] = Field(description="The same items for clients written before `predictions`.")
     fallback: Literal["popular"] | None = Field(default=None, description="Set when no item of the history is known.")
     model_version: str
 

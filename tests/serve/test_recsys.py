@@ -75,9 +75,11 @@ def test_trending_and_next_items_have_their_fields(hub: RunningHub) -> None:
     assert len(trending) == 5
     assert trending[0]["predicted_sales"] >= trending[-1]["predicted_sales"]
     item = trending[0]["item_id"]
-    following = post(hub, "/predict/next-items", {"store_id": STORE, "item_history": [item], "top_k": 3}).json()["next_items"]
-    assert len(following) == 3
-    assert {"item_id", "variant_id", "probability", "confidence", "support", "rank"} <= set(following[0])
+    following = post(hub, "/predict/next-items", {"store_id": STORE, "item_history": [item], "top_k": 3}).json()
+    assert following["input_history"] == [item]
+    assert len(following["predictions"]) == len(following["next_items"]) == 3
+    assert {"item_id", "variant_id", "probability", "confidence", "support", "rank"} <= set(following["predictions"][0])
+    assert all(isinstance(each["support"], int) for each in following["predictions"])
 
 
 @pytest.mark.usefixtures("trained", "ray_cluster")

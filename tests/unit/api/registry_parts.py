@@ -15,8 +15,8 @@ from aihub.registry.reports import (
     RegistryHealth,
     RegistryStatus,
     SourceItem,
-    UseCount,
     UpdateReport,
+    UseCount,
     ValidationReport,
     VersionItem,
 )

@@ -110,7 +110,8 @@ class FakeRecsys:
 
     async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer:
         fallback: Fallback | None = None if request.item_history else "popular"
-        return next_items_answer(request.store_id, Answer([NextItem(1, 0.5, 0.4, 0.3, 1.5)], [11], fallback, "000001"))
+        items = [NextItem(1, 0.5, 0.4, 45, 0.3, 1.5)]
+        return next_items_answer(request.store_id, request.item_history, Answer(items, [11], fallback, "000001"))
 
 
 @pytest.fixture
@@ -171,13 +172,22 @@ async def test_unknown_customer_and_empty_history_are_answered_by_popular_items(
     assert empty.json()["fallback"] == "popular"
 
 
-async def test_trending_and_next_items_have_the_promised_fields(http: httpx.AsyncClient) -> None:
+async def test_trending_has_the_promised_fields(http: httpx.AsyncClient) -> None:
     trending = (await http.post("/predict/trending", json={"store_id": 1})).json()["trending"]
     assert trending == [{"variant_id": 11, "item_id": 1, "predicted_sales": 9.5, "trend_score": 1.2, "rank": 1}]
-    following = (await http.post("/predict/next-items", json={"store_id": 1, "item_history": [1]})).json()["next_items"]
-    assert following == [
-        {"item_id": 1, "variant_id": 11, "probability": 0.5, "confidence": 0.4, "support": 0.3, "lift": 1.5, "rank": 1}
-    ]
+
+
+async def test_next_items_answer_has_the_fields_of_the_earlier_service_and_those_of_the_hub(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/predict/next-items", json={"store_id": 1, "item_history": [100, 200, 300]})
+    item = {"item_id": 1, "variant_id": 11, "probability": 0.5, "confidence": 0.4, "lift": 1.5, "rank": 1}
+    assert answer.json() == {
+        "success": True,
+        "store_id": 1,
+        "input_history": [100, 200, 300],
+        "predictions": [item | {"support": 45, "support_share": 0.3}],
+        "next_items": [item | {"support": 0.3}],
+        "model_version": "000001",
+    }
 
 
 async def test_store_without_a_model_is_404_that_says_how_to_train(http: httpx.AsyncClient) -> None:

@@ -30,7 +30,7 @@ class CountingModel:
         first, count = arguments
         if isinstance(first, list):
             known = [item for item in first if 0 <= item < self.size]
-            return [NextItem(i, 0.1, 0.2, 0.3, 1.5) for i in range(min(count, self.size))] if known else None
+            return [NextItem(i, 0.1, 0.2, 3, 0.3, 1.5) for i in range(min(count, self.size))] if known else None
         return self.most_popular(count, exclude) if 1 <= first <= 99 else None
 
     def most_popular(self, n: int, exclude: Any = None) -> list[Scored]:
@@ -38,7 +38,7 @@ class CountingModel:
         return [Scored(item, 1.0 / (item + 1)) for item in items[:n]]
 
     def popular_items(self, top_k: int) -> list[NextItem]:
-        return [NextItem(i, 0.1, 0.0, 0.3, 0.0) for i in range(min(top_k, self.size))]
+        return [NextItem(i, 0.1, 0.0, 3, 0.3, 0.0) for i in range(min(top_k, self.size))]
 
 
 @dataclass

@@ -38,11 +38,13 @@ def test_the_item_that_always_follows_is_first(model: NextItemModel) -> None:
     assert answer[0].item_id == 1011
 
 
-def test_confidence_and_support_are_shares_of_sequences(model: NextItemModel) -> None:
+def test_confidence_is_a_share_and_support_a_number_of_sequences(model: NextItemModel) -> None:
     answer = model.predict([1010], 1)
     assert answer is not None
     assert answer[0].confidence == pytest.approx(1.0)
-    assert answer[0].support == pytest.approx(0.1, abs=0.03)  # three of thirty pairs a session
+    assert answer[0].support_share == pytest.approx(0.1, abs=0.03)  # three of thirty pairs a session
+    assert answer[0].support == pytest.approx(150, abs=45)
+    assert isinstance(answer[0].support, int)
 
 
 def test_lift_is_confidence_over_the_share_of_sequences_with_the_item() -> None:
@@ -50,10 +52,10 @@ def test_lift_is_confidence_over_the_share_of_sequences_with_the_item() -> None:
     model = fit_next_item(Sequences.from_lists([[1, 2], [1, 2, 4], [3, 2], [3, 5]]))
     answer = model.predict([1], 5)
     assert answer is not None
-    rules = {item.item_id: (item.confidence, item.support, item.lift) for item in answer}
-    assert rules[2] == pytest.approx((1.0, 2 / 4, 1.0 / (3 / 4)))
-    assert rules[4] == pytest.approx((1 / 2, 1 / 4, (1 / 2) / (1 / 4)))
-    assert rules[5] == (0, 0, 0)
+    rules = {item.item_id: (item.confidence, item.support, item.support_share, item.lift) for item in answer}
+    assert rules[2] == pytest.approx((1.0, 2, 2 / 4, 1.0 / (3 / 4)))
+    assert rules[4] == pytest.approx((1 / 2, 1, 1 / 4, (1 / 2) / (1 / 4)))
+    assert rules[5] == (0, 0, 0, 0)
 
 
 def test_confidence_support_and_lift_are_of_the_same_rule_the_strongest() -> None:
@@ -61,7 +63,7 @@ def test_confidence_support_and_lift_are_of_the_same_rule_the_strongest() -> Non
     answer = model.predict([1, 3], 4)
     assert answer is not None
     found = next(item for item in answer if item.item_id == 2)
-    assert (found.confidence, found.support, found.lift) == pytest.approx((1.0, 2 / 5, 1.0 / (3 / 5)))
+    assert (found.confidence, found.support, found.support_share, found.lift) == pytest.approx((1.0, 2, 2 / 5, 1.0 / (3 / 5)))
 
 
 def test_probabilities_fall_and_sum_to_one_at_most(model: NextItemModel) -> None:
@@ -105,7 +107,7 @@ def test_any_history_gives_distinct_known_items_in_the_number_asked_for(history:
     ids = [item.item_id for item in answer]
     assert len(ids) == len(set(ids)) == min(top_k, len(model.item_table))
     assert set(ids) <= set(model.item_table.tolist())
-    assert all(0 <= value <= 1 for item in answer for value in (item.probability, item.confidence, item.support))
+    assert all(0 <= value <= 1 for item in answer for value in (item.probability, item.confidence, item.support_share))
     assert all((item.lift > 0) == (item.confidence > 0) and np.isfinite(item.lift) for item in answer)
 
 
