@@ -1,11 +1,12 @@
 """Predictions and trainings as wire types."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from aihub.recsys.artifacts import Version
 from aihub.recsys.predictions import Answer
 from aihub.schemas.recsys import (
+    Figures,
     ModelType,
     NextItemAnswer,
     NextItemPrediction,
@@ -68,8 +69,8 @@ def next_items_answer(store_id: int, item_history: Sequence[int], answer: Answer
 
 def training_job(run: RunRecord) -> TrainingJob:
     """Turn a row of the log into its wire form."""
-    fields = {name: value for name, value in asdict(run).items() if name not in {"id", "tenant_id"}}
-    return TrainingJob(job_id=run.id, **fields)
+    fields = {name: value for name, value in asdict(run).items() if name not in {"id", "tenant_id", "metrics"}}
+    return TrainingJob(job_id=run.id, metrics=_figures(run.metrics, run.version), **fields)
 
 
 def training_answer(run: RunRecord) -> TrainingAnswer:
@@ -78,7 +79,7 @@ def training_answer(run: RunRecord) -> TrainingAnswer:
         {
             "store_id": run.store_id,
             "model_type": run.model_type,
-            "metrics": run.metrics or {},
+            "metrics": _figures(run.metrics or {}, run.version),
             "model_path": run.model_path or "",
             "version": run.version or "",
             "served": bool(run.served),
@@ -91,12 +92,18 @@ def training_answer(run: RunRecord) -> TrainingAnswer:
 
 def served_model(record: StoreModelRecord) -> ServedModel:
     """Turn a row of `store_ai_status` into its wire form."""
-    fields = {name: value for name, value in asdict(record).items() if name != "store_id"}
-    return ServedModel(**fields)
+    fields = {name: value for name, value in asdict(record).items() if name not in {"store_id", "metrics"}}
+    return ServedModel(metrics=_figures(record.metrics, record.version) or {}, **fields)
 
 
 def rollback_answer(store_id: int, model_type: ModelType, version: Version, model_path: str) -> RollbackAnswer:
     """Turn the version that answers now into its wire form."""
-    return RollbackAnswer(
-        store_id=store_id, model_type=model_type, version=version.name, model_path=model_path, metrics=version.metrics
-    )
+    figures = _figures(version.metrics, version.name) or {}
+    return RollbackAnswer(store_id=store_id, model_type=model_type, version=version.name, model_path=model_path, metrics=figures)
+
+
+def _figures(metrics: Mapping[str, float] | None, version: str | None) -> Figures | None:
+    """Put the version beside its figures, spelled as clients of the earlier recommendation service know it: `v1.0`."""
+    if metrics is None or version is None:
+        return None if metrics is None else {**metrics}
+    return {**metrics, "model_version": f"v{int(version)}.0"}

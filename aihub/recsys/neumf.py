@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aihub.recsys.ials import Factors, dot_scores
 from aihub.recsys.interactions import PairMatrix
+from aihub.recsys.log_loss import fit_logits
 from aihub.recsys.negative_sampling import NegativeSampler
 
 Parameters = dict[str, Any]
@@ -24,7 +25,6 @@ FINE_TUNING_RATE = 0.001
 _SMALL = 0.01
 _FIRST_VOICE = 0.1  # of an untrained network beside trained factors
 _CALIBRATION_EVENTS = 40_000
-_NEWTON_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,21 +126,14 @@ def _user_scale(factors: Factors, scale: float) -> float:
 
 
 def calibrate(pairs: PairMatrix, factors: Factors, settings: NeumfSettings) -> tuple[float, float]:
-    """Find the scale and offset that make dot products of factors logits: logistic regression by Newton's method."""
+    """Find the scale and offset that make dot products of factors logits."""
     rng = np.random.default_rng(settings.seed)
     rows = rng.integers(0, len(pairs.items), min(_CALIBRATION_EVENTS, len(pairs.items)))
     users = pairs.users[rows]
     items = np.column_stack([pairs.items[rows], NegativeSampler(pairs).sample(users, settings.negatives, rng)])
     scores = dot_scores(factors, users, items).astype(np.float64)
-    wanted = np.zeros(scores.shape)
-    wanted[:, 0] = 1.0
-    features = np.column_stack([scores.ravel(), np.ones(scores.size)])
-    line = np.zeros(2)
-    for _ in range(_NEWTON_STEPS):
-        chance = 1.0 / (1.0 + np.exp(-np.clip(features @ line, -30.0, 30.0)))
-        bend = (features * (chance * (1.0 - chance))[:, None]).T @ features + 1e-3 * np.eye(2)
-        line += np.linalg.solve(bend, features.T @ (wanted.ravel() - chance))
-    return max(float(line[0]), 1e-3), float(line[1])
+    scale, offset = fit_logits(scores)
+    return max(scale, 1e-3), offset
 
 
 def logits(parameters: Parameters, users: Any, items: Any) -> tuple[Any, Any]:

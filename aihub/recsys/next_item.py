@@ -82,7 +82,8 @@ class NextItemModel:
         source: Where candidates come from.
         ranker: Which ranking serves.
         booster: The learned ranking, where it serves.
-        metrics: Figures of the examination, of the ranker that serves and of each (`<ranker>_mrr@20` ...).
+        metrics: Figures of the examination, of the ranker that serves and of each (`<ranker>_mrr@20` ...); number and mean
+            confidence of the sequence rules of the whole store (`total_patterns`, `avg_confidence`).
         trained_until: Time of the last event learnt from.
     """
 
@@ -253,9 +254,8 @@ def fit_next_item(
     raise_if_cancelled(cancelled)
     popular = np.lexsort((-source.rules.item_counts, -source.recent_counts)).astype(np.int32)
     progress("done", 1.0)
-    return NextItemModel(
-        table, popular, source, outcome.ranker, outcome.booster, outcome.metrics, int(sequences.times.max())
-    )  # fmt: skip
+    metrics = outcome.metrics | {"total_patterns": len(source.rules), "avg_confidence": source.rules.mean_confidence()}
+    return NextItemModel(table, popular, source, outcome.ranker, outcome.booster, metrics, int(sequences.times.max()))
 
 
 def build_source(sequences: Sequences, settings: NextItemSettings) -> tuple[NDArray[np.int64], CandidateSource]:

@@ -14,6 +14,7 @@ from aihub.errors import InvalidRequestError
 from aihub.recsys.evaluation import HoldOut, by_id, evaluate, rank_metrics, split_last
 from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.interactions import Interactions
+from aihub.recsys.log_loss import log_losses
 from aihub.recsys.recommender import Recommender
 from aihub.recsys.recommender_fits import Family, RecommendationSettings, RecommenderFits
 from aihub.recsys.results import Cancelled, Progress, ignore_progress, never_cancelled
@@ -28,7 +29,8 @@ class RecommendationFit:
     Attributes:
         recommender: To save and serve.
         metrics: `hr_10`, `ndcg_10` of the winner; the same with `ials_`, `neumf_`, `popular_` before them; `margin` in NDCG
-            over the second; `fit_s`; numbers of users, items and pairs.
+            over the second; `fit_s`; numbers of users, items and pairs; `train_loss` and `val_loss` of the winner (see
+            `log_losses`); `cached_users`, the customers it has learnt.
         hold_out: Cases by id: judge the model now served on them, too, by `evaluate(model.as_judged(), hold_out)`.
     """
 
@@ -72,6 +74,8 @@ def fit_recommendation(
         "users": float(pairs.n_users),
         "items": float(pairs.n_items),
         "pairs": float(len(pairs.items)),
+        "cached_users": len(ranked[0].user_ids),
+        **log_losses(ranked[0].as_judged(), train, pairs, hold_out, indexed.user_table, indexed.item_table),
     }
     logger.info("recommendation trained", extra={"winner": ranked[0].family, "metrics": metrics})
     progress("done", 1.0)

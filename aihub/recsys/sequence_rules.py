@@ -64,6 +64,17 @@ class SequenceRules:
             len(windows),
         )
 
+    def __len__(self) -> int:
+        """Rules kept."""
+        return len(self.targets)
+
+    def mean_confidence(self) -> float:
+        """Mean confidence of the rules kept; 0 without any."""
+        if not len(self):
+            return 0.0
+        firsts = np.repeat(np.arange(len(self.item_counts)), np.diff(self.offsets))
+        return float(np.mean(self.counts / self.item_counts[firsts]))
+
     def save(self, folder: Path) -> None:
         save_arrays(
             folder,

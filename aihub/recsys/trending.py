@@ -101,7 +101,9 @@ class TrendingModel:
         predicted_sales, trend_scores: float64.
         period_number: The period that is forecast (see `aihub.recsys.store_data.sales`).
         winner: Which forecast won, a key of `MIXTURES`.
-        metrics: `wape`, `mae`, `top_50_overlap` of the winner on the newest periods, and `<forecast>_wape` of each.
+        metrics: `wape`, `mae`, `rmse`, `top_50_overlap` of the winner on the newest periods, and `<forecast>_wape` of each;
+            `examined_periods`, how many those were (0: the shop has one period only, compared with no sales at all); and
+            `cached_products`, how many products have a forecast.
         trees: The LightGBM model, where it takes part; for a look at what it learnt.
     """
 
@@ -175,7 +177,8 @@ def fit_trending(
     trees = learn_trees(table.before(first), settings, (until + time.monotonic()) / 2, cancelled)
     if examined:
         forecasts = [np.stack(column, axis=1) for column in zip(*(_forecast(table, c, trees) for c in examined), strict=True)]
-    winner, metrics = _choose(forecasts, table.units[:, first:], has_trees=trees is not None)
+    winner, metrics = _choose(forecasts, table, first, has_trees=trees is not None)
+    metrics |= {"examined_periods": len(examined), "cached_products": len(np.unique(table.item_ids))}
     progress("rebuilding", 0.5)
     trees = _rebuild(table, trees, settings, until, cancelled) if MIXTURES[winner][0] else None
     predicted = mix(_forecast(table, table.n_periods, trees), winner)
@@ -196,7 +199,9 @@ def mix(forecasts: list[Matrix], name: str) -> Matrix:
 
 
 def measure(predicted: Matrix, true: Matrix) -> dict[str, float]:
-    """WAPE (sum of errors over units sold), MAE, and the share of the true top 50 of a period that was among the predicted ones.
+    """WAPE (sum of errors over units sold, at least one), MAE, RMSE, and the overlap of the top 50.
+
+    The overlap is the share of the true top 50 of a period that was among the predicted ones.
 
     Args:
         predicted, true: Units, shape (variants, periods).
@@ -206,15 +211,19 @@ def measure(predicted: Matrix, true: Matrix) -> dict[str, float]:
     best = [np.argsort(-side, axis=0, kind="stable")[:top] for side in (predicted, true)]
     shared = [len(np.intersect1d(best[0][:, c], best[1][:, c])) / max(1, top) for c in range(true.shape[1])]
     return {
-        "wape": float(errors.sum() / max(true.sum(), 1e-9)),
+        "wape": float(errors.sum() / max(true.sum(), 1.0)),
         "mae": float(errors.mean()) if errors.size else 0.0,
+        "rmse": float(np.sqrt(np.mean(np.square(errors)))) if errors.size else 0.0,
         "top_50_overlap": float(np.mean(shared)) if shared else 0.0,
     }
 
 
-def _choose(forecasts: list[Matrix], true: Matrix, *, has_trees: bool) -> tuple[str, dict[str, float]]:
-    if true.shape[1] == 0 or true.sum() == 0:
-        return FLOOR, {}
+def _choose(forecasts: list[Matrix], table: SalesTable, first: int, *, has_trees: bool) -> tuple[str, dict[str, float]]:
+    true = table.units[:, first:]
+    if true.shape[1] == 0:  # a single period: nothing was known before it, and so nothing forecast
+        return FLOOR, measure(np.zeros_like(table.units), table.units)
+    if true.sum() == 0:
+        return FLOOR, measure(mix(forecasts, FLOOR), true)
     figures = {name: measure(mix(forecasts, name), true) for name in MIXTURES if has_trees or not MIXTURES[name][0]}
     fair = {name for name in figures if figures[name]["wape"] <= figures[FLOOR]["wape"]}
 

@@ -149,17 +149,22 @@ class NextItemsAnswer(ResponseModel):
     model_version: str
 
 
+Figures = dict[str, int | float | str]
+"""Figures of a version by name, and its `model_version`."""
+
+
 class TrainingAnswer(ResponseModel):
     """A training that has ended well."""
 
     success: Literal[True] = True
+    status: Literal["success"] = "success"
     store_id: int
     model_type: ModelType
-    metrics: dict[str, float]
+    metrics: Figures = Field(description="On the held-out data; `model_version` is the version as `v1.0`.")
     model_path: str = Field(description="Relative to the state folder.")
     version: str
     served: bool = Field(description="False when the model served until now is better on the same held-out data.")
-    incumbent_metrics: dict[str, float] | None = None
+    incumbent_metrics: Figures | None = None
     message: str
     job_id: str
 
@@ -186,8 +191,8 @@ class TrainingJob(ResponseModel):
     cancel_requested: bool
     hyper_parameters: dict[str, Any]
     event_count: int | None
-    metrics: dict[str, float] | None
-    incumbent_metrics: dict[str, float] | None
+    metrics: Figures | None
+    incumbent_metrics: Figures | None
     version: str | None
     served: bool | None
     model_path: str | None
@@ -205,7 +210,7 @@ class ServedModel(ResponseModel):
     model_type: ModelType
     version: str
     model_path: str
-    metrics: dict[str, float]
+    metrics: Figures
     event_count: int
     training_id: str | None
     trained_at: int
@@ -226,4 +231,4 @@ class RollbackAnswer(ResponseModel):
     model_type: ModelType
     version: str
     model_path: str
-    metrics: dict[str, float]
+    metrics: Figures

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,19 @@ from pydantic import ValidationError
 from aihub.api.app import create_prediction_app
 from aihub.api.errors import install_error_handlers
 from aihub.api.middleware import RequestContext
-from aihub.api.recsys_answers import next_items_answer, recommendations_answer, training_answer, training_job, trending_answer
+from aihub.api.recsys_answers import (
+    next_items_answer,
+    recommendations_answer,
+    rollback_answer,
+    served_model,
+    training_answer,
+    training_job,
+    trending_answer,
+)
 from aihub.api.routes import predictions, recsys
 from aihub.api.services import PredictionServices, WaitingPlaces
 from aihub.errors import ConflictError, NotFoundError
+from aihub.recsys.artifacts import Version
 from aihub.recsys.predictions import Answer, Fallback
 from aihub.recsys.results import NextItem, Scored, TrendItem
 from aihub.schemas.recsys import (
@@ -34,7 +44,7 @@ from aihub.schemas.recsys import (
 )
 from aihub.security.principal import Principal
 from aihub.settings import Settings
-from aihub.storage.recsys_runs import RunRecord
+from aihub.storage.recsys_runs import RunRecord, StoreModelRecord
 from aihub.telemetry.metrics import Metrics, RequestMetrics
 
 from .conftest import assert_refused
@@ -44,6 +54,11 @@ PREDICTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("/predict/trending", {"store_id": 1}, "n"),
     ("/predict/next-items", {"store_id": 1, "item_history": [3, 4]}, "top_k"),
 ]
+FIGURES: dict[str, dict[str, Any]] = {
+    "recommendation": {"train_loss": 0.2, "val_loss": 0.3, "cached_users": 4372, "ndcg_10": 0.4},
+    "trending": {"rmse": 2.5, "mae": 1.5, "cached_products": 300, "wape": 0.5},
+    "next_item": {"total_patterns": 1250, "avg_confidence": 0.3, "mrr@20": 0.2},
+}
 TRAININGS = ["/train/recommendation", "/train/trending", "/train/next-item"]
 
 
@@ -69,6 +84,7 @@ class FakeRecsys:
         self.busy = False
         self.may_end = asyncio.Event()
         self.may_end.set()
+        self.ended: RunRecord | None = None
 
     async def start_training(
         self, principal: Principal, store_id: int, model_type: Any, parameters: Mapping[str, Any]
@@ -80,13 +96,14 @@ class FakeRecsys:
 
     async def finish_training(self, principal: Principal, job_id: str) -> TrainingAnswer:
         await self.may_end.wait()
-        figures = {"metrics": {"wape": 0.5}, "version": "000001", "served": True, "model_path": "results/store_1/trending/000001"}
-        return training_answer(run(status="succeeded", **figures))
+        kind = self.started[-1][1]
+        ended = {"metrics": FIGURES[kind], "version": "000012", "served": True, "model_path": f"results/store_1/{kind}/000012"}
+        return training_answer(run(status="succeeded", model_type=kind, **ended))
 
     async def job(self, principal: Principal, job_id: str) -> TrainingJob:
         if job_id != "train-1":
             raise NotFoundError("There is no such training.", code="job_not_found")
-        return training_job(run(status="running", step="neumf", progress=0.4))
+        return training_job(self.ended or run(status="running", step="neumf", progress=0.4))
 
     async def cancel_job(self, principal: Principal, job_id: str) -> TrainingJob:
         self.cancelled.append(job_id)
@@ -254,10 +271,30 @@ async def test_million_ids_are_refused_before_they_cost_anything(http: httpx.Asy
 
 
 @pytest.mark.parametrize("path", TRAININGS)
-async def test_training_answers_with_the_promised_fields(http: httpx.AsyncClient, path: str) -> None:
+async def test_training_answers_with_the_fields_of_the_earlier_service(
+    http: httpx.AsyncClient, service: FakeRecsys, path: str
+) -> None:
     answer = (await http.post(path, json={"store_id": 1})).json()
     assert {"success", "store_id", "model_type", "metrics", "model_path"} <= answer.keys()
-    assert answer["success"] is True
+    assert (answer["success"], answer["status"]) == (True, "success")
+    figures = FIGURES[service.started[-1][1]]
+    assert answer["metrics"] == figures | {"model_version": "v12.0"}
+    assert all(type(value) is type(figures[name]) for name, value in answer["metrics"].items() if name in figures)
+
+
+async def test_figures_read_later_are_those_of_the_answer(http: httpx.AsyncClient, service: FakeRecsys) -> None:
+    answer = (await http.post("/train/recommendation", json={"store_id": 1})).json()
+    service.ended = run(status="succeeded", metrics=FIGURES["recommendation"], version="000012")
+    assert (await http.get("/train/jobs/train-1")).json()["metrics"] == answer["metrics"]
+    service.ended = run(status="failed")
+    assert (await http.get("/train/jobs/train-1")).json()["metrics"] is None
+
+
+def test_served_and_rolled_back_versions_show_the_same_figures(tmp_path: Path) -> None:
+    record = StoreModelRecord(1, "trending", "000012", "results", FIGURES["trending"], 5, "train-1", 1)
+    version = Version("000012", tmp_path, True, FIGURES["trending"], {})
+    expected = FIGURES["trending"] | {"model_version": "v12.0"}
+    assert served_model(record).metrics == rollback_answer(1, "trending", version, "results").metrics == expected
 
 
 async def test_asynchronous_training_is_a_job_to_follow_and_cancel(http: httpx.AsyncClient, service: FakeRecsys) -> None:

@@ -81,6 +81,13 @@ def test_all_three_rankers_were_examined_and_the_best_serves(model: NextItemMode
     assert model.metrics["mrr@20"] == model.metrics[f"{model.ranker}_mrr@20"]
 
 
+def test_patterns_are_counted_and_their_mean_confidence_is_told() -> None:
+    # 1 -> 2 in two of two sequences with 1, 1 -> 4 in one of two, 2 -> 4 in one of three, 3 -> 2 and 3 -> 5 in one of two each.
+    model = fit_next_item(Sequences.from_lists([[1, 2], [1, 2, 4], [3, 2], [3, 5]]))
+    assert model.metrics["total_patterns"] == 5
+    assert model.metrics["avg_confidence"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 2 + 1 / 2) / 5)
+
+
 def test_a_history_of_unknown_items_gives_none(model: NextItemModel) -> None:
     assert model.predict([1, -5, 2**63 - 1, 2**70], 5) is None
     assert model.predict([], 5) is None

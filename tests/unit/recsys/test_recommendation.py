@@ -48,6 +48,15 @@ def test_kept_model_answers_with_what_was_held_out_but_is_not_judged_by_it(famil
     assert evaluate(served, fit.hold_out)["ndcg_10"] > judged["ndcg_10"]
 
 
+def test_losses_are_of_the_kept_model_and_every_customer_is_counted() -> None:
+    data = shop_of_tastes()
+    fit = fit_recommendation(data, SETTINGS)
+    assert fit.metrics["cached_users"] == len(np.unique(data.user_ids))
+    guessing = float(np.log(5) - 4 / 5 * np.log(4))  # the cost of always saying one in five
+    assert 0 < fit.metrics["train_loss"] < guessing
+    assert fit.metrics["train_loss"] < fit.metrics["val_loss"] < guessing
+
+
 def test_recommended_items_are_of_the_customers_taste() -> None:
     fit = fit_recommendation(shop_of_tastes(), SETTINGS)
     answers = {user: fit.recommender.predict(user, 5) or [] for user in range(1000, 1040)}

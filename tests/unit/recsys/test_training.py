@@ -9,6 +9,7 @@ import pytest
 
 from aihub.errors import ConflictError, InternalError, ModelUnavailableError
 from aihub.recsys.artifacts import ArtifactStore
+from aihub.recsys.families import TrendingFamily
 from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.results import TrainingCancelledError, raise_if_cancelled
 from aihub.recsys.store_data.errors import NotEnoughDataError, ShopUnavailableError
@@ -20,7 +21,7 @@ from aihub.storage.recsys_session import TrainingSession
 from tests.external_servers import free_port
 
 from .model_parts import SmallFamily
-from .shop_parts import MONDAY_S, Shop
+from .shop_parts import DAY_S, MONDAY_S, Shop
 
 
 class Work:
@@ -67,6 +68,14 @@ async def test_training_publishes_and_is_written_down(work: Work) -> None:
     assert run.hyper_parameters == {"dim": 50}
     models = await work.runs.store_models(work.shop.tenant, 1)
     assert [(model.model_type, model.version, model.training_id) for model in models] == [("recommendation", "000001", run.id)]
+
+
+async def test_forecast_of_a_store_with_one_week_of_sales_is_published_with_every_figure(work: Work) -> None:
+    work.shop.order(7, MONDAY_S + 6 * DAY_S, 11)
+    result = train(work.place, TrendingFamily(), 1, "trending", {"period": "week"}, tenant=work.shop.tenant)
+    assert result.served
+    assert {"rmse", "mae", "cached_products"} <= result.metrics.keys()
+    assert (await work.last()).metrics == result.metrics
 
 
 async def test_worse_model_is_kept_but_not_served(work: Work) -> None:

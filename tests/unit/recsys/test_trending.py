@@ -170,10 +170,26 @@ def test_sales_that_follow_last_year_are_forecast_from_last_year() -> None:
     assert model.metrics["wape"] == 0
 
 
-def test_a_store_of_one_sale_gets_a_forecast() -> None:
-    (item,) = fit_trending(rows((5, 10, 3.0))).predict(10)
+def test_a_store_of_one_sale_gets_a_forecast_and_figures_that_say_nothing_was_examined() -> None:
+    model = fit_trending(rows((5, 10, 3.0)))
+    (item,) = model.predict(10)
     assert (item.variant_id, item.item_id) == (5, 50)
     assert np.isfinite(item.predicted_sales)
+    assert (model.metrics["examined_periods"], model.metrics["cached_products"]) == (0, 1)
+    assert (model.metrics["wape"], model.metrics["mae"], model.metrics["rmse"]) == (1.0, 3.0, 3.0)
+
+
+def test_a_store_that_sold_nothing_of_late_still_has_every_figure() -> None:
+    units = np.zeros((6, 30))
+    units[:, :10] = 4.0
+    model = fit_trending(SalesTable.of_units(units), QUICK)
+    assert (model.winner, model.metrics["examined_periods"]) == (FLOOR, QUICK.examined_periods)
+    assert {"wape", "mae", "rmse", "cached_products"} <= model.metrics.keys()
+
+
+def test_rmse_weighs_large_errors_more_than_mae() -> None:
+    figures = measure(np.array([[1.0], [1.0]]), np.array([[1.0], [5.0]]))
+    assert (figures["mae"], figures["rmse"]) == (2.0, pytest.approx(8**0.5))
 
 
 def test_slips_of_the_pen_do_not_drown_the_rest() -> None:
