@@ -25,6 +25,7 @@ class Settings(EnvironmentSettings):
         ConfigurationError: A variable has a wrong value; the message names each.
     """
 
+    earlier_variables = {"LLM_MODEL_PATH": "chat_model", "VOSK_MODEL_PATH": "speech_model"}
     model_config = SettingsConfigDict(env_prefix="AIHUB_", extra="ignore", frozen=True, env_ignore_empty=True)
 
     home: Path = Field(default=Path(".aihub"), description="State folder; everything the hub writes lies under it.")
@@ -49,6 +50,10 @@ class Settings(EnvironmentSettings):
     )
     embedding_model_id: str | None = Field(
         default=None, description="Name clients use for AIHUB_EMBEDDING_MODEL; its last path part when unset."
+    )
+
+    speech_model: Path | None = Field(
+        default=None, description="Folder of a Vosk model, or of several; listed beside those in the state folder."
     )
 
     models_memory_gb: PositiveFloat | None = Field(

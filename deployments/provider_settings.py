@@ -16,6 +16,7 @@ def provider_settings(settings: Settings, configuration: HubConfiguration) -> Pr
         github_base_url=configuration.github_base_url,
         github_api_key=settings.github_token,
         ollama_url=configuration.ollama_url,
+        ollama_model=configuration.ollama_model,
         timeout_s=configuration.provider_timeout_s,
         fallback_order=configuration.fallback_order,
         preferred_model=configuration.preferred_model,

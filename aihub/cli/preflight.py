@@ -12,6 +12,8 @@ import yaml
 
 from aihub.cli.ray_environment import RESTING
 from aihub.errors import ConfigurationError
+from aihub.recsys.settings import RecsysSettings
+from aihub.registry.configuration import CONFIGURATION_NAME, ConfigurationStore
 from aihub.settings import Settings
 
 NEEDED_BYTES = 2 * 10**9
@@ -77,6 +79,16 @@ def check(config: Path, port: int | None, settings: Settings) -> StartPlan:
     shown_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  # compared, not bound
     resting = {name: value for name, value in RESTING.items() if name not in os.environ}
     return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", resting | SERVE_ENVIRONMENT)
+
+
+def check_variables(settings: Settings) -> None:
+    """Read the settings that only the applications read, so that a mistake is told before anything starts.
+
+    Raises:
+        ConfigurationError: A variable or `config.json` is wrong; the message names it.
+    """
+    ConfigurationStore(settings.home_path / CONFIGURATION_NAME, os.environ).read()
+    RecsysSettings()
 
 
 def explain_failure(log_path: Path) -> str:

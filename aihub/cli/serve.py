@@ -32,6 +32,7 @@ def serve(
 ) -> None:
     """Start the hub and wait until it answers; Ctrl-C stops everything."""
     settings = Settings()
+    preflight.check_variables(settings)
     plan = preflight.check(config, port, settings)
     profile = load_profile(settings.profile)
     typer.echo(f"Profile {profile.name}; state in {settings.home_path}")

@@ -30,7 +30,7 @@ _MISSING = {
     "local": "set LOCAL_LLM_API_URL",
     "openai": "set OPENAI_API_KEY",
     "github": "set GITHUB_TOKEN",
-    "ollama": "set OLLAMA_HOST",
+    "ollama": "set OLLAMA_URL",
 }
 
 
@@ -122,7 +122,9 @@ class ProviderPool:
         """Return the provider's model to fall back to: the asked one where it is known there, else its default."""
         known = self._known.of(provider)
         bare = asked.removeprefix(f"{provider}/")
-        return bare if known.find(bare) is not None else known.default_model
+        if known.find(bare) is not None:
+            return bare
+        return (self._settings.ollama_model if provider == "ollama" else None) or known.default_model
 
     async def models(self) -> list[ChatModelCard]:
         """Cards of the models that configured providers offer; an Ollama server that does not answer offers none."""

@@ -23,6 +23,7 @@ class ProviderSettings:
         default_provider: Answers for names without a prefix that no local model has (`LLM_PROVIDER`).
         local_api_url: A server with OpenAI's API that stands beside the hub (`LOCAL_LLM_API_URL`); part of `local`.
         ollama_url: None switches Ollama off.
+        ollama_model: Asked when the hub falls back to Ollama with a name it does not know; that of `KnownProvider` when None.
         timeout_s: Longest silence of a provider.
         fallback_order: Providers to try when the asked one fails before its first byte.
         preferred_model: What `auto` takes where it can.
@@ -37,6 +38,7 @@ class ProviderSettings:
     github_base_url: str = "https://models.github.ai/inference"
     github_api_key: SecretStr | None = None
     ollama_url: str | None = None
+    ollama_model: str | None = None
     timeout_s: float = 120.0
     fallback_order: tuple[ProviderName, ...] = field(default_factory=tuple)
     preferred_model: str | None = None

@@ -38,7 +38,7 @@ class RecommendationParameters(HyperParameters):
     tower: Annotated[int, Field(ge=4, le=256)] | None = Field(default=None, description="Size of NeuMF's network.")
     negatives: Annotated[int, Field(ge=1, le=64)] | None = None
     learning_rate: Rate | None = None
-    batch_size: Annotated[int, Field(ge=64, le=262_144)] | None = None
+    batch_size: Annotated[int, Field(ge=8, le=262_144)] | None = None
     epochs: Annotated[int, Field(ge=1, le=200)] | None = None
     patience: Annotated[int, Field(ge=1, le=50)] | None = None
     time_limit_s: Seconds | None = Field(default=None, description="After which no further epoch starts.")

@@ -1,17 +1,25 @@
 """What the operator sets for recommendations; every field is an environment variable `RECSYS_...`."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from aihub.recsys.hyper_parameters import NextItemParameters, RecommendationParameters, TrendingParameters
+from aihub.recsys.shop_database import ShopDatabase
 from aihub.recsys.store_data.mapping import MAPPING_PATH
 from aihub.typed_environment import EnvironmentSettings
 
 
 class RecsysSettings(EnvironmentSettings):
     """Where shops keep their data, and the limits of training and serving."""
+
+    earlier_variables = {
+        "RECOMMENDATION_BATCH_SIZE": "recommendation.batch_size",
+        "RECOMMENDATION_EPOCHS": "recommendation.epochs",
+    }
 
     model_config = SettingsConfigDict(
         env_prefix="RECSYS_", env_nested_delimiter="__", extra="ignore", frozen=True, env_ignore_empty=True
@@ -29,3 +37,14 @@ class RecsysSettings(EnvironmentSettings):
     recommendation: RecommendationParameters = Field(default_factory=RecommendationParameters, description="Its training.")
     trending: TrendingParameters = Field(default_factory=TrendingParameters, description="Its training.")
     next_item: NextItemParameters = Field(default_factory=NextItemParameters, description="Its training.")
+
+    @classmethod
+    def earlier_values(cls, known: Mapping[str, Any]) -> dict[str, Any]:
+        """Also read the shop's address from `DB_HOST` and its like, unless `RECSYS_DATABASE_URL` is set.
+
+        Raises:
+            ConfigurationError: They are wrong or not complete.
+        """
+        values = super().earlier_values(known)
+        url = None if known.get("database_url") else ShopDatabase().url()
+        return values if url is None else values | {"database_url": url}

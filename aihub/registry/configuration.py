@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 
 from aihub.errors import ConfigurationError, InvalidRequestError
 from aihub.registry.documents import append_line, write_document
+from aihub.registry.keys import ModelKey
 from aihub.registry.publish import hold_lock
 
 ChatProvider = Literal["local", "openai", "ollama", "github"]
@@ -32,10 +33,12 @@ ENVIRONMENT: Final[dict[str, tuple[str, ...]]] = {
     "max_concurrent_models": ("MAX_CONCURRENT_MODELS",),
     "min_residency_s": ("MIN_RESIDENCY",),
     "download_proxy": ("DOWNLOAD_PROXY",),
-    "llm_provider": ("LLM_PROVIDER",),
+    "llm_provider": ("LLM_PROVIDER", "PREFERRED_AI_PROVIDER"),
     "local_llm_api_url": ("LOCAL_LLM_API_URL",),
     "openai_base_url": ("OPENAI_BASE_URL",),
-    "ollama_url": ("OLLAMA_URL", "OLLAMA_HOST"),
+    # OLLAMA_HOST comes last: where an Ollama server runs beside the hub, it says where that listens.
+    "ollama_url": ("OLLAMA_URL", "OLLAMA_BASE_URL", "OLLAMA_HOST"),
+    "ollama_model": ("OLLAMA_MODEL",),
     "github_base_url": ("GITHUB_BASE_URL",),
     "provider_timeout_s": ("PROVIDER_TIMEOUT",),
     "fallback_order": ("FALLBACK_ORDER",),
@@ -67,6 +70,9 @@ class HubConfiguration(BaseModel):
     local_llm_api_url: str | None = Field(default=None, description="OpenAI-compatible service used as the local provider.")
     openai_base_url: str = Field(default="https://api.openai.com/v1", description="OpenAI or a compatible service.")
     ollama_url: str = Field(default="http://127.0.0.1:11434", description="Ollama server.")
+    ollama_model: str | None = Field(
+        default=None, max_length=200, description="Ollama's model where the hub falls back to it with a name it does not have."
+    )
     github_base_url: str = Field(default="https://models.github.ai/inference", description="GitHub Models.")
     provider_timeout_s: PositiveFloat = Field(default=60.0, description="Longest wait for a remote provider's next byte.")
     fallback_order: tuple[ChatProvider, ...] = Field(default=(), description="Providers to try when the first one fails.")
@@ -87,12 +93,30 @@ class HubConfiguration(BaseModel):
     @field_validator("ollama_url", mode="before")
     @classmethod
     def _accept_ollama_host(cls, value: object) -> object:
-        """Read Ollama's own form of the variable too: `0.0.0.0:11434` and `gpu-box` mean a port and a host to listen on."""
-        if not isinstance(value, str) or "://" in value:
+        """Read Ollama's own form of the variable too: `0.0.0.0:11434` and `gpu-box` mean a port and a host to listen on.
+
+        Of a full address, the path of one of Ollama's two APIs is not part of the base.
+        """
+        if not isinstance(value, str):
             return value
+        if "://" in value:
+            return value.rstrip("/").removesuffix("/v1").removesuffix("/api")
         host, _, port = value.partition(":")
         shown = "127.0.0.1" if host in {"", "0.0.0.0"} else host  # noqa: S104  # compared, not bound
         return f"http://{shown}:{port or 11434}"
+
+    @field_validator("llm_provider", mode="before")
+    @classmethod
+    def _accept_capitals(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("ollama_model")
+    @classmethod
+    def _names_an_ollama_model(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else ModelKey("ollama", value).name
+        except InvalidRequestError as error:
+            raise ValueError("must be a name such as gemma2:9b") from error
 
     @field_validator("download_proxy", "local_llm_api_url", "openai_base_url", "ollama_url", "github_base_url")
     @classmethod
@@ -129,11 +153,13 @@ class ConfigurationStore:
         Raises:
             ConfigurationError: The file or a variable is wrong; the message names the setting.
         """
-        values = self._read_environment() | self._read_file()
+        stored = self._read_file()
         try:
-            return HubConfiguration.model_validate(values)
+            return HubConfiguration.model_validate(self._read_environment() | stored)
         except ValidationError as error:
-            raise ConfigurationError(f"The settings in {self._path} or the environment are wrong: {_explain(error)}.") from error
+            variables = {setting: name for setting, name in self._variables().items() if setting not in stored}
+            problems = _explain(error, variables)
+            raise ConfigurationError(f"The settings in {self._path} or the environment are wrong: {problems}.") from error
 
     def configure(self, changes: Mapping[str, object], actor: str) -> HubConfiguration:
         """Change settings for good; None returns a setting to its variable or default.
@@ -163,13 +189,17 @@ class ConfigurationStore:
             write_document(self._path, kept)
         return after
 
-    def _read_environment(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _variables(self) -> dict[str, str]:
+        """The variable that counts for each setting that has one."""
+        found: dict[str, str] = {}
         for setting, names in ENVIRONMENT.items():
-            value = next((self._environ[name] for name in names if self._environ.get(name, "").strip()), None)
-            if value is not None:
-                found[setting] = value.strip()
+            name = next((name for name in names if self._environ.get(name, "").strip()), None)
+            if name is not None:
+                found[setting] = name
         return found
+
+    def _read_environment(self) -> dict[str, Any]:
+        return {setting: self._environ[name].strip() for setting, name in self._variables().items()}
 
     def _read_file(self) -> dict[str, Any]:
         if not self._path.exists():
@@ -205,11 +235,14 @@ def _audit_line(
     return {"at": time.time(), "actor": actor, "changes": {name: {"from": old[name], "to": new[name]} for name in changes}}
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, variables: Mapping[str, str] | None = None) -> str:
     known = ", ".join(ENVIRONMENT)
     problems = []
     for problem in error.errors():
         name = ".".join(map(str, problem["loc"]))
         is_unknown = problem["type"] == "extra_forbidden"
+        if problem["loc"] and (variable := (variables or {}).get(str(problem["loc"][0]))):
+            # A proxy's address may hold a password.
+            name += f" ({variable})" if name == "download_proxy" else f" ({variable} is {str(problem['input'])[:100]!r})"
         problems.append(f"{name[:64]} is unknown, known are {known}" if is_unknown else f"{name}: {problem['msg']}")
     return "; ".join(problems)

@@ -24,7 +24,7 @@ from aihub.registry.publish import has_all_files, read_manifest
 OLLAMA_TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 8 * 2**20
 
-SourceName = Literal["packages", "installs", "folders", "hf_cache", "ollama", "openai", "github"]
+SourceName = Literal["packages", "installs", "folders", "speech_folder", "hf_cache", "ollama", "openai", "github"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ async def detect(
     ollama_url: str,
     providers_with_key: frozenset[Provider],
     hf_cache: Path | None = None,
+    speech_model: Path | None = None,
 ) -> Detection:
     """Look at every source at once.
 
@@ -88,6 +89,7 @@ async def detect(
         ollama_url: Address of an Ollama server; it need not run.
         providers_with_key: Remote services that have a key.
         hf_cache: Hugging Face cache; its own default when None.
+        speech_model: Folder of a speech model elsewhere on this machine, or of several.
     """
     names: tuple[SourceName, ...] = ("packages", "installs", "folders", "hf_cache", "ollama")
     results = await asyncio.gather(
@@ -98,6 +100,8 @@ async def detect(
         find_ollama_models(ollama_url),
     )
     found: dict[SourceName, Found] = dict(zip(names, results, strict=True))
+    if speech_model is not None:
+        found["speech_folder"] = await asyncio.to_thread(find_speech_models, speech_model, catalogue)
     found["openai"] = _find_remote("openai", catalogue, providers_with_key)
     found["github"] = _find_remote("github", catalogue, providers_with_key)
     models = tuple(model for part, _ in found.values() for model in part)
@@ -137,6 +141,20 @@ def find_folders(models_path: Path, catalogue: Catalogue, *, with_derived: bool 
             passed_over.append(folder.name)
     ignored = f"; no models: {', '.join(passed_over)}" if passed_over else ""
     return models, SourceState(True, f"{len(models)} models in {models_path}{ignored}")
+
+
+def find_speech_models(folder: Path, catalogue: Catalogue) -> Found:
+    """Find the Vosk model in a folder, or those in its folders."""
+    try:
+        places = [folder, *sorted(path for path in folder.iterdir() if _is_visible_folder(path))]
+    except OSError as error:
+        return [], SourceState(False, f"{folder} cannot be read: {error.strerror}")
+    models = [
+        DetectedModel(key, "speech_folder", _size_of(place), place)
+        for place in places
+        if _is_speech_model(place) and (key := _key_of_speech_model(place, catalogue)) is not None
+    ]
+    return models, SourceState(bool(models), f"{len(models)} speech models in {folder}")
 
 
 def find_hf_cache(cache: Path | None) -> Found:
@@ -225,16 +243,24 @@ def _key_of_manifest(manifest: dict[str, Any], with_derived: bool) -> ModelKey |
 
 
 def _key_of_folder(folder: Path, catalogue: Catalogue) -> ModelKey | None:
-    if (folder / "am" / "final.mdl").is_file() and (folder / "conf" / "model.conf").is_file():
-        for entry in catalogue.entries:
-            if entry.source_url is not None and entry.source_url.endswith(f"/{folder.name}.zip"):
-                return entry.key
-        return _key_or_none("vosk", folder.name.lower())
+    if _is_speech_model(folder):
+        return _key_of_speech_model(folder, catalogue)
     try:
         check_model_folder(folder)
     except ConfigurationError:
         return None
     return _key_or_none("local", folder.name)
+
+
+def _is_speech_model(folder: Path) -> bool:
+    return (folder / "am" / "final.mdl").is_file() and (folder / "conf" / "model.conf").is_file()
+
+
+def _key_of_speech_model(folder: Path, catalogue: Catalogue) -> ModelKey | None:
+    for entry in catalogue.entries:
+        if entry.source_url is not None and entry.source_url.endswith(f"/{folder.name}.zip"):
+            return entry.key
+    return _key_or_none("vosk", folder.name.lower())
 
 
 def _key_or_none(provider: Provider, name: str) -> ModelKey | None:

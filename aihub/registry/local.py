@@ -51,7 +51,7 @@ def open_registry(
         installs, catalogue, configuration.read, folder=settings.home_path / DOWNLOADS_FOLDER, metrics=metrics
     )
     return ModelRegistry(
-        RegistryPlaces(settings.home_path, settings.models_path, _hf_cache(environ)),
+        RegistryPlaces(settings.home_path, settings.models_path, _hf_cache(environ), settings.speech_model),
         catalogue,
         installs=installs,
         configuration=configuration,

@@ -52,11 +52,13 @@ class RegistryPlaces:
         state_folder: The hub's state folder.
         models_path: Model folders that people or the default set-up put there.
         hf_cache: Hugging Face cache; its own default when None.
+        speech_model: Folder of a speech model elsewhere on this machine, or of several.
     """
 
     state_folder: Path
     models_path: Path
     hf_cache: Path | None = None
+    speech_model: Path | None = None
 
 
 async def nothing_in_use() -> set[str]:
@@ -277,6 +279,7 @@ class ModelRegistry:
             ollama_url=configuration.ollama_url,
             providers_with_key=self._providers_with_key,
             hf_cache=self._places.hf_cache,
+            speech_model=self._places.speech_model,
         )
 
 

@@ -66,3 +66,14 @@ def test_settings_made_in_code_are_checked_too() -> None:
     assert Settings(home=Path("there")).home_path.name == "there"
     with pytest.raises(ConfigurationError, match="AIHUB_CHAT_TIMEOUT_S"):
         Settings(chat_timeout_s=0)
+
+
+def test_models_may_be_named_by_the_variables_of_the_earlier_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AIHUB_CHAT_MODEL", "AIHUB_SPEECH_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LLM_MODEL_PATH", "/models/trợ-lý")
+    monkeypatch.setenv("VOSK_MODEL_PATH", "/models/vosk-model-small-vn-0.4")
+    settings = Settings()
+    assert (settings.chat_model, settings.speech_model) == ("/models/trợ-lý", Path("/models/vosk-model-small-vn-0.4"))
+    monkeypatch.setenv("AIHUB_CHAT_MODEL", "own")
+    assert Settings().chat_model == "own"

@@ -37,6 +37,40 @@ def test_wrong_secret_is_named_but_not_shown(monkeypatch: pytest.MonkeyPatch) ->
     assert "abc" not in raised.value.message
 
 
+class Renamed(EnvironmentSettings):
+    earlier_variables = {"OLD_SIZE": "size", "OLD_PART_SIZE": "part.size"}
+    model_config = SettingsConfigDict(env_prefix="RENAMED_", env_nested_delimiter="__", extra="ignore", env_ignore_empty=True)
+
+    size: PositiveInt = 1
+    part: Part = Part()
+
+
+def test_earlier_variable_counts_where_the_own_one_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLD_SIZE", "5")
+    monkeypatch.setenv("OLD_PART_SIZE", " 6 ")
+    assert (Renamed().size, Renamed().part.size) == (5, 6)
+    monkeypatch.setenv("RENAMED_SIZE", "")
+    assert Renamed().size == 5
+    monkeypatch.setenv("RENAMED_SIZE", "7")
+    monkeypatch.setenv("RENAMED_PART__SIZE", "8")
+    assert (Renamed().size, Renamed().part.size) == (7, 8)
+    assert Renamed(size=9).size == 9
+
+
+def test_wrong_value_of_an_earlier_variable_is_told_with_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLD_SIZE", "-1")
+    monkeypatch.setenv("OLD_PART_SIZE", "many")
+    with pytest.raises(ConfigurationError) as raised:
+        Renamed()
+    assert "OLD_SIZE: " in raised.value.message
+    assert "OLD_PART_SIZE: " in raised.value.message
+    assert "\n" not in raised.value.message
+    monkeypatch.setenv("RENAMED_SIZE", "0")
+    monkeypatch.setenv("OLD_PART_SIZE", "1")
+    with pytest.raises(ConfigurationError, match="RENAMED_SIZE: "):
+        Renamed()
+
+
 def test_settings_of_recommendations_are_told_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECSYS_MAX_EVENTS", "0")
     monkeypatch.setenv("RECSYS_TRENDING__TREES", "none")

@@ -82,3 +82,24 @@ def test_rays_pace_is_set_unless_the_caller_has_set_it(tmp_path: Path, monkeypat
     plan = preflight.check(write_config(tmp_path, free_port()), None, Settings(home=tmp_path / "home"))
     assert "RAY_SERVE_CONTROL_LOOP_INTERVAL_S" not in plan.environment
     assert plan.environment["RAY_num_workers_soft_limit"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PREFERRED_AI_PROVIDER", "gemini"),
+        ("MAX_CONCURRENT_MODELS", "none"),
+        ("RECOMMENDATION_EPOCHS", "0"),
+        ("RECSYS_MAX_EVENTS", "0"),
+        ("DB_HOST", "db.shop.vn"),
+    ],
+)
+def test_mistake_in_a_variable_of_any_application_is_told_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    for name in ("DB_NAME", "LLM_PROVIDER", "RECSYS_DATABASE_URL", variable):
+        monkeypatch.delenv(name, raising=False)
+    preflight.check_variables(Settings(home=tmp_path))
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=variable):
+        preflight.check_variables(Settings(home=tmp_path))

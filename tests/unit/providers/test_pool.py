@@ -111,3 +111,15 @@ def test_estimate_counts_tools_and_tool_calls() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "tra_gia", "arguments": '{"món": "phở"}'}}
     with_tools = {"messages": [*plain["messages"], {"role": "assistant", "content": "", "tool_calls": [call]}], "tools": [call]}
     assert estimate_tokens(with_tools) > estimate_tokens(plain) + 40
+
+
+async def test_ollamas_model_to_fall_back_to_is_the_operators_where_one_is_set() -> None:
+    pool = ProviderPool(ProviderSettings(ollama_url="http://127.0.0.1:9"), load_known_providers(), ProviderMetrics())
+    try:
+        shipped = pool.default_model("ollama", "unknown")
+        pool.configure(ProviderSettings(ollama_url="http://127.0.0.1:9", ollama_model="shop:1b"))
+        assert (shipped != "shop:1b", pool.default_model("ollama", "unknown")) == (True, "shop:1b")
+        assert pool.default_model("ollama", "ollama/gemma2:9b") == "gemma2:9b"
+        assert pool.default_model("openai", "unknown") != "shop:1b"
+    finally:
+        await pool.close()

@@ -47,6 +47,58 @@ def test_variables_are_read_by_their_promised_names(tmp_path: Path) -> None:
     assert found.download_proxy is None
 
 
+def test_variables_of_the_earlier_services_are_read(tmp_path: Path) -> None:
+    found = open_store(
+        tmp_path,
+        OLLAMA_BASE_URL="http://gpu-box:11434/",
+        OLLAMA_MODEL="gemma2:9b",
+        PREFERRED_AI_PROVIDER="OpenAI",
+        LOCAL_LLM_API_URL="http://127.0.0.1:9000/v1",
+        MAX_CONCURRENT_MODELS="2",
+        MODEL_UNLOAD_TIMEOUT="300",
+    ).read()
+    assert (found.ollama_url, found.ollama_model, found.llm_provider) == ("http://gpu-box:11434", "gemma2:9b", "openai")
+    assert (found.local_llm_api_url, found.max_concurrent_models) == ("http://127.0.0.1:9000/v1", 2)
+    assert found.model_unload_timeout_s == 300.0
+
+
+def test_the_hubs_own_variable_wins_over_that_of_an_earlier_service(tmp_path: Path) -> None:
+    addresses = {"OLLAMA_BASE_URL": "http://b:11434", "OLLAMA_HOST": "0.0.0.0:11434"}
+    assert open_store(tmp_path, OLLAMA_URL="http://a:11434", **addresses).read().ollama_url == "http://a:11434"
+    assert open_store(tmp_path, OLLAMA_URL="", **addresses).read().ollama_url == "http://b:11434"
+    found = open_store(tmp_path, LLM_PROVIDER="ollama", PREFERRED_AI_PROVIDER="openai").read()
+    assert found.llm_provider == "ollama"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PREFERRED_AI_PROVIDER", "gemini"),
+        ("LLM_PROVIDER", "gemini"),
+        ("OLLAMA_BASE_URL", "ftp://gpu-box"),
+        ("OLLAMA_MODEL", "../gemma"),
+        ("MAX_CONCURRENT_MODELS", "0"),
+        ("MODEL_UNLOAD_TIMEOUT", "soon"),
+    ],
+)
+def test_wrong_value_is_told_with_its_variable_in_one_line(tmp_path: Path, variable: str, value: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        open_store(tmp_path, **{variable: value}).read()
+    assert f"{variable} is '{value}'" in raised.value.message
+    assert "\n" not in raised.value.message
+
+
+def test_wrong_proxy_is_named_but_its_password_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="DOWNLOAD_PROXY") as raised:
+        open_store(tmp_path, DOWNLOAD_PROXY="socks://me:s3cret@proxy").read()
+    assert "s3cret" not in raised.value.message
+
+
+@pytest.mark.parametrize("value", ["http://gpu-box:11434/v1", "http://gpu-box:11434/api/", "gpu-box:11434"])
+def test_address_of_ollama_may_end_in_the_path_of_its_apis(tmp_path: Path, value: str) -> None:
+    assert open_store(tmp_path, OLLAMA_BASE_URL=value).read().ollama_url == "http://gpu-box:11434"
+
+
 @pytest.mark.parametrize(
     ("value", "url"),
     [

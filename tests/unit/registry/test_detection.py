@@ -30,7 +30,12 @@ def make_speech_model(folder: Path) -> None:
         (folder / name).write_bytes(b"x")
 
 
-async def look(tmp_path: Path, ollama_url: str = CLOSED, with_key: frozenset[Provider] = frozenset()) -> Detection:
+async def look(
+    tmp_path: Path,
+    ollama_url: str = CLOSED,
+    with_key: frozenset[Provider] = frozenset(),
+    speech_model: Path | None = None,
+) -> Detection:
     return await detect(
         catalogue=CATALOGUE,
         installs=InstallStore(tmp_path / "installs"),
@@ -38,6 +43,7 @@ async def look(tmp_path: Path, ollama_url: str = CLOSED, with_key: frozenset[Pro
         ollama_url=ollama_url,
         providers_with_key=with_key,
         hf_cache=tmp_path / "hf",
+        speech_model=speech_model,
     )
 
 
@@ -72,6 +78,22 @@ def test_folders_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
     assert {str(model.key) for model in models} == {"local:shop-assistant", "vosk:vi", "vosk:vosk-model-de-0.21"}
     assert "pickled" in state.detail
     assert "ảnh cưới" in state.detail
+
+
+@pytest.mark.parametrize("given", ["vosk-model-small-vn-0.4", ""], ids=["the model", "a folder of models"])
+async def test_speech_model_elsewhere_is_found_where_the_operator_says(tmp_path: Path, given: str) -> None:
+    make_speech_model(tmp_path / "giọng nói" / "vosk-model-small-vn-0.4")
+    (tmp_path / "giọng nói" / "notes").mkdir()
+    found = await look(tmp_path, speech_model=tmp_path / "giọng nói" / given)
+    (model,) = [model for model in found.models if model.source == "speech_folder"]
+    assert (str(model.key), model.path) == ("vosk:vi", tmp_path / "giọng nói" / "vosk-model-small-vn-0.4")
+    assert found.sources["speech_folder"].is_available
+
+
+async def test_speech_folder_that_is_not_there_is_a_state_not_an_error(tmp_path: Path) -> None:
+    state = (await look(tmp_path, speech_model=tmp_path / "gone")).sources["speech_folder"]
+    assert (state.is_available, "gone cannot be read" in state.detail) == (False, True)
+    assert "speech_folder" not in (await look(tmp_path)).sources
 
 
 def test_folder_of_the_hub_is_the_model_it_was_made_from(tmp_path: Path) -> None:
