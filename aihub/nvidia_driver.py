@@ -24,3 +24,13 @@ def ask_driver(question: str) -> list[list[str]]:
         return []
     lines = answer.stdout.splitlines() if answer.returncode == 0 else []
     return [[cell.strip() for cell in line.split(",")] for line in lines]
+
+
+def read_gpu_name(device: str) -> str | None:
+    """Return what the driver calls the card of `cuda:<n>`; None for a CPU, and where nobody knows. Blocking."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return None
+    names = [", ".join(cells) for cells in ask_driver("--query-gpu=name")]
+    index = int(number or 0)
+    return names[index] if index < len(names) else None

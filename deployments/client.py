@@ -6,11 +6,13 @@ answer = await hub.generate_answer("Name the capital of France.")
 """
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from ray import serve
 
-from aihub.errors import UnavailableError
+from aihub.errors import InvalidRequestError, UnavailableError
+from aihub.lifecycle.quantization_support import require_weight_bits
 from aihub.lifecycle.state import UnloadLevel
 from aihub.lifecycle.status import ModelStatus
 from deployments.handles import translate_error
@@ -36,6 +38,7 @@ class HubClient:
         except Exception as error:
             raise translate_error(error, "The hub") from error
         self._stream = self._hub.options(method_name="stream_chat", stream=True)
+        self._answer_stream = self._hub.options(method_name="stream_answer", stream=True)
 
     async def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> dict[str, Any]:
         """Return OpenAI's `chat.completion` object.
@@ -49,26 +52,17 @@ class HubClient:
 
     async def stream_chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> AsyncGenerator[str, None]:
         """Yield the pieces of the answer's text as the model writes them; closing the generator stops the model."""
-        frames = self._stream.remote({"messages": list(messages)} | options)
-        finished = False
-        try:
-            async for frame in frames:
-                for event in events(frame):
-                    chunk = payload(event)
-                    if chunk is not None and "error" in chunk:
-                        raise UnavailableError(chunk["error"]["message"], code=chunk["error"]["code"])
-                    for choice in (chunk or {}).get("choices", []):
-                        if text := choice["delta"].get("content"):
-                            yield text
-            finished = True
-        except (GeneratorExit, TimeoutError):
-            raise
-        except Exception as error:
-            finished = True
-            raise translate_error(error, "The hub") from error
-        finally:
-            if not finished:
-                frames.cancel()
+        async with aclosing(_texts(self._stream.remote({"messages": list(messages)} | options))) as texts:
+            async for text in texts:
+                yield text
+
+    async def stream_answer(
+        self, question: str, context: str | None = None, max_tokens: int = 256, temperature: float = 0.2
+    ) -> AsyncGenerator[str, None]:
+        """Yield the pieces of an answer to `question`, from `context` alone when it is given; closing stops the model."""
+        async with aclosing(_texts(self._answer_stream.remote(question, context, max_tokens, temperature))) as texts:
+            async for text in texts:
+                yield text
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector of norm 1 per text, in order."""
@@ -81,6 +75,11 @@ class HubClient:
         """Answer `question`, from `context` alone when it is given."""
         answer: GeneratedAnswer = await self._call("generate_answer", question, context, max_tokens, temperature)
         return answer
+
+    async def default_model(self) -> str:
+        """Return the id of the chat model that answers where none is named."""
+        model_id: str = await self._call("default_model")
+        return model_id
 
     async def models(self) -> list[dict[str, Any]]:
         """List the chat models that can be asked, as OpenAI model objects."""
@@ -136,3 +135,96 @@ class HubClient:
             return await getattr(self._hub, method).remote(*args)
         except Exception as error:
             raise translate_error(error, "The hub") from error
+
+
+class LLMService:
+    """The face of the offline LLM service before the hub: the same names for the hub's default chat model.
+
+    How each call maps is in docs/migrating.md. Errors are those of `HubClient`.
+
+    Args:
+        hub: The client to call through; a new one when None.
+    """
+
+    def __init__(self, hub: HubClient | None = None) -> None:
+        self._hub = hub or HubClient()
+
+    async def generate_answer(
+        self, question: str, context: str | None = None, max_tokens: int = 256, temperature: float = 0.2
+    ) -> GeneratedAnswer:
+        """Answer `question`, from `context` alone when it is given."""
+        return await self._hub.generate_answer(question, context, max_tokens, temperature)
+
+    async def generate_answer_with_streaming(
+        self, question: str, context: str | None = None, max_tokens: int = 256, temperature: float = 0.2
+    ) -> AsyncGenerator[str, None]:
+        """Yield the pieces of the same answer as the model writes them; closing the generator stops the model."""
+        async with aclosing(self._hub.stream_answer(question, context, max_tokens, temperature)) as texts:
+            async for text in texts:
+                yield text
+
+    async def update_generation_config(
+        self, temperature: float | None = None, top_p: float | None = None, top_k: int | None = None
+    ) -> dict[str, Any]:
+        """Change what requests get that leave these out, and return all defaults in force; None leaves one as it is.
+
+        They outlive unloading and restarts. `generate_answer` names its own temperature.
+        """
+        changes = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+        given = {name: value for name, value in changes.items() if value is not None}
+        return await self._hub.update_generation_config(await self._hub.default_model(), **given)
+
+    async def clear_gpu_cache(self) -> bool:
+        """Forget the cached prompts (KV cache); False when requests in flight still hold some.
+
+        The engine keeps the memory that it reserved: it is given back when the model is unloaded.
+        """
+        return await self._hub.clear_cache(await self._hub.default_model())
+
+    async def get_model_info(self) -> dict[str, Any]:
+        """Return `device`, `gpu_name` (None on a CPU), `gpu_memory_allocated` (GB) and the other fields of a loaded model."""
+        return await self._hub.get_model_info(await self._hub.default_model())
+
+    async def optimize_for_gpu(
+        self, use_quantization: bool = True, load_in_8bit: bool = False, load_in_4bit: bool = False
+    ) -> dict[str, Any]:
+        """Return the model's info where it runs on a GPU as asked.
+
+        Args:
+            use_quantization: Whether quantised weights are wanted; without them the model is as it should be.
+            load_in_8bit, load_in_4bit: Bits of the weights; either will do when neither is set.
+
+        Raises:
+            InvalidRequestError: The model does not run like that. The engine quantises no loaded model; the message says what
+                to serve instead.
+        """
+        if load_in_8bit and load_in_4bit:
+            raise InvalidRequestError("Weights have 8 or 4 bits: set load_in_8bit or load_in_4bit.", param="load_in_4bit")
+        info = await self.get_model_info()
+        if use_quantization:
+            wanted = 8 if load_in_8bit else 4 if load_in_4bit else None
+            require_weight_bits(info["model_id"], info["device"], info["weight_bits"], wanted)
+        return info
+
+
+async def _texts(frames: Any) -> AsyncGenerator[str, None]:
+    """Yield the text in the server-sent events of a remote stream, which ends with this generator."""
+    finished = False
+    try:
+        async for frame in frames:
+            for event in events(frame):
+                chunk = payload(event)
+                if chunk is not None and "error" in chunk:
+                    raise UnavailableError(chunk["error"]["message"], code=chunk["error"]["code"])
+                for choice in (chunk or {}).get("choices", []):
+                    if text := choice["delta"].get("content"):
+                        yield text
+        finished = True
+    except (GeneratorExit, TimeoutError):
+        raise
+    except Exception as error:
+        finished = True
+        raise translate_error(error, "The hub") from error
+    finally:
+        if not finished:
+            frames.cancel()

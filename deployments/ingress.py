@@ -21,7 +21,7 @@ from aihub.telemetry.logging import configure_logging
 from deployments.cancellation import quiet_cancellations
 from deployments.hub_parts import HubParts
 from deployments.short_way import HUB, socket_path
-from pipelines.answer import GeneratedAnswer, generate_answer
+from pipelines.answer import GeneratedAnswer, generate_answer, question_body
 
 logger = logging.getLogger("ray.serve")
 
@@ -75,6 +75,22 @@ class Ingress:
         return await generate_answer(
             engine, self._parts.prompts, question, context, max_tokens=max_tokens, temperature=temperature
         )
+
+    async def stream_answer(
+        self, question: str, context: str | None = None, max_tokens: int = 256, temperature: float = 0.2
+    ) -> AsyncGenerator[str, None]:
+        """Yield the server-sent event text of an answer to `question`, from `context` alone when it is given."""
+        body = question_body(self._parts.prompts, question, context, max_tokens=max_tokens, temperature=temperature)
+        stream = self.stream_chat(body)
+        try:
+            async for frame in stream:
+                yield frame
+        finally:
+            await stream.aclose()
+
+    async def default_model(self) -> str:
+        """Return the id of the model that answers where none is named."""
+        return self._model_id
 
     async def models(self) -> list[dict[str, Any]]:
         """List the chat models that can be asked, as OpenAI model objects."""

@@ -130,11 +130,15 @@ class RemoteLifecycle:
         if status.state not in IN_MEMORY:
             raise ModelUnavailableError(f"The model {model_id!r} is not loaded. Load it first: POST /api/v1/models/load.")
         settings = await self._models.call("generation_defaults", model_id)
+        memory_bytes = status.used_bytes or status.need_bytes
         return ModelInfo(
             model_id=model_id,
             device=status.device,
-            memory_bytes=status.used_bytes or status.need_bytes,
+            memory_bytes=memory_bytes,
+            gpu_name=settings["gpu_name"],
+            gpu_memory_allocated=0.0 if status.device == "cpu" else round(memory_bytes / 1e9, 3),
             quantization=status.quantization,
+            weight_bits=settings["weight_bits"],
             context_tokens=status.context_tokens,
             dtype=settings["dtype"],
             generation_config=GenerationDefaults.model_validate(settings["defaults"]),

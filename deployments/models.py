@@ -16,6 +16,7 @@ from aihub.lifecycle.budgets import device_budget, open_ledger, sleep_budget
 from aihub.lifecycle.clients import Directory, ReadyModel
 from aihub.lifecycle.desired import DesiredState
 from aihub.lifecycle.device_memory import read_compute_capability, read_device_memory
+from aihub.lifecycle.engine_facts import read_engine_facts
 from aihub.lifecycle.generation_defaults import GenerationDefaultsInForce, GenerationDefaultsStore
 from aihub.lifecycle.host import ModelSpec
 from aihub.lifecycle.installed_models import DefaultModel, InstalledModels, LocalModel
@@ -182,8 +183,10 @@ class Models:
         return await self._lifecycle.status()
 
     async def generation_defaults(self, model_id: str) -> dict[str, Any]:
-        """Return the defaults in force and `dtype`, for a model's info."""
-        return {"dtype": self._dtype, "defaults": await asyncio.to_thread(self._defaults.read, model_id)}
+        """Return the defaults in force, `dtype`, `gpu_name` and `weight_bits`, for a model's info."""
+        model = self._models.get(model_id)
+        facts = await asyncio.to_thread(read_engine_facts, model.spec if model is not None else None, self._ability.device)
+        return facts | {"dtype": self._dtype, "defaults": await asyncio.to_thread(self._defaults.read, model_id)}
 
     async def update_generation_config(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any]:
         """Change a loaded model's defaults, now and for its next loads; return what is in force."""

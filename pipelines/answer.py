@@ -25,6 +25,26 @@ class GeneratedAnswer:
     completion_tokens: int
 
 
+def question_body(
+    prompts: Prompts, question: str, context: str | None = None, *, max_tokens: int = 256, temperature: float = 0.2
+) -> dict[str, Any]:
+    """Return the chat body, without a model, that asks `question`; see `generate_answer`.
+
+    Raises:
+        InvalidRequestError: Empty question.
+    """
+    if not question.strip():
+        raise InvalidRequestError("The question is empty.", param="question")
+    content = question
+    if context is not None and context.strip():
+        content = question_message(prompts.for_text(question), question, [source_block(1, "", context)])
+    return {
+        "messages": [{"role": "user", "content": content}],
+        "max_completion_tokens": max_tokens,
+        "temperature": temperature,
+    }
+
+
 async def generate_answer(
     engine: ChatEngine,
     prompts: Prompts,
@@ -43,24 +63,15 @@ async def generate_answer(
         InvalidRequestError: Empty question, or a number out of bounds.
         ContextLengthError: Question, context and `max_tokens` do not fit the model's context.
     """
-    if not question.strip():
-        raise InvalidRequestError("The question is empty.", param="question")
-    content = question
-    if context is not None and context.strip():
-        content = question_message(prompts.for_text(question), question, [source_block(1, "", context)])
+    values = question_body(prompts, question, context, max_tokens=max_tokens, temperature=temperature)
     with hold(engine):
-        return await _answer(engine, content, max_tokens=max_tokens, temperature=temperature)
+        return await _answer(engine, values)
 
 
-async def _answer(engine: ChatEngine, content: str, *, max_tokens: int, temperature: float) -> GeneratedAnswer:
+async def _answer(engine: ChatEngine, values: dict[str, Any]) -> GeneratedAnswer:
     card = await engine.card()
-    values: dict[str, Any] = {
-        "model": card.model_id,
-        "messages": [{"role": "user", "content": content}],
-        "max_completion_tokens": max_tokens,
-        "temperature": temperature,
-    }
-    answer = await engine.chat(validate(ChatCompletionRequest, values).to_engine_body(card.special_tokens))
+    request = validate(ChatCompletionRequest, {"model": card.model_id} | values)
+    answer = await engine.chat(request.to_engine_body(card.special_tokens))
     choice, usage = answer["choices"][0], answer["usage"]
     return GeneratedAnswer(
         answer=(choice["message"].get("content") or "").strip(),

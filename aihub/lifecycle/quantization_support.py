@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aihub.errors import InvalidRequestError
+from aihub.registry.model_folder import read_json
 
 Capability = tuple[int, int]
 
@@ -23,6 +24,7 @@ _FAMILIES = {
     "bitsandbytes": "bitsandbytes",
 }
 _MIN_CAPABILITY: dict[str, Capability] = {"awq": (7, 5), "gptq": (6, 0), "fp8": (7, 5), "mxfp4": (8, 0)}
+_FAMILY_BITS = {"awq": 4, "fp8": 8, "mxfp4": 4}
 _NEEDS_AMX = frozenset({"fp8", "mxfp4"})
 
 
@@ -74,6 +76,44 @@ def check_quantization(method: str | None, ability: DeviceAbility) -> None:
         fitting = [name for name, least in _MIN_CAPABILITY.items() if least <= ability.capability]
         others = f"{', '.join(fitting)} or float16 weights" if fitting else "float16 weights"
         raise _refusal(f"{method} needs compute capability {want}; {ability.device} has {have}. Use {others}.")
+
+
+def read_weight_bits(folder: Path, method: str | None) -> int | None:
+    """Return how many bits a quantised model's weights have; None without quantisation, or where its configuration does not say.
+
+    Args:
+        folder: Of the model (blocking).
+        method: What the engine loads it with.
+    """
+    if method is None:
+        return None
+    config = read_json(folder / "config.json")
+    stated = config.get("quantization_config") if isinstance(config, dict) else None
+    bits = (stated.get("bits") or stated.get("w_bit")) if isinstance(stated, dict) else None
+    return bits if isinstance(bits, int) else _FAMILY_BITS.get(_FAMILIES.get(method, ""))
+
+
+def require_weight_bits(model_id: str, device: str, have: int | None, wanted: int | None) -> None:
+    """Let a model pass that runs on a GPU with quantised weights as wanted.
+
+    Args:
+        have: Bits of its weights; None when they are not quantised.
+        wanted: 4, 8, or None for either.
+
+    Raises:
+        InvalidRequestError: It does not, and the engine cannot quantise a loaded model (`quantization_unsupported`).
+    """
+    if device == "cpu":
+        raise _refusal(f"{model_id} runs on the CPU; there is no GPU to fit it to.")
+    if have is not None and wanted in {None, have}:
+        return
+    now = f"{have}-bit weights" if have is not None else "weights that are not quantised"
+    eight = " `quantization: fp8` under `llm` in the hardware profile makes 8-bit weights of a default model as it loads."
+    raise _refusal(
+        f"{model_id} has {now}. The engine does not quantise a loaded model, and bitsandbytes, which did so in the service "
+        "before the hub, is not part of it. Get the model as AWQ or GPTQ weights (`aihub models download --models hf:...`) "
+        f"and serve those (AIHUB_CHAT_MODEL).{'' if wanted == 4 else eight}"
+    )
 
 
 def _refusal(message: str) -> InvalidRequestError:

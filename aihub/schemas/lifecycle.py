@@ -121,7 +121,10 @@ class ModelInfo(ResponseModel):
     model_id: str
     device: str
     memory_bytes: int = Field(description="Measured where known, else reserved.")
+    gpu_name: str | None = Field(default=None, description="Of the card it runs on; null on a CPU.")
+    gpu_memory_allocated: float = Field(default=0.0, description="GB of the card that it holds, 0 on a CPU.")
     quantization: str | None
+    weight_bits: int | None = Field(default=None, description="Of quantised weights; null for others.")
     context_tokens: int
     dtype: str | None = None
     generation_config: GenerationDefaults | None = None

@@ -11,7 +11,8 @@ import httpx
 import openai
 import pytest
 
-from deployments.client import HubClient
+from aihub.errors import InvalidRequestError
+from deployments.client import HubClient, LLMService
 from tests.cluster import MODELS_MEMORY_GB, SECOND_MODEL, RunningHub
 
 LOAD_TIMEOUT_S = 400.0
@@ -146,6 +147,20 @@ async def test_loaded_model_is_described_and_tuned_over_handles(hub: RunningHub)
     assert answer["usage"]["completion_tokens"] == 3
     assert await client.update_generation_config(hub.model, max_tokens=None) == before
     assert await client.clear_cache(hub.model) is True
+
+
+@pytest.mark.usefixtures("ray_cluster")
+async def test_llm_service_answers_by_the_names_of_the_service_before(hub: RunningHub) -> None:
+    llm = LLMService()
+    await HubClient().load_model(hub.model)
+    whole = await llm.generate_answer("What is the capital of France?", max_tokens=8, temperature=0.0)
+    pieces = [text async for text in llm.generate_answer_with_streaming("What is the capital of France?", None, 8, 0.0)]
+    assert "".join(pieces).strip() == whole.answer
+    info = await llm.get_model_info()
+    assert (info["device"], info["gpu_name"], info["gpu_memory_allocated"]) == ("cpu", None, 0.0)
+    with pytest.raises(InvalidRequestError, match="runs on the CPU"):
+        await llm.optimize_for_gpu(load_in_4bit=True)
+    assert await llm.clear_gpu_cache() is True
 
 
 def test_pinned_model_is_neither_unloaded_nor_evicted(hub: RunningHub) -> None:

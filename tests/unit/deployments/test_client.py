@@ -1,31 +1,66 @@
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from aihub.errors import ModelUnavailableError, UnavailableError
-from deployments.client import HubClient
+from aihub.errors import InvalidRequestError, ModelUnavailableError, RateLimitError, UnavailableError
+from deployments.client import HubClient, LLMService
+from pipelines.answer import GeneratedAnswer
 from pipelines.sse import DONE, comment, data_event, error_frame
 
 
 class Frames:
-    """The remote generator of a stream."""
+    """The handle method of a stream, and the remote generator that it returns."""
 
     def __init__(self, *frames: str) -> None:
         self._frames = frames
+        self.asked: list[tuple[Any, ...]] = []
+        self.is_cancelled = False
 
-    def remote(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        return self._all()
+    def remote(self, *args: Any) -> "Frames":
+        self.asked.append(args)
+        return self
 
-    async def _all(self) -> AsyncGenerator[str, None]:
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    async def __aiter__(self) -> AsyncGenerator[str, None]:
         for frame in self._frames:
             yield frame
 
 
+class Hub:
+    """The handle of the `hub` application; its calls are noted and answered from `answers`."""
+
+    def __init__(self, **answers: Any) -> None:
+        self._answers = {"default_model": "shop"} | answers
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, method: str) -> Any:
+        async def remote(*args: Any) -> Any:
+            self.calls.append((method, *args))
+            answer = self._answers[method]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return SimpleNamespace(remote=remote)
+
+
 def client(*frames: str) -> HubClient:
     made = HubClient.__new__(HubClient)  # the real constructor needs a cluster
-    made._stream = Frames(*frames)
+    made._stream = made._answer_stream = Frames(*frames)
     return made
+
+
+def service(**answers: Any) -> tuple[LLMService, Hub]:
+    made, hub = client(), Hub(**answers)
+    made._hub = hub
+    return LLMService(made), hub
+
+
+INFO = {"model_id": "shop", "device": "cuda:0", "gpu_name": "RTX 4060 Ti", "gpu_memory_allocated": 5.25, "weight_bits": 4}
 
 
 def word(text: str) -> str:
@@ -44,3 +79,82 @@ async def test_failure_after_comments_is_raised() -> None:
     stream = client(WAITING, error_frame(ModelUnavailableError("it did not start"))).stream_chat([])
     with pytest.raises(UnavailableError, match="did not start"):
         await anext(stream)
+
+
+async def test_llm_service_answers_a_question_with_its_context() -> None:
+    answer = GeneratedAnswer("8:30", "shop", "stop", 9, 3)
+    llm, hub = service(generate_answer=answer)
+    assert await llm.generate_answer("When?", context="It opens at 8:30.", max_tokens=9, temperature=0.1) == answer
+    assert hub.calls == [("generate_answer", "When?", "It opens at 8:30.", 9, 0.1)]
+
+
+async def test_llm_service_streams_the_same_answer() -> None:
+    hub = client(WAITING, word("Tám") + word(" rưỡi"), DONE)
+    stream = LLMService(hub).generate_answer_with_streaming("Mấy giờ mở cửa?", "Mở cửa lúc 8:30.", max_tokens=9)
+    assert [text async for text in stream] == ["Tám", " rưỡi"]
+    assert hub._answer_stream.asked == [("Mấy giờ mở cửa?", "Mở cửa lúc 8:30.", 9, 0.2)]
+    assert not hub._answer_stream.is_cancelled
+
+
+async def test_caller_that_leaves_a_stream_of_the_llm_service_stops_the_model() -> None:
+    hub = client(word("one"), word("two"), DONE)
+    stream = LLMService(hub).generate_answer_with_streaming("Count.")
+    assert await anext(stream) == "one"
+    await stream.aclose()
+    assert hub._answer_stream.is_cancelled
+
+
+async def test_two_streams_at_once_do_not_mix() -> None:
+    first, second = (LLMService(client(word(text), word("!"), DONE)).generate_answer_with_streaming("?") for text in "ab")
+    mixed = [await anext(first), await anext(second), await anext(first), await anext(second)]
+    assert mixed == ["a", "b", "!", "!"]
+
+
+async def test_llm_service_changes_only_the_defaults_that_are_given() -> None:
+    llm, hub = service(update_generation_config={"temperature": 0.2, "top_k": 50})
+    assert await llm.update_generation_config(temperature=0.2, top_p=None) == {"temperature": 0.2, "top_k": 50}
+    await llm.update_generation_config(0.0, 0.9, 40)
+    changes = [call[1:] for call in hub.calls if call[0] == "update_generation_config"]
+    assert changes == [("shop", {"temperature": 0.2}), ("shop", {"temperature": 0.0, "top_p": 0.9, "top_k": 40})]
+
+
+async def test_llm_service_clears_the_cache_of_the_default_model() -> None:
+    llm, hub = service(clear_cache=True)
+    assert await llm.clear_gpu_cache() is True
+    assert hub.calls[-1] == ("clear_cache", "shop")
+
+
+async def test_llm_service_tells_the_card_and_its_memory() -> None:
+    llm, hub = service(get_model_info=INFO)
+    assert {"device", "gpu_name", "gpu_memory_allocated"} <= (await llm.get_model_info()).keys()
+    assert hub.calls[-1] == ("get_model_info", "shop")
+
+
+@pytest.mark.parametrize("asked", [{}, {"load_in_4bit": True}, {"use_quantization": False}])
+async def test_model_that_runs_as_asked_needs_no_optimising(asked: dict[str, bool]) -> None:
+    assert await service(get_model_info=INFO)[0].optimize_for_gpu(**asked) == INFO
+
+
+@pytest.mark.parametrize(
+    ("info", "asked", "reason"),
+    [
+        ({}, {"load_in_8bit": True}, "4-bit weights"),
+        ({"weight_bits": None}, {"load_in_4bit": True}, "bitsandbytes.*is not part of it"),
+        ({"device": "cpu"}, {"load_in_4bit": True}, "no GPU"),
+        ({}, {"load_in_8bit": True, "load_in_4bit": True}, "8 or 4 bits"),
+    ],
+)
+async def test_what_the_engine_cannot_optimise_is_refused_with_the_reason(
+    info: dict[str, Any], asked: dict[str, bool], reason: str
+) -> None:
+    llm, _ = service(get_model_info=INFO | info)
+    with pytest.raises(InvalidRequestError, match=reason):
+        await llm.optimize_for_gpu(**asked)
+
+
+async def test_failures_keep_their_kind() -> None:
+    llm, _ = service(get_model_info=ModelUnavailableError("not loaded"), generate_answer=RateLimitError("busy"))
+    with pytest.raises(ModelUnavailableError, match="not loaded"):
+        await llm.get_model_info()
+    with pytest.raises(RateLimitError, match="busy"):
+        await llm.generate_answer("Who?")

@@ -1,9 +1,17 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aihub.errors import InvalidRequestError
-from aihub.lifecycle.quantization_support import DeviceAbility, check_quantization, has_amx_tiles
+from aihub.lifecycle.quantization_support import (
+    DeviceAbility,
+    check_quantization,
+    has_amx_tiles,
+    read_weight_bits,
+    require_weight_bits,
+)
 
 RTX_4060_TI = DeviceAbility("cuda:0", (8, 9))
 LAPTOP = DeviceAbility("cpu")
@@ -60,3 +68,44 @@ def test_amx_is_read_from_the_processor_flags(tmp_path: Path) -> None:
     cpuinfo.write_text("flags\t\t: fpu avx512f\n", encoding="utf-8")
     assert not has_amx_tiles(cpuinfo)
     assert not has_amx_tiles(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("method", "stated", "bits"),
+    [
+        (None, None, None),
+        ("awq_marlin", {"quant_method": "awq", "bits": 4}, 4),
+        ("awq", {"quant_method": "awq", "w_bit": 4}, 4),
+        ("gptq_marlin", {"quant_method": "gptq", "bits": 8}, 8),
+        ("fp8", None, 8),
+        ("mxfp4", {"quant_method": "mxfp4"}, 4),
+        ("gptq", {"quant_method": "gptq"}, None),
+    ],
+)
+def test_bits_of_weights_are_what_the_configuration_or_the_method_says(
+    tmp_path: Path, method: str | None, stated: dict[str, Any] | None, bits: int | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": stated} if stated else {}), encoding="utf-8")
+    assert read_weight_bits(tmp_path, method) == bits
+
+
+@pytest.mark.parametrize(("have", "wanted"), [(4, 4), (8, 8), (4, None), (8, None)])
+def test_model_that_has_the_wanted_bits_on_a_gpu_passes(have: int, wanted: int | None) -> None:
+    require_weight_bits("shop", "cuda:0", have, wanted)
+
+
+@pytest.mark.parametrize(
+    ("device", "have", "wanted", "reason"),
+    [
+        ("cpu", 4, 4, "runs on the CPU"),
+        ("cuda:0", None, None, "not quantised. The engine does not quantise a loaded model"),
+        ("cuda:0", None, 4, "AWQ or GPTQ"),
+        ("cuda:0", 4, 8, "4-bit weights.*quantization: fp8"),
+    ],
+)
+def test_bits_that_a_model_does_not_have_are_refused_with_what_to_serve(
+    device: str, have: int | None, wanted: int | None, reason: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=reason) as caught:
+        require_weight_bits("shop", device, have, wanted)
+    assert caught.value.code == "quantization_unsupported"
