@@ -7,7 +7,7 @@ answer = await hub.generate_answer("Name the capital of France.")
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal
 
 from ray import serve
 
@@ -202,7 +202,7 @@ class LLMService:
             raise InvalidRequestError("Weights have 8 or 4 bits: set load_in_8bit or load_in_4bit.", param="load_in_4bit")
         info = await self.get_model_info()
         if use_quantization:
-            wanted = 8 if load_in_8bit else 4 if load_in_4bit else None
+            wanted: Literal[4, 8] | None = 8 if load_in_8bit else 4 if load_in_4bit else None
             require_weight_bits(info["model_id"], info["device"], info["weight_bits"], wanted)
         return info
 

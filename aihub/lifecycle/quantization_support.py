@@ -5,6 +5,7 @@ Sources: `get_min_capability` of each method and the CPU kernels of vLLM 0.32; b
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from aihub.errors import InvalidRequestError
 from aihub.registry.model_folder import read_json
@@ -93,7 +94,7 @@ def read_weight_bits(folder: Path, method: str | None) -> int | None:
     return bits if isinstance(bits, int) else _FAMILY_BITS.get(_FAMILIES.get(method, ""))
 
 
-def require_weight_bits(model_id: str, device: str, have: int | None, wanted: int | None) -> None:
+def require_weight_bits(model_id: str, device: str, have: int | None, wanted: Literal[4, 8] | None) -> None:
     """Let a model pass that runs on a GPU with quantised weights as wanted.
 
     Args:
@@ -108,11 +109,11 @@ def require_weight_bits(model_id: str, device: str, have: int | None, wanted: in
     if have is not None and wanted in {None, have}:
         return
     now = f"{have}-bit weights" if have is not None else "weights that are not quantised"
-    eight = " `quantization: fp8` under `llm` in the hardware profile makes 8-bit weights of a default model as it loads."
+    kinds = {4: "AWQ or GPTQ", 8: "FP8 or 8-bit GPTQ", None: "AWQ, GPTQ or FP8"}[wanted]
     raise _refusal(
         f"{model_id} has {now}. The engine does not quantise a loaded model, and bitsandbytes, which did so in the service "
-        "before the hub, is not part of it. Get the model as AWQ or GPTQ weights (`aihub models download --models hf:...`) "
-        f"and serve those (AIHUB_CHAT_MODEL).{'' if wanted == 4 else eight}"
+        f"before the hub, is not part of it. Get the model as {kinds} weights (`aihub models download --models hf:...`) and "
+        "serve those (AIHUB_CHAT_MODEL)."
     )
 
 

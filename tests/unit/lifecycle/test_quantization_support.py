@@ -1,6 +1,6 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -90,7 +90,7 @@ def test_bits_of_weights_are_what_the_configuration_or_the_method_says(
 
 
 @pytest.mark.parametrize(("have", "wanted"), [(4, 4), (8, 8), (4, None), (8, None)])
-def test_model_that_has_the_wanted_bits_on_a_gpu_passes(have: int, wanted: int | None) -> None:
+def test_model_that_has_the_wanted_bits_on_a_gpu_passes(have: int, wanted: Literal[4, 8] | None) -> None:
     require_weight_bits("shop", "cuda:0", have, wanted)
 
 
@@ -100,11 +100,11 @@ def test_model_that_has_the_wanted_bits_on_a_gpu_passes(have: int, wanted: int |
         ("cpu", 4, 4, "runs on the CPU"),
         ("cuda:0", None, None, "not quantised. The engine does not quantise a loaded model"),
         ("cuda:0", None, 4, "AWQ or GPTQ"),
-        ("cuda:0", 4, 8, "4-bit weights.*quantization: fp8"),
+        ("cuda:0", 4, 8, "4-bit weights.*FP8"),
     ],
 )
 def test_bits_that_a_model_does_not_have_are_refused_with_what_to_serve(
-    device: str, have: int | None, wanted: int | None, reason: str
+    device: str, have: int | None, wanted: Literal[4, 8] | None, reason: str
 ) -> None:
     with pytest.raises(InvalidRequestError, match=reason) as caught:
         require_weight_bits("shop", device, have, wanted)
