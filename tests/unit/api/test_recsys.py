@@ -190,8 +190,12 @@ async def test_unknown_customer_and_empty_history_are_answered_by_popular_items(
 
 
 async def test_trending_has_the_promised_fields(http: httpx.AsyncClient) -> None:
-    trending = (await http.post("/predict/trending", json={"store_id": 1})).json()["trending"]
-    assert trending == [{"variant_id": 11, "item_id": 1, "predicted_sales": 9.5, "trend_score": 1.2, "rank": 1}]
+    assert (await http.post("/predict/trending", json={"store_id": 1})).json() == {
+        "success": True,
+        "store_id": 1,
+        "trending": [{"variant_id": 11, "item_id": 1, "predicted_sales": 9.5, "trend_score": 1.2, "rank": 1}],
+        "model_version": "000001",
+    }
 
 
 async def test_next_items_answer_has_the_fields_of_the_earlier_service_and_those_of_the_hub(http: httpx.AsyncClient) -> None:
