@@ -45,6 +45,8 @@ GET /v1/models
 GET /v1/models/{model_id:path}
 GET /v1/vector_stores
 GET /v1/vector_stores/{store_id}
+GET /v1/vector_stores/{store_id}/file_batches/{batch_id}
+GET /v1/vector_stores/{store_id}/file_batches/{batch_id}/files
 GET /v1/vector_stores/{store_id}/files
 GET /v1/vector_stores/{store_id}/files/{file_id}
 GET /v1/vector_stores/{store_id}/files/{file_id}/content
@@ -77,6 +79,8 @@ POST /v1/files
 POST /v1/generate
 POST /v1/vector_stores
 POST /v1/vector_stores/{store_id}
+POST /v1/vector_stores/{store_id}/file_batches
+POST /v1/vector_stores/{store_id}/file_batches/{batch_id}/cancel
 POST /v1/vector_stores/{store_id}/files
 POST /v1/vector_stores/{store_id}/files/{file_id}
 POST /v1/vector_stores/{store_id}/search
