@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from aihub.engines.base import PartHealth
 from aihub.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, OverloadedError
+from deployments.serve_state import read_applications
 
 logger = logging.getLogger("ray.serve")
 
@@ -180,7 +181,12 @@ class AppConnection:
 
     async def _judge_silence(self) -> None:
         """A replica that gives no answer may be busy; where there is none, a request would only wait in the router."""
-        if await asyncio.to_thread(_running_replicas, self._app_name) == 0:
+        try:
+            running = await asyncio.to_thread(_running_replicas, self._app_name)
+        except Exception as error:  # noqa: BLE001  # the controller may be away in any way; the probes must never end
+            logger.info("Serve's controller does not tell the replicas of %s: %r", self._app_name, error)
+            running = None
+        if running == 0:
             self._health = PartHealth("down", "it is starting or being replaced")
             for future in self._waiting:
                 future.cancel()
@@ -247,7 +253,7 @@ def _note_end(future: "asyncio.Future[Any]") -> None:
 
 def _running_replicas(app_name: str) -> int:
     """Replicas that Serve's controller takes for running; blocking."""
-    application = serve.status().applications.get(app_name)
+    application = read_applications().get(app_name)
     if application is None:
         return 0
-    return sum(deployment.replica_states.get("RUNNING", 0) for deployment in application.deployments.values())
+    return sum(deployment.replica_states["RUNNING"] for deployment in application.deployments.values())

@@ -81,15 +81,15 @@ def choose_dashboard_modules(modules: str) -> None:
 def report_failures(names: set[str]) -> None:
     """Print the reason of the first of these applications that fails to deploy, then end; end too once all run."""
     import ray
-    from ray import serve
 
     from deployments.engine_failure import reason_of
+    from deployments.serve_state import read_applications
 
     while True:
         time.sleep(POLL_S)
         if not ray.is_initialized():
             continue
-        applications = serve.status().applications
+        applications = read_applications()
         for name, status in applications.items():
             if status.status == "DEPLOY_FAILED":
                 print(f"DeployFailed: application {name!r}: {reason_of(status)}", flush=True)  # noqa: T201  # read by `aihub serve`

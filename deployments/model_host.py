@@ -17,6 +17,7 @@ from aihub.lifecycle.host import CannotStartError, DeviceMemory, ModelSpec
 from aihub.profiles import Profile
 from deployments.engine_failure import can_pass, innermost_cause, reason_of, told_by
 from deployments.llm_app import app_name, build_llm_application, model_of
+from deployments.serve_state import ApplicationState, read_applications
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +113,8 @@ class ServeModelHost:
         return bool(await self._ask(model_id, "is_sleeping", IS_SLEEPING_TIMEOUT_S))
 
     async def running(self) -> set[str]:
-        status = await asyncio.to_thread(serve.status)
-        models = (model_of(name) for name, app in status.applications.items() if str(app.status) != "DELETING")
+        applications = await asyncio.to_thread(read_applications)
+        models = (model_of(name) for name, application in applications.items() if application.status != "DELETING")
         return {model for model in models if model is not None}
 
     async def active_requests(self, model_id: str) -> int:
@@ -197,5 +198,5 @@ def _deploy(application: Application, name: str) -> None:
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def _application(name: str) -> Any:
-    return serve.status().applications.get(name)
+def _application(name: str) -> ApplicationState | None:
+    return read_applications().get(name)

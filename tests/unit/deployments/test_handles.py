@@ -125,3 +125,20 @@ async def test_a_look_that_is_cancelled_leaves_the_probe_running(replica: FakeRe
         assert connection.health.status == "ok"
         await connection.look()
         assert replica.probes == 2
+
+
+async def test_probes_go_on_when_neither_the_part_nor_the_controller_answers(
+    replica: FakeReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_away(_name: str) -> int:
+        raise RayActorError
+
+    monkeypatch.setattr(handles, "_running_replicas", be_away)
+    monkeypatch.setattr(handles, "PROBE_TIMEOUT_S", UP_S)
+    async with connected(replica) as connection:
+        await asyncio.sleep(3 * UP_S)
+        replica.is_frozen = True
+        connection.method("embed")
+        await until(lambda: connection.health.status == "degraded")
+        replica.is_frozen = False
+        await until(lambda: connection.health.status == "ok")

@@ -1,14 +1,13 @@
 """What is changed of Ray's own start: the parts of the dashboard, and a thread that watches the first deploy."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from aihub.errors import ConfigurationError
 from aihub.settings import Settings
-from deployments import launch
+from deployments import launch, serve_state
+from deployments.serve_state import ApplicationState
 
 
 @pytest.fixture
@@ -66,20 +65,15 @@ def test_every_named_part_exists_in_this_version_of_ray() -> None:
 def statuses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
     """States of the applications at each look; the last look must end the watch."""
     import ray
-    from ray import serve
 
     looks: list[dict[str, str]] = []
 
-    def status() -> Any:
-        message = "Traceback\nValueError: no room"
-        look = looks.pop(0).items()
-        return SimpleNamespace(
-            applications={name: SimpleNamespace(status=state, message=message, deployments={}) for name, state in look}
-        )
+    def read_applications() -> dict[str, ApplicationState]:
+        return {name: ApplicationState(state, "Traceback\nValueError: no room") for name, state in looks.pop(0).items()}
 
     monkeypatch.setattr(launch, "POLL_S", 0.0)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(serve, "status", status)
+    monkeypatch.setattr(serve_state, "read_applications", read_applications)
     yield looks
     assert looks == []
 
