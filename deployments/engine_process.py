@@ -5,9 +5,9 @@ imports everything again. Started first, it imports at the same time as the repl
 It is an ordinary spawned process: nothing is forked, so no CUDA context or thread is shared.
 """
 
+import contextlib
 import importlib
 import importlib.util
-import logging
 import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
@@ -87,24 +87,13 @@ def run_when_told(orders: Connection, device: str) -> None:
         target, kwargs = orders.recv()
     except EOFError:
         return
-    logging.getLogger("vllm").addHandler(CauseReporter(orders))
-    target(**kwargs)
-
-
-class CauseReporter(logging.Handler):
-    """Tells the replica which error ended the engine; vLLM itself only logs it, in this process."""
-
-    def __init__(self, orders: Connection) -> None:
-        super().__init__(logging.ERROR)
-        self._orders = orders
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if error is not None:
-            try:
-                self._orders.send(describe_cause(error))
-            except OSError:
-                self.handleError(record)  # The replica has ended.
+    try:
+        target(**kwargs)
+    except Exception as error:
+        # vLLM logs it in this process and tells the replica only that something failed.
+        with contextlib.suppress(OSError):  # The replica may have ended.
+            orders.send(describe_cause(error))
+        raise
 
 
 def describe_cause(error: BaseException) -> str:

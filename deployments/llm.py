@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aihub.engines.base import ChatModelCard, PartHealth
 from aihub.errors import ModelUnavailableError
 from aihub.lifecycle.generation_defaults import with_room_for_minimum
-from deployments.cancellation import raise_if_cancelled
+from deployments.cancellation import quiet_refusals, raise_if_cancelled
 from deployments.engine_failure import engine_error
 from deployments.engine_process import describe_cause, start_early
 from deployments.engine_sleep import EngineSleep
@@ -64,6 +64,7 @@ class LLMDeployment:
 
     async def __init__(self, engine: EngineOptions, *, card: ChatModelCard, defaults: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         os.environ.update(engine.environment)
+        quiet_refusals()
         self._card = card
         self._defaults = defaults
         self._last_progress_s = time.monotonic()

@@ -21,7 +21,14 @@ def lines_since(hub: RunningHub, size: int) -> list[str]:
 
 
 def log_bytes(hub: RunningHub) -> int:
-    return (hub.home / "logs" / "serve.log").stat().st_size
+    """Size of the log once nothing comes any more: lines of earlier tests reach it late."""
+    log, seen = hub.home / "logs" / "serve.log", -1
+    for _ in range(20):
+        if (size := log.stat().st_size) == seen:
+            break
+        seen = size
+        time.sleep(1.0)
+    return size
 
 
 def body(hub: RunningHub, *, stream: bool, content: str = "Tell me a very long story.") -> dict[str, object]:

@@ -13,8 +13,8 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import RequestCancelledError
 
 from aihub.engines.base import PartHealth
-from aihub.errors import ModelUnavailableError
-from deployments.cancellation import quiet_cancellations, raise_if_cancelled
+from aihub.errors import InvalidRequestError, ModelUnavailableError
+from deployments.cancellation import _is_no_refusal, quiet_cancellations, raise_if_cancelled
 from deployments.handles import AppConnection
 from deployments.short_way import _pass
 
@@ -191,3 +191,12 @@ def test_serves_lines_on_cancelled_requests_are_left_out_and_others_stay(
 )
 def test_serve_still_says_it_in_these_words(module: str, words: str) -> None:
     assert words in inspect.getsource(importlib.import_module(module))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"),
+    [(InvalidRequestError("Send less."), False), (ModelUnavailableError("It has died."), True), (ValueError("a bug"), True)],
+)
+def test_refused_request_leaves_no_traceback_and_a_failed_one_does(error: Exception, is_told: bool) -> None:
+    record = logging.LogRecord("ray.serve", logging.ERROR, "", 0, "Request failed.", None, (type(error), error, None))
+    assert _is_no_refusal(record) is is_told
