@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,9 @@ def test_what_engines_compile_is_kept_in_the_given_folder_unless_the_operator_ch
     assert environment["VLLM_CACHE_ROOT"] == str(tmp_path / "vllm")
     assert "TRITON_CACHE_DIR" not in environment
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment
+
+
+def test_process_that_decides_on_loads_imports_neither_vllm_nor_torch() -> None:
+    code = "import deployments.models, deployments.llm, sys; print(sorted({'vllm', 'torch'} & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
