@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg import sql
 
@@ -45,6 +45,7 @@ def test_column_that_is_no_plain_name_is_refused(tmp_path: Path, name: Any) -> N
         load_mapping(written(tmp_path, data))
 
 
+@example("_")
 @given(st.text(max_size=20))
 def test_any_accepted_table_name_is_a_plain_name(name: str) -> None:
     data = content()
@@ -53,7 +54,7 @@ def test_any_accepted_table_name_is_a_plain_name(name: str) -> None:
         mapping = Mapping.model_validate(data)
     except ValueError:
         return
-    assert mapping.tables.orders.table.replace(".", "").replace("_", "").replace("$", "").isalnum()
+    assert all(sign.isalnum() or sign in "._$" for sign in mapping.tables.orders.table)
 
 
 def test_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
