@@ -11,8 +11,8 @@ import pytest
 
 from tests.cluster import OWN_VARIABLES, ROOT
 
-# Serve tells of a replica that waits for resources after this time.
-PATIENCE_S = 3
+# Serve tells of a replica that waits for resources after this time, and looks for such replicas as often.
+PATIENCE = {"RAY_SERVE_SLOW_STARTUP_WARNING_S": "3", "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "1"}
 
 
 def run_pretended(folder: Path, cards: int) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def run_pretended(folder: Path, cards: int) -> dict[str, Any]:
     result = subprocess.run(
         [sys.executable, "-c", "from tests.serve.pretended_card import main; main()", str(folder), str(cards)],
         cwd=ROOT,
-        env=environment | {"RAY_SERVE_SLOW_STARTUP_WARNING_S": str(PATIENCE_S), "PYTHONPATH": str(ROOT)},
+        env=environment | PATIENCE | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=240,
