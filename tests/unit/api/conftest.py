@@ -11,7 +11,10 @@ from blockbuster import blockbuster_ctx
 from fastapi import FastAPI
 
 from aihub.api.app import create_app
+from aihub.documents.parse import DocumentParser
 from aihub.settings import Settings
+from tests.unit.api.document_hub import Clients, DocumentHub, official_clients
+from tests.unit.pipelines.ingest_parts import started_parser
 
 from .services import Parts
 
@@ -115,3 +118,15 @@ def server() -> Iterator[LiveServer]:
     live.start()
     yield live
     live.stop()
+
+
+@pytest.fixture(scope="module")
+def parser() -> Iterator[DocumentParser]:
+    with started_parser() as parser:
+        yield parser
+
+
+@pytest.fixture
+async def clients(hub: DocumentHub) -> AsyncIterator[Clients]:
+    async with official_clients(hub.app) as both:
+        yield both

@@ -1,7 +1,7 @@
 """/v1/files over real storage: what clients may upload and what they get back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -13,16 +13,10 @@ from aihub.settings import Settings
 from aihub.storage.postgres import Database
 from tests.unit.api.conftest import assert_refused
 from tests.unit.api.document_hub import DocumentHub, document_hub
-from tests.unit.pipelines.ingest_parts import SteeredEmbedder, started_parser
+from tests.unit.pipelines.ingest_parts import SteeredEmbedder
 
 MAX_BYTES = 300_000
 PURPOSE = {"purpose": "assistants"}
-
-
-@pytest.fixture(scope="module")
-def parser() -> Iterator[DocumentParser]:
-    with started_parser() as parser:
-        yield parser
 
 
 @pytest.fixture

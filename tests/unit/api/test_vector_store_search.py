@@ -1,6 +1,6 @@
 """/v1/vector_stores/{id}/search over real parts: modes, filters, thresholds, and what bad searches get."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,13 +11,7 @@ from aihub.errors import ModelUnavailableError
 from aihub.storage.postgres import Database
 from tests.unit.api.conftest import assert_refused
 from tests.unit.api.document_hub import LABOUR, RENT, DocumentHub, document_hub
-from tests.unit.pipelines.ingest_parts import MODEL, SteeredEmbedder, started_parser
-
-
-@pytest.fixture(scope="module")
-def parser() -> Iterator[DocumentParser]:
-    with started_parser() as parser:
-        yield parser
+from tests.unit.pipelines.ingest_parts import MODEL, SteeredEmbedder
 
 
 @pytest.fixture

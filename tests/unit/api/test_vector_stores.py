@@ -1,7 +1,7 @@
 """/v1/vector_stores over real parts: stores, attached files, tenants, and what bad requests get."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -13,13 +13,7 @@ from aihub.storage.embedded import StoreUrls
 from aihub.storage.postgres import Database
 from tests.unit.api.conftest import assert_refused
 from tests.unit.api.document_hub import LABOUR, RENT, DocumentHub, document_hub
-from tests.unit.pipelines.ingest_parts import SteeredEmbedder, started_parser
-
-
-@pytest.fixture(scope="module")
-def parser() -> Iterator[DocumentParser]:
-    with started_parser() as parser:
-        yield parser
+from tests.unit.pipelines.ingest_parts import SteeredEmbedder
 
 
 @pytest.fixture

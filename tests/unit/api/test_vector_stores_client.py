@@ -1,7 +1,7 @@
 """The official `openai` client against files and vector stores on a real socket."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import openai
 import pytest
@@ -11,14 +11,8 @@ from openai.types.vector_stores import VectorStoreFile
 
 from aihub.documents.parse import DocumentParser
 from aihub.storage.postgres import Database
-from tests.unit.api.document_hub import LABOUR, RENT, Clients, DocumentHub, document_hub, official_clients
-from tests.unit.pipelines.ingest_parts import SteeredEmbedder, started_parser
-
-
-@pytest.fixture(scope="module")
-def parser() -> Iterator[DocumentParser]:
-    with started_parser() as parser:
-        yield parser
+from tests.unit.api.document_hub import LABOUR, RENT, Clients, DocumentHub, document_hub
+from tests.unit.pipelines.ingest_parts import SteeredEmbedder
 
 
 @pytest.fixture
@@ -32,12 +26,6 @@ async def hub(
 ) -> AsyncIterator[DocumentHub]:
     async with document_hub(app, database, tenant, parser, embedder) as running:
         yield running
-
-
-@pytest.fixture
-async def clients(hub: DocumentHub) -> AsyncIterator[Clients]:
-    async with official_clients(hub.app) as both:
-        yield both
 
 
 @pytest.fixture
