@@ -53,6 +53,18 @@ def pdf_with_content(
     )
 
 
+def pdf_with_pages(pages: int, content: bytes) -> bytes:
+    """That many pages that share one stream."""
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 3 0 R /Resources << /Font << /F1 4 0 R >> >> >>"
+    return pdf_from_objects(
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [%s] /Count %d >>" % (b" ".join(b"%d 0 R" % (5 + number) for number in range(pages)), pages),
+        stream(content),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        *[page] * pages,
+    )
+
+
 def unicode_pdf(text: str) -> bytes:
     """One line in a font whose ToUnicode map names each character, as real PDFs in Vietnamese have it."""
     alphabet = sorted(set(text))

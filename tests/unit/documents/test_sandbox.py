@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import psutil
 import pytest
-from document_files import pdf_with_content
+from document_files import pdf_with_pages
 
 from aihub.documents.errors import DocumentError
 from aihub.documents.parse import ChunkingOptions, DocumentParser, ParsedDocument, ParseLimits
@@ -28,8 +28,8 @@ GOOD = ("good.txt", "Một tài liệu tốt.".encode())
 MEMORY_BOMB = ("bomb.json", b"[" + b"[]," * 3_000_000 + b"[]]")
 # Composing this needs a sort of all marks behind one letter, which CPython does in quadratic time, inside one C call.
 CPU_BOMB = ("loop.txt", b"a" + "\u0301\u0327".encode() * 400_000)
-# Hundreds of thousands of operators: minutes of pypdf in 8 MB.
-SLOW_PDF = ("slow.pdf", pdf_with_content(b"BT /F1 9 Tf " + b"1 0 0 1 5 5 Tm (x) Tj " * 300_000 + b"ET"))
+# Minutes of pypdf in little memory: a thousand pages that share a thousand operators.
+SLOW_PDF = ("slow.pdf", pdf_with_pages(1_000, b"BT /F1 9 Tf " + b"1 0 0 1 5 5 Tm (x) Tj " * 1_000 + b"ET"))
 # Most of a second of honest work.
 LONG = ("long.txt", ("Một câu dài vừa phải để đọc mất một lúc. " * 8_000).encode())
 
