@@ -84,7 +84,7 @@ class Settings(EnvironmentSettings):
     )
     dashboard_modules: str = Field(
         default="JobHead,NodeHead,ReportHead,ServeHead,StateHead",
-        description="Parts of the Ray dashboard, a process of 70 MB each, with commas between; `all` for every one.",
+        description="Parts of the Ray dashboard, each started by the first look at it; `all` starts every one with the hub.",
     )
 
     openai_api_key: SecretStr | None = Field(

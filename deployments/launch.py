@@ -14,6 +14,7 @@ from typing import Any
 
 from aihub.errors import ConfigurationError, HubError
 from aihub.settings import Settings
+from deployments.ray_programs import rested
 
 POLL_S = 2.0
 DASHBOARD_MODULES = frozenset({
@@ -50,10 +51,10 @@ def _let_ray_choose_the_agent_port() -> None:
 
 
 def choose_dashboard_modules(modules: str) -> None:
-    """Let the dashboard start these parts only; its own program takes them, but nothing on the way to it passes them on.
+    """Let the dashboard have these parts only, each while it is asked; its own program takes them, but nothing passes them on.
 
     Args:
-        modules: Names with commas between, or `all`. Trainings need `JobHead`, which is added.
+        modules: Names with commas between, or `all`, which run all the time. Trainings need `JobHead`, which is added.
 
     Raises:
         ConfigurationError: The dashboard has no such part.
@@ -71,11 +72,11 @@ def choose_dashboard_modules(modules: str) -> None:
     option = f"--modules-to-load={','.join(sorted(chosen))}"
     start = services.start_ray_process
 
-    def start_with_modules(command: list[str], process_type: str, *args: Any, **options: Any) -> Any:
+    def start_rested(command: list[str], process_type: str, *args: Any, **options: Any) -> Any:
         is_dashboard = process_type == ray_constants.PROCESS_TYPE_DASHBOARD
-        return start([*command, option] if is_dashboard else command, process_type, *args, **options)
+        return start(rested([*command, option] if is_dashboard else command), process_type, *args, **options)
 
-    services.start_ray_process = start_with_modules
+    services.start_ray_process = start_rested
 
 
 def report_failures(names: set[str]) -> None:

@@ -8,7 +8,7 @@ RESTING = {
     # A worker process ends a second after its task; by default one for each core stays, with all that it has imported.
     "RAY_num_workers_soft_limit": "0",
     # Serve's controller compares what is with what shall be; ten times a second by default.
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
     # Serve's metrics are handed on this often by each replica and router (100 ms), and by each process (10 s).
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
     "RAY_SERVE_EVENT_LOOP_MONITORING_INTERVAL_S": "60",
@@ -28,9 +28,12 @@ RESTING = {
     "RAY_kill_idle_workers_interval_ms": "1000",
     # The dashboard's figures of processes and nodes (2 to 5 s), and its look for the parent by polling.
     "REPORTER_UPDATE_INTERVAL_MS": "30000",
+    # This one runs only while somebody looks.
+    "NODE_STATS_UPDATE_INTERVAL_SECONDS": "3",
     "METRICS_RECORD_INTERVAL_S": "60",
     "SCAN_EVENT_DIR_INTERVAL_SECONDS": "60",
     "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "60",
     # New log files are looked for twice a second instead of at each of the ten looks for new lines.
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "1",
 }

@@ -15,6 +15,9 @@ from aihub.telemetry.lifecycle_metrics import FailureStage, UnloadReason
 
 logger = logging.getLogger(__name__)
 
+UNCHANGED_BYTES = 2**20
+"""A model that uses this little more or less than at the last look has not been asked anything."""
+
 
 class Transitions:
     """Moves models between states on a host."""
@@ -174,6 +177,8 @@ class Transitions:
         used_bytes = await self.memory.quietly_used(record)
         if used_bytes is None or record.state is not ModelState.READY:
             return
+        if abs(used_bytes - (record.used_bytes or 0)) < UNCHANGED_BYTES:
+            return  # What would be asked next makes the engine look at each page of its cache.
         record.used_bytes = used_bytes
         # A cache that fills later belongs to the peak; what the ledger still keeps free for the model is taken from `used_bytes`.
         self._peaks.record(record.spec, used_bytes + await self._host.unfilled_bytes(record.model_id))
