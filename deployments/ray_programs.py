@@ -17,6 +17,8 @@ PART_IDLE_S = 300.0
 LOG_LOOK_S = 1.0
 _CHECK_S = 10.0
 _START_TIMEOUT_S = 30.0
+_WRITER = "NodeHead"
+"""It writes down which node is the head, without which the part for jobs takes none."""
 
 
 def main() -> None:
@@ -46,9 +48,13 @@ def rest_dashboard() -> None:
         async with parts.running(part):
             return await proxy(part, *args)
 
+    def begin(part: Any) -> None:
+        if part.module_cls.__name__ == _WRITER:
+            parts.begin(part)
+
     # They are called once for each part when the dashboard starts, and again when a part that runs has died.
     SubprocessModuleHandle.start_module = lambda part: None
-    SubprocessModuleHandle.wait_for_module_ready = lambda part: None
+    SubprocessModuleHandle.wait_for_module_ready = begin
     SubprocessModuleHandle.proxy_request = proxy_request
     # Its own figures only: it takes each part for a running process.
     DashboardHead._record_dashboard_metrics = lambda head, _parts: record(head, [])
@@ -81,6 +87,11 @@ class PartsOnDemand:
             self._requests[part] -= 1
             self._used_s[part] = time.monotonic()
 
+    def begin(self, part: Any) -> None:
+        """Start a part that nobody has asked for; it ends as the others do."""
+        self._used_s[part] = time.monotonic()
+        self._spawn(self._start_if_needed(part))
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -105,7 +116,7 @@ class PartsOnDemand:
             await asyncio.sleep(min(_CHECK_S, self._idle_s))
             async with self._locks[part]:
                 idle_s = time.monotonic() - self._used_s.get(part, time.monotonic())
-                if part.process is process and not self._requests[part] and idle_s >= self._idle_s:
+                if part.process is process and not self._requests.get(part) and idle_s >= self._idle_s:
                     await part.destroy_module()
 
 

@@ -8,7 +8,7 @@ RESTING = {
     # A worker process ends a second after its task; by default one for each core stays, with all that it has imported.
     "RAY_num_workers_soft_limit": "0",
     # Serve's controller compares what is with what shall be; ten times a second by default.
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     # Serve's metrics are handed on this often by each replica and router (100 ms), and by each process (10 s).
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
     "RAY_SERVE_EVENT_LOOP_MONITORING_INTERVAL_S": "60",

@@ -97,6 +97,15 @@ async def test_a_request_that_is_cancelled_during_the_start_leaves_the_part_to_t
         assert part.ready == 1
 
 
+async def test_a_part_can_begin_before_it_is_asked_and_ends_alike() -> None:
+    part, on_demand = Part(), parts(0.05)
+    on_demand.begin(part)
+    async with on_demand.running(part):
+        assert part.starts == 1
+    await asyncio.sleep(0.2)
+    assert part.process is None
+
+
 def test_the_programs_that_rest_run_through_this_module_and_no_others() -> None:
     monitor = [sys.executable, "-u", "/ray/_private/log_monitor.py", "--session-dir=/tmp/s"]
     assert rested(monitor) == [sys.executable, "-u", "-m", "deployments.ray_programs", *monitor[2:]]
