@@ -17,6 +17,7 @@ from aihub.recsys.results import Cancelled, never_cancelled, raise_if_cancelled
 
 _BATCH_FLOATS = 8_000_000  # of gathered factors and of systems: 32 MB each
 _LARGEST_BATCH = 256
+_FEW_EVENTS = 2  # a row with at most one event per so many factors is solved by a system of the size of its events
 
 Factors = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Of users (users, dim) and of items (items, dim); a score is their dot product."""
@@ -135,18 +136,47 @@ def _batches(pairs: PairMatrix, dim: int, rows: NDArray[np.int64] | None = None)
 def _solve_side(out: Any, fixed: Any, batches: Callable[[], Any], settings: IalsSettings, cancelled: Cancelled) -> None:
     import torch
 
-    gram = settings.unobserved_weight * (fixed.T @ fixed)
     unobserved = settings.unobserved_weight * len(fixed)
+    values, vectors = torch.linalg.eigh((settings.unobserved_weight * (fixed.T @ fixed)).double())
+    values, vectors = values.clamp(min=0).to(fixed.dtype), vectors.to(fixed.dtype)
+    gram = settings.unobserved_weight * (fixed.T @ fixed)
+    rotated = fixed @ vectors
     for batch in batches():
         raise_if_cancelled(cancelled)
         columns, weights, counts = (
             torch.from_numpy(part).to(out.device) for part in (batch.columns, batch.weights, batch.counts)
         )
-        gathered = fixed[columns]
-        weighted = gathered * weights[..., None]
-        systems = torch.baddbmm(gram.expand(len(columns), -1, -1), gathered.mT, weighted)
         # The small constant keeps a row without events, and one whose weights are all tiny, solvable.
-        systems.diagonal(dim1=1, dim2=2).add_((settings.regularisation * (counts + unobserved) + 1e-6)[:, None])
-        lower = torch.linalg.cholesky(systems)
-        solved = torch.cholesky_solve(weighted.sum(1)[..., None], lower)[..., 0]
+        ridges = (settings.regularisation * (counts + unobserved) + 1e-6)[:, None]
+        if columns.shape[1] * _FEW_EVENTS <= fixed.shape[1]:
+            solved = _solve_few(rotated[columns], weights, values + ridges) @ vectors.T
+        else:
+            gathered = fixed[columns]
+            weighted = gathered * weights[..., None]
+            systems = torch.baddbmm(gram.expand(len(columns), -1, -1), gathered.mT, weighted)
+            systems.diagonal(dim1=1, dim2=2).add_(ridges)
+            solved = torch.cholesky_solve(weighted.sum(1)[..., None], torch.linalg.cholesky(systems))[..., 0]
         out[torch.from_numpy(batch.rows).to(out.device)] = solved
+
+
+def _solve_few(rotated: Any, weights: Any, diagonal: Any) -> Any:
+    """Solve rows with fewer events than factors by systems of the size of their events (Woodbury).
+
+    Args:
+        rotated: (rows, events, dim), gathered factors in the basis in which all unobserved pairs make a diagonal matrix.
+        weights: (rows, events); padding weighs 0.
+        diagonal: (rows, dim), of that matrix with the regularisation.
+
+    Returns:
+        (rows, dim), in the same basis.
+    """
+    import torch
+
+    is_event = weights > 0
+    rotated = rotated * is_event[..., None]
+    scaled = rotated / diagonal[:, None, :]
+    systems = rotated @ scaled.mT
+    systems.diagonal(dim1=1, dim2=2).add_(torch.where(is_event, 1.0 / weights.clamp(min=1e-12), 1.0))
+    ones = is_event.to(rotated.dtype)[..., None]
+    found = torch.cholesky_solve(ones, torch.linalg.cholesky(systems))
+    return (scaled.mT @ found)[..., 0]
