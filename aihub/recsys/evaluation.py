@@ -1,8 +1,4 @@
-"""The NCF paper's protocol: leave one out, rank it among 99 items the user never had, HR@10 and NDCG@10.
-
-The held-out users are chosen by a hash of their id, so that a store grown since the last training holds out the same users:
-neither the new model nor the one being served has learnt from what both are judged on.
-"""
+"""The NCF paper's protocol: rank a held-out event among 99 items the user never had, HR@10 and NDCG@10."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,13 +6,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.recsys.interactions import Ids, PairMatrix
-from aihub.recsys.negative_sampling import NegativeSampler
+from aihub.recsys.interactions import Ids
 
 NEGATIVES = 99
-HELD_OUT_USERS = 2_000
-_LARGEST_SHARE = 0.5  # of users in a small store, since what is held out is not learnt from
-_HASH = np.uint64(0x9E3779B97F4A7C15)
 _PAIRS_AT_ONCE = 200_000
 
 
@@ -44,32 +36,6 @@ class HoldOut:
         return len(self.users)
 
 
-def split_last(
-    pairs: PairMatrix, user_ids: Ids, *, most_users: int = HELD_OUT_USERS, largest_share: float = _LARGEST_SHARE, seed: int = 0
-) -> tuple[PairMatrix, HoldOut]:
-    """Take the latest pair of some users out.
-
-    Args:
-        user_ids: The shop's ids; they decide who is held out.
-        most_users: Cases at most, about.
-        largest_share: Of the users with two pairs or more.
-
-    Returns:
-        The pairs to learn from, and the cases by index of user and item (see `by_id`).
-    """
-    eligible = np.flatnonzero(np.diff(pairs.indptr) >= 2)
-    share = min(largest_share, most_users / max(1, len(eligible)))
-    hashed = (user_ids[eligible].astype(np.uint64) * _HASH) >> np.uint64(11)
-    chosen = eligible[hashed < share * 2**53]
-    order = np.lexsort((pairs.times, pairs.users))
-    last = order[pairs.indptr[chosen + 1] - 1]
-    keep = np.ones(len(pairs.items), np.bool_)
-    keep[last] = False
-    negatives = NegativeSampler(pairs).sample(chosen, NEGATIVES, np.random.default_rng(seed))
-    candidates = np.column_stack([pairs.items[last], negatives]).astype(np.int64)
-    return pairs.take(keep), HoldOut(chosen.astype(np.int64), candidates)
-
-
 def by_id(cases: HoldOut, user_table: Ids, item_table: Ids) -> HoldOut:
     """Turn indices into the shop's ids."""
     return HoldOut(user_table[cases.users], item_table[cases.candidates])
@@ -79,10 +45,16 @@ def rank_metrics(scores: NDArray[np.floating], candidates: Ids, *, k: int = 10) 
     """HR@k and NDCG@k of cases; an equal score counts against the wanted item, so a constant score earns nothing."""
     if not len(scores):
         return {f"hr_{k}": 0.0, f"ndcg_{k}": 0.0}
+    each = gains(scores, candidates, k=k)
+    return {f"hr_{k}": float((each > 0).mean()), f"ndcg_{k}": float(each.mean())}
+
+
+def gains(scores: NDArray[np.floating], candidates: Ids, *, k: int = 10) -> NDArray[np.float64]:
+    """What each case adds to NDCG@k: 1 / log2(rank + 1), and 0 beyond rank k."""
     against = (scores[:, 1:] >= scores[:, :1]) & (candidates[:, 1:] != candidates[:, :1])
     better = against.sum(axis=1)
-    hits = better < k
-    return {f"hr_{k}": float(hits.mean()), f"ndcg_{k}": float((hits / np.log2(better + 2.0)).mean())}
+    result: NDArray[np.float64] = (better < k) / np.log2(better + 2.0)
+    return result
 
 
 def evaluate(model: PairScorer, cases: HoldOut, *, k: int = 10) -> dict[str, float]:

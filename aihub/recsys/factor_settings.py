@@ -1,5 +1,6 @@
 """Which size and which weights a store's matrix factors get."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,17 +8,25 @@ from aihub.recsys.ials import Factors, IalsSettings, dot_scores, fit_ials
 from aihub.recsys.interactions import PairMatrix
 from aihub.recsys.neumf_fit import ScorePairs
 from aihub.recsys.results import Cancelled, Progress
+from aihub.recsys.setting_search import Settings, climb
 
 _DIMS = (192, 128, 64, 32)
+_SMALL_DIMS = (8, 16, 32, 64, 128, 256, 512)
 _FLOPS_PER_S = 2.5e10  # of one core, with room for what else it does
-_SEARCHED_FLOATS = 8_000_000  # items times dim: 100,000 of 64 answer in about 1 ms, of 192 in 5.5 ms
+_SEARCHED_FLOATS = 20_000_000  # items times dim: 100,000 of 64 answer in about 1 ms, of 192 in 5.5 ms
 _SEARCH_DIM = 64  # with fewer numbers, other weights win than with many
-_SEARCH_EPOCHS = 4
+_SEARCH_EPOCHS = 6
 _SEARCH_PAIRS = 1_000_000
-_TRIED = (1 / 3, 3.0)  # times the first
 _UNOBSERVED_EVENTS = 1_000.0
 _LEAST_WEIGHT, _LARGEST_WEIGHT = 0.001, 1.0
-_PAIRED_SPREAD = 0.2  # standard deviation of one case's difference in NDCG between two like models
+_DOUBLINGS = range(-7, 8)
+_STEPS = (2, 1)
+_SPARSE_START = (-3, 2)  # doublings of weight and regularisation at which sparse shops begin
+_PAIRED_SPREAD = 0.05  # standard deviation of one case's difference in NDCG between two neighbours on the grid
+_WEIGHTS = ({"unobserved_weight": 1}, {"unobserved_weight": -1})
+_RIDGES = ({"regularisation": 1}, {"regularisation": -1})
+_BOTH = ({"unobserved_weight": 1, "regularisation": -1}, {"unobserved_weight": -1, "regularisation": 1})
+_SIZES = ({"dim": 1}, {"dim": -1})
 
 
 def choose_dim(pairs: PairMatrix, epochs: int, limit_s: float) -> int:
@@ -48,22 +57,29 @@ def choose_settings(
     cases: int,
     progress: Progress,
     cancelled: Cancelled,
+    *,
+    until: float = float("inf"),
+    fixed: frozenset[str] = frozenset(),
+    is_small: bool = False,
 ) -> IalsSettings:
-    """Try weights of unobserved pairs, then regularisations, with small factors; the best on the hold-out wins.
+    """Climb to the weight of unobserved pairs and the regularisation, over two decades each way, that the hold-out likes best.
 
-    A value other than the first must be better by the standard error of such a comparison: chance among a few would win
-    otherwise. Stores with more than a million pairs keep `first`: a search would take longer than it gains.
+    A small shop's search begins from a second place, too, where sparse data is known to do well, and goes on to the size.
+    Stores with more than a million pairs keep `first`: a search would take longer than it gains.
 
     Args:
         cases: How many `judge` looks at.
+        until: `time.monotonic()` after which nothing more is tried.
+        fixed: Names that keep the value of `first`.
+        is_small: Whether `dim` is chosen here, too; else it stays.
     """
     if len(pairs.items) > _SEARCH_PAIRS:
         return first
-    small = replace(first, dim=_SEARCH_DIM, epochs=_SEARCH_EPOCHS)
-    tried = 0
+    margin = _PAIRED_SPREAD / max(1, cases) ** 0.5
+    begun, span_s = time.monotonic(), max(1e-3, until - time.monotonic())
 
-    def quality(candidate: IalsSettings) -> float:
-        nonlocal tried
+    def quality(changed: Settings) -> float:
+        candidate = replace(first, epochs=min(first.epochs, _SEARCH_EPOCHS), **changed)
         found: list[float] = []
 
         def after_epoch(epoch: int, factors: Factors) -> bool:
@@ -72,23 +88,38 @@ def choose_settings(
             return False
 
         fit_ials(pairs, candidate, after_epoch, cancelled)
-        tried += 1
-        progress("settings", tried / (1 + 2 * len(_TRIED)))
+        progress("settings", min(1.0, (time.monotonic() - begun) / span_s))
         return found[0]
 
-    found = {first.unobserved_weight: quality(small)}
-    for times in _TRIED:
-        weight = times * first.unobserved_weight
-        found[weight] = quality(replace(small, unobserved_weight=weight))
-    margin = _PAIRED_SPREAD / max(1, cases) ** 0.5
-    weight = _best(found, first.unobserved_weight, margin)
-    regularised = {first.regularisation: found[weight]}
-    for times in _TRIED:
-        regularisation = times * first.regularisation
-        regularised[regularisation] = quality(replace(small, unobserved_weight=weight, regularisation=regularisation))
-    return replace(first, unobserved_weight=weight, regularisation=_best(regularised, first.regularisation, margin))
+    search_dim = first.dim if "dim" in fixed else _SEARCH_DIM
+    grids = {
+        "unobserved_weight": _doublings(first.unobserved_weight, "unobserved_weight" in fixed, most=_LARGEST_WEIGHT),
+        "regularisation": _doublings(first.regularisation, "regularisation" in fixed),
+        "dim": [search_dim],
+    }
+    begin: Settings = {name: getattr(first, name) for name in grids} | {"dim": search_dim}
+    starts = [begin, begin | _sparse_start(grids, begin)] if is_small else [begin]
+    moves = (*_WEIGHTS, *_RIDGES, *_BOTH)
+    # The size comes last and has half of the time: large ones are slow, and change the best weights little.
+    half = until if not is_small else begun + span_s / 2
+    best, _ = climb(grids, starts, quality, until=half, steps=_STEPS, moves=moves, margin=margin)
+    if is_small and "dim" not in fixed:
+        sizes = [dim for dim in _SMALL_DIMS if pairs.n_items * dim <= _SEARCHED_FLOATS or dim <= _SEARCH_DIM]
+        best, _ = climb(
+            grids | {"dim": sizes}, [best], quality, until=until, moves=(*_SIZES, *_RIDGES, *_WEIGHTS), margin=margin
+        )  # fmt: skip
+    return replace(first, **(best if is_small else best | {"dim": first.dim}))
 
 
-def _best(found: dict[float, float], first: float, margin: float) -> float:
-    best = max(found, key=found.__getitem__)
-    return best if found[best] > found[first] + margin else first
+def _doublings(first: float, is_fixed: bool, *, most: float = 10.0) -> list[float]:
+    if is_fixed or first <= 0:
+        return [first]
+    return [value for value in (first * 2.0**power for power in _DOUBLINGS) if value <= max(most, first)]
+
+
+def _sparse_start(grids: dict[str, list[float]], begin: Settings) -> Settings:
+    moved = dict(begin)
+    for name, step in zip(("unobserved_weight", "regularisation"), _SPARSE_START, strict=True):
+        place = grids[name].index(begin[name]) + step
+        moved[name] = grids[name][min(max(place, 0), len(grids[name]) - 1)]
+    return moved

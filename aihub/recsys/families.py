@@ -35,7 +35,7 @@ class Outcome:
 
 
 class RecommendationFamily:
-    """Matrix factors and NeuMF."""
+    """Item neighbours, linear models, matrix factors and NeuMF."""
 
     data_type: type[Interactions] = Interactions
 
@@ -47,13 +47,13 @@ class RecommendationFamily:
     ) -> Outcome:
         from aihub.recsys.evaluation import evaluate
         from aihub.recsys.recommendation import fit_recommendation
-        from aihub.recsys.recommender import Recommender
+        from aihub.recsys.saved_recommender import load_recommender
 
         fitted = fit_recommendation(data, recommendation_settings(parameters), progress, cancelled, checkpoint=checkpoint)
         notes = fitted.recommender.notes
 
         def judge(version: Version) -> dict[str, float]:
-            return evaluate(Recommender.load(version.path).as_judged(), fitted.hold_out)
+            return evaluate(load_recommender(version.path).as_judged(), fitted.hold_out)
 
         return Outcome(fitted.metrics, {"winner": fitted.recommender.family, "notes": notes}, fitted.recommender.save, judge)
 
@@ -119,7 +119,7 @@ class TrendingFamily:
 
 def recommendation_settings(parameters: Parameters) -> Any:
     """Turn hyper-parameters into the settings of a fit; unset ones are the fit's own."""
-    from aihub.recsys.recommender_fits import RecommendationSettings
+    from aihub.recsys.recommendation_settings import RecommendationSettings
 
     model = parameters.get("model", "auto")
     base = RecommendationSettings()
@@ -141,11 +141,15 @@ def choose_loader(model_type: ModelType) -> Callable[[Path], Any]:
 
     def load(folder: Path) -> Any:
         from aihub.recsys.next_item import NextItemModel
-        from aihub.recsys.recommender import Recommender
+        from aihub.recsys.saved_recommender import load_recommender
         from aihub.recsys.trending import TrendingModel
 
-        kinds: dict[ModelType, Any] = {"recommendation": Recommender, "trending": TrendingModel, "next_item": NextItemModel}
-        return kinds[model_type].load(folder)
+        loaders: dict[ModelType, Callable[[Path], Any]] = {
+            "recommendation": load_recommender,
+            "trending": TrendingModel.load,
+            "next_item": NextItemModel.load,
+        }
+        return loaders[model_type](folder)
 
     return load
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "1"
+FORMAT = "2"
 """To be raised with every change of what a stage holds: a hub that was updated meanwhile starts such a training over."""
 
 LEAST_GAP_S = 10.0

@@ -24,13 +24,15 @@ class HyperParameters(StrictModel):
 
 
 class RecommendationParameters(HyperParameters):
-    """Matrix factors (iALS) and NeuMF."""
+    """Item neighbours, linear models, matrix factors (iALS) and NeuMF."""
 
-    model: Literal["auto", "ials", "neumf"] | None = Field(default=None, description="`auto` trains both and keeps the better.")
+    model: Literal["auto", "popular", "knn", "rp3beta", "ease", "ials", "neumf"] | None = Field(
+        default=None, description="`auto` trains all and keeps the best, or a blend. Any other is kept unless popularity is better."
+    )
     dim: Annotated[int, Field(ge=4, le=512)] | None = Field(default=None, description="Numbers per user and item (iALS).")
     regularisation: Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)] | None = None
     unobserved_weight: Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False)] | None = None
-    search: bool | None = Field(default=None, description="Try a third and three times of the two before, too.")
+    search: bool | None = Field(default=None, description="Search for better values of those before that are not set.")
     pretrain: bool | None = Field(default=None, description="Start NeuMF from matrix factors.")
     factors: Annotated[int, Field(ge=4, le=256)] | None = Field(
         default=None, description="Size of NeuMF's product without `pretrain`; with it, `dim`."

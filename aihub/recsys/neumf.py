@@ -22,6 +22,7 @@ RATE = 0.004
 FINE_TUNING_RATE = 0.001
 """Higher ones forget within an epoch what made the factors good."""
 
+_LEAST_BATCH, _LARGEST_BATCH, _LEAST_STEPS = 256, 4096, 64
 _SMALL = 0.01
 _FIRST_VOICE = 0.1  # of an untrained network beside trained factors
 _CALIBRATION_EVENTS = 40_000
@@ -37,7 +38,8 @@ class NeumfSettings:
         negatives: Items without an event per item with one.
         learning_rate: Of Adam; falls by `decay` an epoch. None takes `RATE`, or `FINE_TUNING_RATE` from factors.
         penalty: Of squared embeddings, per example.
-        batch_size: Events per step, each with its negatives.
+        batch_size: Events per step, each with its negatives. None takes 4,096, and fewer in a small store, whose epoch would be
+            over in a few steps.
         epochs: At most; the best on the hold-out is kept.
         patience: Epochs without a better one after which training ends.
         seed: Of the first parameters, the order and the negatives.
@@ -49,7 +51,7 @@ class NeumfSettings:
     learning_rate: float | None = None
     decay: float = 0.9
     penalty: float = 0.003
-    batch_size: int = 4096
+    batch_size: int | None = None
     epochs: int = 20
     patience: int = 2
     seed: int = 0
@@ -57,6 +59,10 @@ class NeumfSettings:
     def rate(self, is_pretrained: bool) -> float:
         """Learning rate of the first epoch."""
         return self.learning_rate or (FINE_TUNING_RATE if is_pretrained else RATE)
+
+    def events_per_step(self, events: int) -> int:
+        """Batch size for an epoch of so many events."""
+        return self.batch_size or min(_LARGEST_BATCH, max(_LEAST_BATCH, events // _LEAST_STEPS))
 
 
 def new_parameters(n_users: int, n_items: int, settings: NeumfSettings) -> Parameters:

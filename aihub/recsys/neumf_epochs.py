@@ -70,12 +70,13 @@ class NeumfEpochs:
         all_users = torch.from_numpy(users.astype(np.int64))
         all_items = torch.from_numpy(np.column_stack([self._items[order], negatives]).astype(np.int64))
         all_weights = torch.from_numpy(self._weights[order])
-        wanted = torch.zeros(settings.batch_size, 1 + settings.negatives, device=self._device)
+        batch_size = settings.events_per_step(len(users))
+        wanted = torch.zeros(batch_size, 1 + settings.negatives, device=self._device)
         wanted[:, 0] = 1.0
         importance = torch.ones_like(wanted)
-        for start in range(0, len(users), settings.batch_size):
+        for start in range(0, len(users), batch_size):
             raise_if_cancelled(cancelled)
-            batch = slice(start, start + settings.batch_size)
+            batch = slice(start, start + batch_size)
             user, item = all_users[batch].to(self._device), all_items[batch].to(self._device)
             n = len(user)
             importance[:n, 0] = all_weights[batch].to(self._device)

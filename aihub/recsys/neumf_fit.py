@@ -17,7 +17,6 @@ from aihub.recsys.results import Cancelled
 ScorePairs = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 """Scores of `items` (users, k) for `users`, by index."""
 
-_STAGE = "neumf"
 _USER_TABLES = ("gmf_users", "mlp_users")
 _COMPLETING_EPOCHS = 3
 _COMPLETING_RATE = 0.003
@@ -56,6 +55,7 @@ def fit_neumf(
     after_epoch: Callable[[int, float], None] = lambda epoch, quality: None,
     cancelled: Cancelled,
     checkpoint: FitCheckpoint | None = None,
+    stage: str = "neumf",
 ) -> NeumfFit:
     """Train, and keep the epoch that `judge` likes best.
 
@@ -64,13 +64,13 @@ def fit_neumf(
         factors: Pre-training: the product starts from these, brought to the scale of logits. All parameters learn.
         until: `time.monotonic()` after which no epoch starts, if one is done.
         after_epoch: Called with the epochs done and their quality.
-        checkpoint: A killed fit goes on after the last epoch found there.
+        checkpoint: A killed fit goes on after the last epoch found there, in `stage`.
 
     Raises:
         TrainingCancelledError: `cancelled` turned True; asked before each step.
     """
     checkpoint = checkpoint or FitCheckpoint()
-    saved = checkpoint.load(_STAGE)
+    saved = checkpoint.load(stage)
     if saved is None:
         training = NeumfEpochs(pairs, settings, _first_parameters(pairs, settings, factors), settings.rate(factors is not None))
         fit = NeumfFit() if factors is None else NeumfFit(training.snapshot(), judge(training.score))
@@ -87,8 +87,19 @@ def fit_neumf(
         if quality > fit.quality:
             fit = replace(fit, parameters=training.snapshot(), quality=quality, best_epoch=fit.epochs)
         if checkpoint.is_due():
-            _save(checkpoint, training, fit)
+            _save(checkpoint, stage, training, fit)
     return fit
+
+
+def fit_epochs(
+    pairs: PairMatrix, settings: NeumfSettings, epochs: int, *, factors: Factors | None, cancelled: Cancelled
+) -> Parameters:
+    """Train for so many epochs without a hold-out; see `fit_neumf`."""
+    first = _first_parameters(pairs, settings, factors)
+    training = NeumfEpochs(pairs, settings, first, settings.rate(factors is not None))
+    for _ in range(epochs):
+        training.run_epoch(cancelled)
+    return training.snapshot()
 
 
 def complete_users(
@@ -117,11 +128,11 @@ def _first_parameters(pairs: PairMatrix, settings: NeumfSettings, factors: Facto
     return parameters
 
 
-def _save(checkpoint: FitCheckpoint, training: NeumfEpochs, fit: NeumfFit) -> None:
+def _save(checkpoint: FitCheckpoint, stage: str, training: NeumfEpochs, fit: NeumfFit) -> None:
     state, facts = training.state()
     best = {f"best.{name}": value.numpy() for name, value in fit.parameters.items()}
     figures = {"quality": fit.quality, "best_epoch": fit.best_epoch, "epochs": fit.epochs, "spent_s": fit.spent_s}
-    checkpoint.save(_STAGE, state | best, {"fit": figures, "training": facts})
+    checkpoint.save(stage, state | best, {"fit": figures, "training": facts})
 
 
 def _resume(pairs: PairMatrix, settings: NeumfSettings, saved: Saved) -> tuple[NeumfEpochs, NeumfFit]:

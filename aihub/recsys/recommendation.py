@@ -1,42 +1,49 @@
-"""Training of a store's recommender: matrix factors and NeuMF on the same split, and the better one on the hold-out is kept.
+"""Training of a store's recommender: several kinds of models on the same split; the best of them, or a blend, is kept.
 
-The figures are of models that have not learnt the held-out events; the one that is kept learns them afterwards.
+The figures are of models that have not learnt the held-out events; what is kept learns them afterwards.
 """
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from aihub.errors import InvalidRequestError
-from aihub.recsys.evaluation import HoldOut, by_id, evaluate, rank_metrics, split_last
+from aihub.recsys.blended_recommender import BlendedRecommender, spread_of
+from aihub.recsys.blending import choose_weights
+from aihub.recsys.evaluation import HoldOut, by_id, evaluate
 from aihub.recsys.fit_checkpoint import FitCheckpoint
+from aihub.recsys.hold_out import split_events
 from aihub.recsys.interactions import Interactions
 from aihub.recsys.log_loss import log_losses
-from aihub.recsys.recommender import Recommender
-from aihub.recsys.recommender_fits import Family, RecommendationSettings, RecommenderFits
-from aihub.recsys.results import Cancelled, Progress, ignore_progress, never_cancelled
+from aihub.recsys.recommendation_settings import Family, RecommendationSettings
+from aihub.recsys.recommender_fits import Model, RecommenderFits
+from aihub.recsys.results import Cancelled, Progress, ignore_progress, never_cancelled, raise_if_cancelled
+from aihub.recsys.saved_recommender import StoreRecommender
 
 logger = logging.getLogger(__name__)
+
+_POPULAR: Family = "popular"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecommendationFit:
-    """The winner.
+    """What is kept.
 
     Attributes:
         recommender: To save and serve.
-        metrics: `hr_10`, `ndcg_10` of the winner; the same with `ials_`, `neumf_`, `popular_` before them; `margin` in NDCG
-            over the second; `fit_s`; numbers of users, items and pairs; `train_loss` and `val_loss` of the winner (see
-            `log_losses`); `cached_users`, the customers it has learnt.
+        metrics: `hr_10`, `ndcg_10` of it; the same with the name of each family before them (`popular_`, `ials_` ...), and its
+            seconds (`ials_s`); `margin` in NDCG over the best family that is not kept alone; `fit_s`; numbers of users, items and
+            pairs; `train_loss` and `val_loss` of what is kept (see `log_losses`); `cached_users`, the customers it has learnt.
         hold_out: Cases by id: judge the model now served on them, too, by `evaluate(model.as_judged(), hold_out)`.
+        candidates: Each family without what was held out.
     """
 
-    recommender: Recommender
+    recommender: StoreRecommender
     metrics: dict[str, float]
     hold_out: HoldOut
+    candidates: Mapping[Family, Model]
 
 
 def fit_recommendation(
@@ -47,10 +54,10 @@ def fit_recommendation(
     *,
     checkpoint: FitCheckpoint | None = None,
 ) -> RecommendationFit:
-    """Train each family and keep the better one.
+    """Train each family and keep the best one or a blend; nothing that is below popularity on the hold-out.
 
     Args:
-        checkpoint: A training that was killed goes on from the factors and the epoch of NeuMF found there.
+        checkpoint: A training that was killed goes on from the settings, the factors and the epoch of NeuMF found there.
 
     Raises:
         InvalidRequestError: No user has two items or more, or there are fewer than three items.
@@ -58,42 +65,80 @@ def fit_recommendation(
     """
     indexed = data.index()
     pairs = indexed.pairs()
-    train, cases = split_last(pairs, indexed.user_table, most_users=settings.held_out_users)
+    train, cases = split_events(pairs, indexed.user_table, indexed.item_table, most=settings.held_out_events)
     if pairs.n_items < 3 or not len(cases):
         raise InvalidRequestError(
             "This store has too few interactions to learn from: at least three items and some users with two of them or more "
             "are needed. Import orders or carts, then train again."
         )
     run = RecommenderFits(indexed, pairs, train, cases, settings, progress, cancelled, checkpoint or FitCheckpoint())
-    fitted = [run.fit(family) for family in settings.families]
+    families = dict.fromkeys((_POPULAR, *settings.families))
+    fitted = {family: model for family in families if (model := run.fit(family)) is not None}
     hold_out = by_id(cases, indexed.user_table, indexed.item_table)
-    figures = {model.family: evaluate(model.as_judged(), hold_out) for model in fitted}
-    # What differs by less than this is the same: NeuMF that got no better than the factors it started from stands behind them.
-    ranked = sorted(fitted, key=lambda model: -round(figures[model.family]["ndcg_10"], 3))
-    metrics = _metrics(ranked, figures, run) | {
+    figures = {family: evaluate(model, hold_out) for family, model in fitted.items()}
+    raise_if_cancelled(cancelled)
+    weights = _choose(fitted, figures, settings, cases, hold_out)
+    kept = _assemble(weights, fitted, run)
+    judged = kept.as_judged()
+    best = figures[next(iter(weights))] if len(weights) == 1 else evaluate(judged, hold_out)
+    metrics = _metrics(best, weights, figures, run) | {
         "users": float(pairs.n_users),
         "items": float(pairs.n_items),
         "pairs": float(len(pairs.items)),
-        "cached_users": len(ranked[0].user_ids),
-        **log_losses(ranked[0].as_judged(), train, pairs, hold_out, indexed.user_table, indexed.item_table),
+        "cached_users": len(kept.user_ids),
+        **log_losses(judged, train, pairs, hold_out, indexed.user_table, indexed.item_table),
     }
-    logger.info("recommendation trained", extra={"winner": ranked[0].family, "metrics": metrics})
+    logger.info("recommendation trained", extra={"winner": kept.family, "metrics": metrics})
     progress("done", 1.0)
     notes: dict[str, Any] = {
         "metrics": metrics,
-        "ials": asdict(run.chosen),
+        "weights": weights,
+        "ials": asdict(run.factors.chosen),
         "neumf": asdict(settings.neumf),
+        "linear": run.linear,
+        "left_out": run.left_out,
         "seconds": run.seconds,
+        "neumf_epochs": run.neumf_epochs,
     }
-    notes["neumf_epochs"] = run.neumf_epochs
-    return RecommendationFit(replace(ranked[0], notes=notes), metrics, hold_out)
+    return RecommendationFit(replace(kept, notes=notes), metrics, hold_out, fitted)
 
 
-def _metrics(ranked: list[Recommender], figures: dict[Family, dict[str, float]], run: RecommenderFits) -> dict[str, float]:
-    best = figures[ranked[0].family]
+def _choose(
+    fitted: dict[Family, Model],
+    figures: dict[Family, dict[str, float]],
+    settings: RecommendationSettings,
+    cases: HoldOut,
+    hold_out: HoldOut,
+) -> dict[Family, float]:
+    """Weights of what is kept. Popularity takes part in a blend; alone it is kept only when nothing else is as good."""
+    floor = figures[_POPULAR]["ndcg_10"]
+    worthy = [family for family in fitted if family in settings.families and figures[family]["ndcg_10"] >= floor]
+    if not worthy:
+        return {_POPULAR: 1.0}
+    if not settings.blend or len(worthy) == 1:
+        # What differs by less than this is the same: the family that comes first is the simpler one.
+        return {max(worthy, key=lambda family: round(figures[family]["ndcg_10"], 3)): 1.0}
+    scores = {}
+    for family in settings.families:
+        if family in fitted:
+            spread = spread_of(fitted[family], cases.users)
+            scores[family] = fitted[family].score(hold_out.users, hold_out.candidates) / spread[:, None]
+    found: dict[Family, float] = choose_weights(scores, cases.candidates)
+    return found
+
+
+def _assemble(weights: dict[Family, float], fitted: dict[Family, Model], run: RecommenderFits) -> StoreRecommender:
+    members = {family: run.complete(family, fitted[family]) for family in weights}
+    if len(members) == 1:
+        return next(iter(members.values()))
+    return BlendedRecommender(run.catalogue, members, weights)
+
+
+def _metrics(
+    best: dict[str, float], weights: dict[Family, float], figures: dict[Family, dict[str, float]], run: RecommenderFits
+) -> dict[str, float]:
     metrics = {**best, "fit_s": time.monotonic() - run.started}
     for family, each in figures.items():
         metrics |= {f"{family}_hr_10": each["hr_10"], f"{family}_ndcg_10": each["ndcg_10"], f"{family}_s": run.seconds[family]}
-    popular = rank_metrics(run.train.item_counts()[run.cases.candidates].astype(np.float32), run.cases.candidates)
-    second = figures[ranked[1].family]["ndcg_10"] if len(ranked) > 1 else popular["ndcg_10"]
-    return metrics | {f"popular_{name}": value for name, value in popular.items()} | {"margin": best["ndcg_10"] - second}
+    others = [each["ndcg_10"] for family, each in figures.items() if weights.get(family) != 1.0]
+    return metrics | {"margin": best["ndcg_10"] - max(others, default=0.0)}

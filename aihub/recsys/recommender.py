@@ -26,6 +26,10 @@ from aihub.recsys.results import Scored
 from aihub.recsys.tower import Tower, first_layer_of_users
 
 FORMAT = 2
+FORMAT_WITH_JUDGED = 3
+JUDGED = "judged"
+"""Folder in a model's folder: the same model, fitted without what was held out, where that was fitted apart."""
+
 _NOBODY: Ids = np.empty(0, np.int64)
 _CANDIDATES = 500
 _SAMPLED_USERS = 256
@@ -51,6 +55,7 @@ class Recommender:
         judged_rows: int64, ascending, rows of users with something held out.
         judged_factors: float32, (judged rows, dim), of those users without it.
         is_judged: Whether `score` goes by those.
+        judged: A whole model without what was held out, in place of `judged_factors`.
         tower: NeuMF's network.
         notes: Figures of the fit; kept in the folder.
     """
@@ -67,6 +72,7 @@ class Recommender:
     judged_rows: Ids
     judged_factors: NDArray[np.float32]
     is_judged: bool = False
+    judged: "Recommender | None" = None
     tower: Tower | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -125,7 +131,7 @@ class Recommender:
 
     def as_judged(self) -> "Recommender":
         """The same model, scoring without what was held out at its training."""
-        return replace(self, is_judged=True)
+        return self.judged or replace(self, is_judged=True)
 
     def predict(self, user_id: int, n: int, exclude: Set[int] | None = None) -> list[Scored] | None:
         """Recommend up to `n` items, best first; fewer when the shop has no more. None for a user the model does not know.
@@ -148,6 +154,12 @@ class Recommender:
             rows, scores = rows[order], scores[order]
         return [Scored(item, score) for item, score in zip(self.item_ids[rows].tolist(), scores.tolist(), strict=True)]
 
+    def rough_scores(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Scores (users, items) of all items in ascending order of their ids, users by row; the network's are its means."""
+        vectors = self._judged_vectors(users)[0]
+        scores: NDArray[np.float32] = (vectors @ self.item_factors.T)[:, self.item_rows]
+        return scores
+
     def most_popular(self, n: int, exclude: Set[int] | None = None) -> list[Scored]:
         """The `n` items that most users had, for a user nothing is known of; the score falls from 1 to 0 with the place."""
         hidden = exclude or frozenset()
@@ -165,13 +177,7 @@ class Recommender:
         """Score items (users, k) for users, by the shop's ids: -inf for unknown items, by popularity for unknown users."""
         rows, known_items = self._locate_items(item_ids)
         users = np.minimum(np.searchsorted(self.user_ids, user_ids), len(self.user_ids) - 1)
-        vectors, hidden = self.user_factors[users], None if self.tower is None else self.tower.users[users]
-        if self.is_judged and len(self.judged_rows):
-            places = np.minimum(np.searchsorted(self.judged_rows, users), len(self.judged_rows) - 1)
-            kept = self.judged_rows[places] == users
-            vectors[kept] = self.judged_factors[places[kept]]
-            if hidden is not None and self.tower is not None:
-                hidden[kept] = self.tower.judged_users[places[kept]]
+        vectors, hidden = self._judged_vectors(users)
         scores = np.einsum("ud,ukd->uk", vectors, self.item_factors[rows])
         if hidden is not None and self.tower is not None:
             scores = scores - self.item_means[rows] + self.tower.score(hidden, rows)
@@ -188,7 +194,12 @@ class Recommender:
         save_arrays(folder, {name: getattr(self, name) for name in _ARRAYS})
         if self.tower is not None:
             self.tower.save(folder)
-        meta = {"format": FORMAT, "family": self.family, "notes": self.notes}
+        if self.judged is not None:
+            (folder / JUDGED).mkdir()
+            self.judged.save(folder / JUDGED)
+        # A hub of before would judge a model with a second one beside it by what it has learnt.
+        number = FORMAT if self.judged is None else FORMAT_WITH_JUDGED
+        meta = {"format": number, "family": self.family, "notes": self.notes}
         (folder / "recommender.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
@@ -199,11 +210,23 @@ class Recommender:
             ModelUnavailableError: A file is missing or damaged, or of another version of the hub.
         """
         meta = json.loads((folder / "recommender.json").read_text(encoding="utf-8"))
-        if meta.get("format") != FORMAT:
+        if meta.get("format") not in {FORMAT, FORMAT_WITH_JUDGED}:
             raise ModelUnavailableError("The saved recommender is of another version of the hub; train the store again.")
         arrays: dict[str, Any] = {name: load_array(folder, name, mmap=mmap) for name in _ARRAYS}
         tower = Tower.load(folder, mmap=mmap) if meta["family"] == "neumf" else None
-        return cls(family=meta["family"], tower=tower, notes=meta["notes"], **arrays)
+        judged = cls.load(folder / JUDGED, mmap=mmap) if meta["format"] == FORMAT_WITH_JUDGED else None
+        return cls(family=meta["family"], tower=tower, notes=meta["notes"], judged=judged, **arrays)
+
+    def _judged_vectors(self, users: NDArray[np.integer]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Factors and the network's first layer of users by row, without what was held out where that is asked for."""
+        vectors, hidden = self.user_factors[users], None if self.tower is None else self.tower.users[users]
+        if self.is_judged and len(self.judged_rows):
+            places = np.minimum(np.searchsorted(self.judged_rows, users), len(self.judged_rows) - 1)
+            kept = self.judged_rows[places] == users
+            vectors[kept] = self.judged_factors[places[kept]]
+            if hidden is not None and self.tower is not None:
+                hidden[kept] = self.tower.judged_users[places[kept]]
+        return vectors, hidden
 
     def _locate_items(self, item_ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Rows of the ids, and which are known; unknown ones get some row."""

@@ -1,48 +1,31 @@
-"""The fits of one training: both families on the same split, sharing matrix factors, each completed with what was held out."""
+"""The fits of one training: every family on the same split, and those that are kept with what was held out, too."""
 
+import logging
 import time
-from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Any
 
-from aihub.recsys.evaluation import HELD_OUT_USERS, HoldOut, rank_metrics
-from aihub.recsys.factor_settings import choose_dim, choose_settings, choose_weight
+import numpy as np
+
+from aihub.recsys.catalogue_recommender import Catalogue
+from aihub.recsys.evaluation import HoldOut, rank_metrics
+from aihub.recsys.factor_fits import FactorFits
 from aihub.recsys.fit_checkpoint import FitCheckpoint
-from aihub.recsys.ials import Factors, IalsSettings, complete_factors, dot_scores, fit_ials
 from aihub.recsys.interactions import IndexedInteractions, PairMatrix
-from aihub.recsys.neumf import NeumfSettings, calibrate, shift_users
-from aihub.recsys.neumf_fit import ScorePairs, complete_users, fit_neumf
+from aihub.recsys.linear_fits import LINEAR, LinearFamily, choose_linear, fit_linear, why_left_out
+from aihub.recsys.linear_recommender import LinearRecommender
+from aihub.recsys.neumf import calibrate, shift_users
+from aihub.recsys.neumf_fit import NeumfFit, ScorePairs, complete_users, fit_epochs, fit_neumf
+from aihub.recsys.recommendation_settings import Family, RecommendationSettings
 from aihub.recsys.recommender import Recommender
 from aihub.recsys.results import Cancelled, Progress
 
-Family = Literal["ials", "neumf"]
-_FACTORS_SHARE = 0.4  # of the time limit
-_STAGE = "factors"
+logger = logging.getLogger(__name__)
 
+_SMALL_PAIRS = 400_000
+_LINEAR_SHARE = 0.04  # of the time limit, for each linear family
 
-@dataclass(frozen=True, slots=True)
-class RecommendationSettings:
-    """How to train a store's recommender.
-
-    Attributes:
-        families: Which models to try, in this order; the better one on the hold-out is kept.
-        dim: Of the matrix factors; None takes what the store's size allows in the time.
-        unobserved_weight: Of pairs that did not occur; None goes by the size of the catalogue.
-        search: Try other values of regularisation and weight on the hold-out first.
-        pretrain: Start NeuMF's product from matrix factors.
-        time_limit_s: After which no further epoch starts.
-        held_out_users: About how many users are judged on, at most.
-        ials, neumf: The rest; `dim` and `unobserved_weight` of `ials` do not count.
-    """
-
-    families: tuple[Family, ...] = ("ials", "neumf")
-    dim: int | None = None
-    unobserved_weight: float | None = None
-    search: bool = True
-    pretrain: bool = True
-    time_limit_s: float = 600.0
-    held_out_users: int = HELD_OUT_USERS
-    ials: IalsSettings = field(default_factory=IalsSettings)
-    neumf: NeumfSettings = field(default_factory=NeumfSettings)
+Model = Recommender | LinearRecommender
 
 
 class RecommenderFits:
@@ -54,7 +37,9 @@ class RecommenderFits:
         cases: The held-out ones, by index.
 
     Attributes:
-        chosen: Settings of the matrix factors, once fitted.
+        factors: The matrix factors.
+        linear: Settings of the linear families that were fitted.
+        left_out: Families the store is too large for, and why.
         seconds: Of each family, and of a mean epoch of NeuMF.
         neumf_epochs: NeuMF's best epoch and how many there were.
         started: `time.monotonic()` at the begin.
@@ -72,85 +57,114 @@ class RecommenderFits:
         checkpoint: FitCheckpoint,
     ) -> None:
         self.train, self.cases = train, cases
-        weight = settings.unobserved_weight or choose_weight(pairs.n_items)
-        self.chosen = replace(settings.ials, unobserved_weight=weight)
+        self.linear: dict[str, dict[str, Any]] = {}
+        self.left_out: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         self.neumf_epochs: tuple[int, int] | None = None
         self.started = time.monotonic()
         self._pairs, self._settings = pairs, settings
+        self._is_small = len(pairs.items) <= _SMALL_PAIRS
         self._tables = indexed.user_table, indexed.item_table, pairs.item_counts()
         self._until = self.started + settings.time_limit_s
         self._progress, self._cancelled, self._checkpoint = progress, cancelled, checkpoint
-        self._factors: tuple[Factors, Factors] | None = None
+        self._neumf: NeumfFit | None = None
+        self._is_pretrained = settings.pretrain
+        self.factors = FactorFits(
+            pairs, train, cases, self._judge, settings, progress, cancelled, checkpoint, is_small=self._is_small
+        )  # fmt: skip
 
-    def fit(self, family: Family) -> Recommender:
-        """Fit a family; the model answers with what was held out, and is judged without."""
+    @property
+    def catalogue(self) -> Catalogue:
+        """With everything."""
+        return self._catalogue(self._pairs)
+
+    def fit(self, family: Family) -> Model | None:
+        """Fit a family without what is held out; None when the store is too large for it."""
         started = time.monotonic()
-        fitted = self._fit_ials() if family == "ials" else self._fit_neumf()
+        fitted: Model | None
+        if family == "ials":
+            fitted = Recommender.of_factors(self.factors.judged(), *self._tables)
+        elif family == "neumf":
+            fitted = Recommender.of_neumf(self._fit_neumf().parameters, *self._tables)
+        elif family == "popular":
+            fitted = LinearRecommender("popular", self._catalogue(self.train))
+        else:
+            fitted = self._fit_linear(family)
         self.seconds[family] = time.monotonic() - started
         return fitted
 
-    def _fit_ials(self) -> Recommender:
-        factors, full = self._matrix_factors()
-        return Recommender.of_factors(full, *self._tables, judged_rows=self.cases.users, judged=factors)
+    def complete(self, family: Family, judged: Model) -> Model:
+        """The model of a family that has learnt what was held out, too, and is judged without."""
+        self._progress("rebuilding", 0.0)
+        if isinstance(judged, LinearRecommender):
+            model = None
+            if family in LINEAR:
+                model = fit_linear(family, self.linear[family], self._pairs, self._cancelled)
+            return LinearRecommender(family, self._catalogue(self._pairs), model, judged=judged)
+        rows = np.unique(self.cases.users)
+        if family == "ials":
+            if self._is_small:
+                return replace(Recommender.of_factors(self.factors.full(), *self._tables), judged=judged)
+            return Recommender.of_factors(self.factors.full(), *self._tables, judged_rows=rows, judged=self.factors.judged())
+        if self._is_small:
+            return replace(Recommender.of_neumf(self._full_neumf(), *self._tables), judged=judged)
+        return Recommender.of_neumf(self._full_neumf(), *self._tables, judged_rows=rows, judged=self._fit_neumf().parameters)
 
-    def _fit_neumf(self) -> Recommender:
-        start = self._matrix_factors() if self._settings.pretrain else None
+    def _catalogue(self, pairs: PairMatrix) -> Catalogue:
+        return Catalogue(self._tables[0], self._tables[1], pairs.item_counts())
+
+    def _fit_linear(self, family: LinearFamily) -> LinearRecommender | None:
+        reason = why_left_out(family, self._pairs)
+        if reason is not None:
+            self.left_out[family] = reason
+            logger.info("The family %s is left out: %s.", family, reason)
+            return None
+        self._progress(family, 0.0)
+        saved = self._checkpoint.load(family)
+        if saved is None:
+            limit_s = self._settings.time_limit_s * _LINEAR_SHARE if self._settings.search else 0.0
+            self.linear[family] = choose_linear(family, self.train, self._judge, self._cancelled, limit_s=limit_s)
+            self._checkpoint.save(family, {"chosen": np.ones(1)}, self.linear[family])
+        else:
+            self.linear[family] = saved.facts
+        model = fit_linear(family, self.linear[family], self.train, self._cancelled)
+        return LinearRecommender(family, self._catalogue(self.train), model)
+
+    def _fit_neumf(self) -> NeumfFit:
+        """NeuMF from factors or without them; in a small store the better of both."""
+        if self._neumf is None:
+            ways = (True, False) if self._is_small and self._settings.pretrain else (self._settings.pretrain,)
+            fits = {is_pretrained: self._fit_neumf_once(is_pretrained) for is_pretrained in ways}
+            self._is_pretrained = max(fits, key=lambda way: fits[way].quality)
+            self._neumf = fits[self._is_pretrained]
+            self.seconds["neumf_epoch"] = self._neumf.epoch_s
+            self.neumf_epochs = (self._neumf.best_epoch, self._neumf.epochs)
+        return self._neumf
+
+    def _fit_neumf_once(self, is_pretrained: bool) -> NeumfFit:
         settings = self._settings.neumf
-        fitted = fit_neumf(
+        return fit_neumf(
             self.train,
             settings,
             self._judge,
-            factors=start[0] if start else None,
+            factors=self.factors.judged() if is_pretrained else None,
             until=self._until,
             after_epoch=lambda epoch, quality: self._progress("NeuMF", epoch / settings.epochs),
             cancelled=self._cancelled,
             checkpoint=self._checkpoint,
+            stage="neumf_from_factors" if is_pretrained else "neumf",
         )
-        self.seconds["neumf_epoch"] = fitted.epoch_s
-        self.neumf_epochs = (fitted.best_epoch, fitted.epochs)
-        self._progress("rebuilding", 0.0)
-        if start is None:
-            full = complete_users(fitted.parameters, self._pairs, self.cases.users, settings, self._cancelled)
-        else:
-            scale, _ = calibrate(self.train, start[0], settings)
-            full = shift_users(fitted.parameters, *start, scale)
-        return Recommender.of_neumf(full, *self._tables, judged_rows=self.cases.users, judged=fitted.parameters)
 
-    def _matrix_factors(self) -> tuple[Factors, Factors]:
-        """Factors without and with the held-out pairs, of this run or of the killed one before it; fitted once."""
-        if self._factors is None:
-            saved = self._checkpoint.load(_STAGE)
-            if saved is None:
-                factors = self._fit_factors()
-                arrays = dict(zip(("users", "items"), factors, strict=True))
-                self._checkpoint.save(_STAGE, arrays, asdict(self.chosen))
-            else:
-                factors = saved.arrays["users"], saved.arrays["items"]
-                self.chosen = IalsSettings(**saved.facts)
-            full = complete_factors(factors, self._pairs, self.cases.users, self.chosen, self._cancelled)
-            self._factors = factors, full
-        return self._factors
-
-    def _fit_factors(self) -> Factors:
-        """The epoch of a factorisation that is best on the hold-out."""
-        limit_s = self._settings.time_limit_s * _FACTORS_SHARE
-        until = time.monotonic() + limit_s
-        if self._settings.search:
-            self.chosen = choose_settings(self.train, self.chosen, self._judge, len(self.cases), self._progress, self._cancelled)
-        dim = self._settings.dim or choose_dim(self.train, self.chosen.epochs, limit_s)
-        self.chosen = replace(self.chosen, dim=dim)
-        best: list[tuple[float, Factors]] = []
-
-        def after_epoch(epoch: int, factors: Factors) -> bool:
-            self._progress("matrix factors", epoch / self.chosen.epochs)
-            quality = self._judge(lambda users, items: dot_scores(factors, users, items))
-            if not best or quality > best[0][0]:
-                best[:] = [(quality, (factors[0].copy(), factors[1].copy()))]
-            return time.monotonic() > until
-
-        fit_ials(self.train, self.chosen, after_epoch, self._cancelled)
-        return best[0][1]
+    def _full_neumf(self) -> dict[str, Any]:
+        fitted, settings = self._fit_neumf(), self._settings.neumf
+        if self._is_small:
+            factors = self.factors.full() if self._is_pretrained else None
+            return fit_epochs(self._pairs, settings, fitted.best_epoch, factors=factors, cancelled=self._cancelled)
+        if not self._is_pretrained:
+            return complete_users(fitted.parameters, self._pairs, np.unique(self.cases.users), settings, self._cancelled)
+        factors = self.factors.judged()
+        scale, _ = calibrate(self.train, factors, settings)
+        return shift_users(fitted.parameters, factors, self.factors.full(), scale)
 
     def _judge(self, score: ScorePairs) -> float:
         """NDCG@10 on the hold-out, by index."""

@@ -13,7 +13,7 @@ from aihub.recsys.interactions import Interactions
 from aihub.recsys.neumf import NeumfSettings
 from aihub.recsys.recommendation import fit_recommendation
 from aihub.recsys.recommender import Recommender
-from aihub.recsys.recommender_fits import Family, RecommendationSettings
+from aihub.recsys.recommendation_settings import Family, RecommendationSettings
 from aihub.recsys.results import TrainingCancelledError
 from tests.unit.recsys.shops import TASTES, shop_of_tastes
 
