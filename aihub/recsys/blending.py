@@ -18,7 +18,9 @@ _FIRST_VOTES = 2  # of the best: another one begins with half as much
 _PAIRED_SPREAD = 0.02  # standard deviation of one case's difference in NDCG that one more voice makes
 
 
-def choose_weights(scores: Mapping[str, NDArray[np.floating]], candidates: Ids, *, most_members: int = MOST_MEMBERS) -> dict[str, float]:
+def choose_weights(
+    scores: Mapping[str, NDArray[np.floating]], candidates: Ids, *, most_members: int = MOST_MEMBERS
+) -> dict[str, float]:
     """Find the weights of a blend that is at least as good on the hold-out as the best single candidate.
 
     Args:

@@ -1,7 +1,8 @@
 """EASE (Steck 2019): the linear regression of every item on all others, in closed form.
 
-With the Gram matrix G of items, P = (G + ridge)^-1 has the answer: the weight from i to j is -P[i, j] / P[j, j]. Where a shop has
-fewer customers than items, P follows from the smaller system of its customers (Woodbury), and no matrix of items by items is made.
+With the Gram matrix G of items, P = (G + ridge)^-1 has the answer: the weight from i to j is -P[i, j] / P[j, j]. Where a shop
+has fewer customers than items, P follows from the smaller system of its customers (Woodbury): no matrix of items by items is
+made.
 """
 
 from typing import Any

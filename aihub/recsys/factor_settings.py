@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from aihub.recsys.ials import Factors, IalsSettings, dot_scores, fit_ials
 from aihub.recsys.interactions import PairMatrix
@@ -73,6 +74,8 @@ def choose_settings(
         fixed: Names that keep the value of `first`.
         is_small: Whether `dim` is chosen here, too; else it stays.
     """
+    from torch.linalg import LinAlgError
+
     if len(pairs.items) > _SEARCH_PAIRS:
         return first
     margin = _PAIRED_SPREAD / max(1, cases) ** 0.5
@@ -87,12 +90,15 @@ def choose_settings(
                 found.append(judge(lambda users, items: dot_scores(factors, users, items)))
             return False
 
-        fit_ials(pairs, candidate, after_epoch, cancelled)
+        try:
+            fit_ials(pairs, candidate, after_epoch, cancelled)
+        except LinAlgError:  # so little regularisation that single precision cannot solve it
+            found.append(0.0)
         progress("settings", min(1.0, (time.monotonic() - begun) / span_s))
         return found[0]
 
     search_dim = first.dim if "dim" in fixed else _SEARCH_DIM
-    grids = {
+    grids: dict[str, list[Any]] = {
         "unobserved_weight": _doublings(first.unobserved_weight, "unobserved_weight" in fixed, most=_LARGEST_WEIGHT),
         "regularisation": _doublings(first.regularisation, "regularisation" in fixed),
         "dim": [search_dim],
@@ -117,7 +123,7 @@ def _doublings(first: float, is_fixed: bool, *, most: float = 10.0) -> list[floa
     return [value for value in (first * 2.0**power for power in _DOUBLINGS) if value <= max(most, first)]
 
 
-def _sparse_start(grids: dict[str, list[float]], begin: Settings) -> Settings:
+def _sparse_start(grids: dict[str, list[Any]], begin: Settings) -> Settings:
     moved = dict(begin)
     for name, step in zip(("unobserved_weight", "regularisation"), _SPARSE_START, strict=True):
         place = grids[name].index(begin[name]) + step

@@ -1,8 +1,8 @@
-"""Which events of which customers a training holds out: their last one, and others at random.
+"""Which events of which customers a training holds out: their last ones, and others at random.
 
-Everything is decided by hashes of the shop's ids, never by the order of rows or ids: a later training of the grown store holds out
-much the same, so that neither the new model nor the one being served has learnt what both are judged on. Among events of one time
-the hash says which was last: of a shop that knows no times each of them is as likely.
+Everything is decided by hashes of the shop's ids, never by the order of rows or ids: a later training of the grown store holds
+out much the same, so that neither the new model nor the one being served has learnt what both are judged on. Among events of one
+time the hash says which was last: of a shop that knows no times each of them is as likely.
 """
 
 import numpy as np
@@ -61,7 +61,9 @@ def _choose(pairs: PairMatrix, wanted: NDArray[np.int64], user_ids: Ids, item_id
     by_time = np.lexsort((lottery, pairs.times, users))
     place_from_end = np.empty(len(users), np.int64)
     place_from_end[by_time] = pairs.indptr[users + 1] - 1 - np.arange(len(users))
-    takes_last = np.where(wanted == 1, _unit_hash(user_ids, salt=_KIND) < _SHARE_OF_LAST, np.floor(wanted * _SHARE_OF_LAST + 1e-9))
+    takes_last = np.where(
+        wanted == 1, _unit_hash(user_ids, salt=_KIND) < _SHARE_OF_LAST, np.floor(wanted * _SHARE_OF_LAST + 1e-9)
+    )
     is_last = place_from_end < takes_last[users]
     # Last events come first, then others by lot. Whoever gives a random one only does not give the last.
     gives_random = (wanted == 1) & (takes_last == 0)

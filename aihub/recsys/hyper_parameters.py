@@ -27,7 +27,8 @@ class RecommendationParameters(HyperParameters):
     """Item neighbours, linear models, matrix factors (iALS) and NeuMF."""
 
     model: Literal["auto", "popular", "knn", "rp3beta", "ease", "ials", "neumf"] | None = Field(
-        default=None, description="`auto` trains all and keeps the best, or a blend. Any other is kept unless popularity is better."
+        default=None,
+        description="`auto` trains all and keeps the best, or a blend. Any other is kept unless popularity is better.",
     )
     dim: Annotated[int, Field(ge=4, le=512)] | None = Field(default=None, description="Numbers per user and item (iALS).")
     regularisation: Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)] | None = None

@@ -12,7 +12,9 @@ from aihub.recsys.item_weights import LinearModel, binary_matrix, keep_largest_t
 from aihub.recsys.results import Cancelled, never_cancelled
 
 
-def fit_cosine(pairs: PairMatrix, *, kept: int, shrinkage: float, by_rarity: bool, cancelled: Cancelled = never_cancelled) -> LinearModel:
+def fit_cosine(
+    pairs: PairMatrix, *, kept: int, shrinkage: float, by_rarity: bool, cancelled: Cancelled = never_cancelled
+) -> LinearModel:
     """Weigh items by the cosine of who had them.
 
     Args:

@@ -17,7 +17,7 @@ BLOCK_FLOATS = 16_000_000
 """Of the rows worked on at a time: 64 MB."""
 
 Blocks = Callable[[NDArray[np.int64]], Any]
-"""Weights towards some items (rows asked for) from all items, shape (rows, items): a numpy array or a scipy CSR matrix, float32."""
+"""Weights towards some items (the rows asked for) from all, shape (rows, items): a numpy array or a scipy CSR matrix, float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +68,9 @@ def keep_largest_towards(n_items: int, blocks: Blocks, neighbours: int, cancelle
     for rows in row_blocks(n_items, n_items):
         raise_if_cancelled(cancelled)
         towards = blocks(rows)
-        parts.append(_largest_dense(towards, rows, neighbours) if isinstance(towards, np.ndarray) else _largest(towards, rows, neighbours))
+        parts.append(
+            _largest_dense(towards, rows, neighbours) if isinstance(towards, np.ndarray) else _largest(towards, rows, neighbours)
+        )
     weights = vstack(parts).T.tocsr()
     weights.sort_indices()
     return weights.astype(np.float32)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from aihub.recsys.item_weights import LinearModel
 from aihub.recsys.neumf_fit import ScorePairs
 from aihub.recsys.results import Cancelled
 from aihub.recsys.setting_search import Settings, climb
-
-LinearFamily = Literal["knn", "ease", "rp3beta"]
-LINEAR: tuple[LinearFamily, ...] = ("knn", "rp3beta", "ease")
 
 _LARGEST_WORK = 2_000_000_000  # pairs of items met in customers' histories: about a minute of one core
 _LARGEST_CATALOGUE = 200_000
@@ -30,7 +27,7 @@ class _Search:
     start: Settings
 
 
-_SEARCHES: dict[LinearFamily, _Search] = {
+_SEARCHES: dict[str, _Search] = {
     "knn": _Search(
         fit_cosine,
         {"by_rarity": [False, True], "shrinkage": [0.0, 5.0, 20.0, 100.0], "kept": [50, 200, 1000]},
@@ -49,7 +46,7 @@ _SEARCHES: dict[LinearFamily, _Search] = {
 }
 
 
-def why_left_out(family: LinearFamily, pairs: PairMatrix) -> str | None:
+def why_left_out(family: str, pairs: PairMatrix) -> str | None:
     """Say what makes a store too large for a family; None when it is not."""
     work = float(np.square(np.diff(pairs.indptr), dtype=np.float64).sum())
     if pairs.n_items > _LARGEST_CATALOGUE:
@@ -62,14 +59,14 @@ def why_left_out(family: LinearFamily, pairs: PairMatrix) -> str | None:
     return None
 
 
-def fit_linear(family: LinearFamily, settings: Settings, pairs: PairMatrix, cancelled: Cancelled) -> LinearModel:
+def fit_linear(family: str, settings: Settings, pairs: PairMatrix, cancelled: Cancelled) -> LinearModel:
     """Fit a family with settings that `choose_linear` found."""
     kept = max(10, min(settings["kept"], _KEPT_WEIGHTS // max(1, pairs.n_items)))
     return _SEARCHES[family].fit(pairs, **(settings | {"kept": kept}), cancelled=cancelled)
 
 
 def choose_linear(
-    family: LinearFamily, train: PairMatrix, judge: Callable[[ScorePairs], float], cancelled: Cancelled, *, limit_s: float
+    family: str, train: PairMatrix, judge: Callable[[ScorePairs], float], cancelled: Cancelled, *, limit_s: float
 ) -> Settings:
     """Search for settings for up to `limit_s` seconds; at least the first are tried.
 

@@ -5,9 +5,12 @@ The figures are of models that have not learnt the held-out events; what is kept
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aihub.errors import InvalidRequestError
 from aihub.recsys.blended_recommender import BlendedRecommender, spread_of
@@ -17,14 +20,14 @@ from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.hold_out import split_events
 from aihub.recsys.interactions import Interactions
 from aihub.recsys.log_loss import log_losses
-from aihub.recsys.recommendation_settings import Family, RecommendationSettings
+from aihub.recsys.recommendation_settings import RecommendationSettings
 from aihub.recsys.recommender_fits import Model, RecommenderFits
 from aihub.recsys.results import Cancelled, Progress, ignore_progress, never_cancelled, raise_if_cancelled
 from aihub.recsys.saved_recommender import StoreRecommender
 
 logger = logging.getLogger(__name__)
 
-_POPULAR: Family = "popular"
+_POPULAR = "popular"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,13 +40,15 @@ class RecommendationFit:
             seconds (`ials_s`); `margin` in NDCG over the best family that is not kept alone; `fit_s`; numbers of users, items and
             pairs; `train_loss` and `val_loss` of what is kept (see `log_losses`); `cached_users`, the customers it has learnt.
         hold_out: Cases by id: judge the model now served on them, too, by `evaluate(model.as_judged(), hold_out)`.
-        candidates: Each family without what was held out.
+        candidates: Each family that was tried, without what was held out.
+        complete: Fits a family of these with it, too.
     """
 
     recommender: StoreRecommender
     metrics: dict[str, float]
     hold_out: HoldOut
-    candidates: Mapping[Family, Model]
+    candidates: Mapping[str, Model]
+    complete: Callable[[str], Model]
 
 
 def fit_recommendation(
@@ -100,16 +105,18 @@ def fit_recommendation(
         "seconds": run.seconds,
         "neumf_epochs": run.neumf_epochs,
     }
-    return RecommendationFit(replace(kept, notes=notes), metrics, hold_out, fitted)
+    return RecommendationFit(
+        replace(kept, notes=notes), metrics, hold_out, fitted, lambda family: run.complete(family, fitted[family])
+    )  # fmt: skip
 
 
 def _choose(
-    fitted: dict[Family, Model],
-    figures: dict[Family, dict[str, float]],
+    fitted: dict[str, Model],
+    figures: dict[str, dict[str, float]],
     settings: RecommendationSettings,
     cases: HoldOut,
     hold_out: HoldOut,
-) -> dict[Family, float]:
+) -> dict[str, float]:
     """Weights of what is kept. Popularity takes part in a blend; alone it is kept only when nothing else is as good."""
     floor = figures[_POPULAR]["ndcg_10"]
     worthy = [family for family in fitted if family in settings.families and figures[family]["ndcg_10"] >= floor]
@@ -118,16 +125,15 @@ def _choose(
     if not settings.blend or len(worthy) == 1:
         # What differs by less than this is the same: the family that comes first is the simpler one.
         return {max(worthy, key=lambda family: round(figures[family]["ndcg_10"], 3)): 1.0}
-    scores = {}
+    scores: dict[str, NDArray[np.float32]] = {}
     for family in settings.families:
         if family in fitted:
             spread = spread_of(fitted[family], cases.users)
             scores[family] = fitted[family].score(hold_out.users, hold_out.candidates) / spread[:, None]
-    found: dict[Family, float] = choose_weights(scores, cases.candidates)
-    return found
+    return choose_weights(scores, cases.candidates)
 
 
-def _assemble(weights: dict[Family, float], fitted: dict[Family, Model], run: RecommenderFits) -> StoreRecommender:
+def _assemble(weights: dict[str, float], fitted: dict[str, Model], run: RecommenderFits) -> StoreRecommender:
     members = {family: run.complete(family, fitted[family]) for family in weights}
     if len(members) == 1:
         return next(iter(members.values()))
@@ -135,7 +141,7 @@ def _assemble(weights: dict[Family, float], fitted: dict[Family, Model], run: Re
 
 
 def _metrics(
-    best: dict[str, float], weights: dict[Family, float], figures: dict[Family, dict[str, float]], run: RecommenderFits
+    best: dict[str, float], weights: dict[str, float], figures: dict[str, dict[str, float]], run: RecommenderFits
 ) -> dict[str, float]:
     metrics = {**best, "fit_s": time.monotonic() - run.started}
     for family, each in figures.items():

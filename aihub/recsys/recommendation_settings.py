@@ -20,7 +20,7 @@ class RecommendationSettings:
         dim: Of the matrix factors; None takes what the hold-out likes best in a small store, and what the time allows in others.
         unobserved_weight: Of pairs that did not occur; None goes by the size of the catalogue and the search.
         search: Try other values of regularisation and weight (and of `dim` in a small store) on the hold-out first.
-        pretrain: Start NeuMF's product from matrix factors; in a small store it is trained without, too, and the better one stays.
+        pretrain: Start NeuMF's product from matrix factors; in a small store it is trained without, too, and the better stays.
         blend: Add the scores of two or three families up where that is better on the hold-out.
         time_limit_s: After which no further epoch starts.
         held_out_events: About how many events are judged on, at most.

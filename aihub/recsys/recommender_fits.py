@@ -12,11 +12,11 @@ from aihub.recsys.evaluation import HoldOut, rank_metrics
 from aihub.recsys.factor_fits import FactorFits
 from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.interactions import IndexedInteractions, PairMatrix
-from aihub.recsys.linear_fits import LINEAR, LinearFamily, choose_linear, fit_linear, why_left_out
+from aihub.recsys.linear_fits import choose_linear, fit_linear, why_left_out
 from aihub.recsys.linear_recommender import LinearRecommender
 from aihub.recsys.neumf import calibrate, shift_users
 from aihub.recsys.neumf_fit import NeumfFit, ScorePairs, complete_users, fit_epochs, fit_neumf
-from aihub.recsys.recommendation_settings import Family, RecommendationSettings
+from aihub.recsys.recommendation_settings import RecommendationSettings
 from aihub.recsys.recommender import Recommender
 from aihub.recsys.results import Cancelled, Progress
 
@@ -78,7 +78,7 @@ class RecommenderFits:
         """With everything."""
         return self._catalogue(self._pairs)
 
-    def fit(self, family: Family) -> Model | None:
+    def fit(self, family: str) -> Model | None:
         """Fit a family without what is held out; None when the store is too large for it."""
         started = time.monotonic()
         fitted: Model | None
@@ -93,12 +93,12 @@ class RecommenderFits:
         self.seconds[family] = time.monotonic() - started
         return fitted
 
-    def complete(self, family: Family, judged: Model) -> Model:
+    def complete(self, family: str, judged: Model) -> Model:
         """The model of a family that has learnt what was held out, too, and is judged without."""
         self._progress("rebuilding", 0.0)
         if isinstance(judged, LinearRecommender):
             model = None
-            if family in LINEAR:
+            if family in self.linear:
                 model = fit_linear(family, self.linear[family], self._pairs, self._cancelled)
             return LinearRecommender(family, self._catalogue(self._pairs), model, judged=judged)
         rows = np.unique(self.cases.users)
@@ -113,7 +113,7 @@ class RecommenderFits:
     def _catalogue(self, pairs: PairMatrix) -> Catalogue:
         return Catalogue(self._tables[0], self._tables[1], pairs.item_counts())
 
-    def _fit_linear(self, family: LinearFamily) -> LinearRecommender | None:
+    def _fit_linear(self, family: str) -> LinearRecommender | None:
         reason = why_left_out(family, self._pairs)
         if reason is not None:
             self.left_out[family] = reason

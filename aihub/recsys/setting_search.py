@@ -6,6 +6,8 @@ from typing import Any
 
 Settings = dict[str, Any]
 Grids = Mapping[str, Sequence[Any]]
+Place = tuple[int, ...]
+"""Index on each grid."""
 Move = Mapping[str, int]
 """Steps on the grids, by name."""
 
@@ -35,37 +37,39 @@ def climb(
         The best settings and their quality.
     """
     directions = moves if moves is not None else [{name: sign} for name in grids for sign in (1, -1)]
-    found: dict[tuple[int, ...], float] = {}
+    found: dict[Place, float] = {}
 
-    def settings_at(place: tuple[int, ...]) -> Settings:
+    def settings_at(place: Place) -> Settings:
         return {name: values[index] for (name, values), index in zip(grids.items(), place, strict=True)}
 
-    def ask(place: tuple[int, ...]) -> float:
+    def is_better(place: Place, than: float) -> bool:
         if place not in found:
+            if found and time.monotonic() >= until:
+                return False
             found[place] = quality(settings_at(place))
-        return found[place]
+        return found[place] > than
 
-    def next_to(place: tuple[int, ...], move: Move, step: int) -> tuple[int, ...] | None:
-        moved = tuple(index + step * move.get(name, 0) for name, index in zip(grids, place, strict=True))
-        inside = all(0 <= index < len(values) for index, values in zip(moved, grids.values(), strict=True))
-        return moved if inside else None
-
-    best = tuple(values.index(starts[0][name]) for name, values in grids.items())
-    best_quality = ask(best)
-    for start in starts[1:]:
+    best: Place | None = None
+    reached = float("-inf")
+    for start in starts:
         place = tuple(values.index(start[name]) for name, values in grids.items())
-        if time.monotonic() < until and ask(place) > best_quality + margin:
-            best, best_quality = place, found[place]
+        if is_better(place, reached + margin):
+            best, reached = place, found[place]
+    assert best is not None  # noqa: S101  # the first start is always tried, and better than nothing
     for step in steps:
         is_moving = True
         while is_moving:
             is_moving = False
             for move in directions:
-                place = next_to(best, move, step)
-                if place is None or place in found:
-                    continue
-                if time.monotonic() >= until:
-                    return settings_at(best), best_quality
-                if ask(place) > best_quality + margin:
-                    best, best_quality, is_moving = place, found[place], True
-    return settings_at(best), best_quality
+                place = _move(best, grids, move, step)
+                if place not in found and _is_inside(place, grids) and is_better(place, reached + margin):
+                    best, reached, is_moving = place, found[place], True
+    return settings_at(best), reached
+
+
+def _move(place: Place, grids: Grids, move: Move, step: int) -> Place:
+    return tuple(index + step * move.get(name, 0) for name, index in zip(grids, place, strict=True))
+
+
+def _is_inside(place: Place, grids: Grids) -> bool:
+    return all(0 <= index < len(values) for index, values in zip(place, grids.values(), strict=True))
