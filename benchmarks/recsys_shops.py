@@ -1,8 +1,9 @@
 """Small shops: every candidate and the store's own choice on thinned public sets, in order, shuffled, and without any times.
 
-A share of the customers or of the items stays; customers with less than three events are dropped. One event of each customer is the test: the
-last one where the order stays, a random one where it does not. It is ranked among 99 items the customer never had, by models that have
-never seen it. What a store gets must come within 2 % of the best candidate and lie above the most popular items on every set.
+A share of the customers or of the items stays; customers with less than three events are dropped. One event of each customer is
+the test: the last one where the order stays, a random one where it does not. It is ranked among 99 items the customer never had,
+by models that have never seen it. What a store gets must come within 2 % of the best candidate and lie above the most popular
+items on every set.
 """
 
 import argparse

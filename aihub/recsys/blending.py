@@ -13,9 +13,8 @@ from aihub.recsys.evaluation import gains
 from aihub.recsys.interactions import Ids
 
 MOST_MEMBERS = 3
-_ROUNDS = 8
-_FIRST_VOTES = 2  # of the best: another one begins with half as much
-_PAIRED_SPREAD = 0.02  # standard deviation of one case's difference in NDCG that one more voice makes
+_ROUNDS = 12
+_FIRST_VOTES = 4  # of the best: another one begins with a quarter of its weight
 
 
 def choose_weights(
@@ -34,12 +33,11 @@ def choose_weights(
     best = max(quality, key=quality.__getitem__)
     votes = {best: _FIRST_VOTES}
     total, reached = _FIRST_VOTES * np.asarray(scores[best], np.float64), quality[best]
-    margin = _PAIRED_SPREAD / max(1, len(candidates)) ** 0.5
     for _ in range(_ROUNDS):
         allowed = scores if len(votes) < most_members else votes
         tried = {family: _ndcg(total + scores[family], candidates) for family in allowed}
         added = max(tried, key=tried.__getitem__)
-        if tried[added] <= reached + margin:
+        if tried[added] <= reached:
             break
         total, reached = total + scores[added], tried[added]
         votes[added] = votes.get(added, 0) + 1

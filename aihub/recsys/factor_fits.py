@@ -17,6 +17,7 @@ from aihub.recsys.results import Cancelled, Progress
 
 _LIMIT_SHARE = 0.4  # of the time limit
 _SEARCH_SHARE = 0.6  # of that
+_LONGEST_SEARCH_S = 60.0
 _STAGE, _FULL_STAGE = "factors", "factors_of_everything"
 
 
@@ -96,7 +97,7 @@ class FactorFits:
                 len(self._cases),
                 self._progress,
                 self._cancelled,
-                until=started + limit_s * _SEARCH_SHARE,
+                until=started + min(limit_s * _SEARCH_SHARE, _LONGEST_SEARCH_S),
                 fixed=frozenset(name for name, value in given.items() if value is not None),
                 is_small=self._is_small,
             )

@@ -16,7 +16,8 @@ from aihub.recsys.interactions import PairMatrix
 from aihub.recsys.results import Cancelled, never_cancelled, raise_if_cancelled
 
 _BATCH_FLOATS = 8_000_000  # of gathered factors and of systems: 32 MB each
-_LARGEST_BATCH = 256
+_LARGEST_BATCH, _LARGEST_BATCH_OF_FEW = 256, 4096
+_SCORED_FLOATS = 500_000  # gathered at a time; more would not stay in the processor's cache
 _FEW_EVENTS = 2  # a row with at most one event per so many factors is solved by a system of the size of its events
 
 Factors = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -75,7 +76,11 @@ def fit_ials(
 
 def dot_scores(factors: Factors, users: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.float32]:
     """Scores of `items` (users, k) for `users`, by index."""
-    scores: NDArray[np.float32] = np.einsum("ud,ukd->uk", factors[0][users], factors[1][items])
+    scores = np.empty(items.shape, np.float32)
+    step = max(1, _SCORED_FLOATS // max(1, items.shape[1] * factors[0].shape[1]))
+    for start in range(0, len(users), step):
+        part = slice(start, start + step)
+        scores[part] = np.matmul(factors[1][items[part]], factors[0][users[part]][:, :, None])[..., 0]
     return scores
 
 
@@ -118,7 +123,16 @@ def _batches(pairs: PairMatrix, dim: int, rows: NDArray[np.int64] | None = None)
         end = len(order)
         while end > 0:
             longest = max(1, int(counts[order[end - 1]]))
-            size = max(1, min(_LARGEST_BATCH, _BATCH_FLOATS // (longest * dim), _BATCH_FLOATS // (dim * dim), end))
+            largest = _LARGEST_BATCH_OF_FEW if longest * _FEW_EVENTS <= dim else _LARGEST_BATCH
+            size = max(
+                1,
+                min(
+                    largest,
+                    _BATCH_FLOATS // (longest * dim),
+                    _BATCH_FLOATS // (dim * dim) if largest == _LARGEST_BATCH else end,
+                    end,
+                ),
+            )
             rows = order[end - size : end]
             inside = np.arange(longest) < counts[rows][:, None]
             places = np.where(inside, pairs.indptr[rows][:, None] + np.arange(longest), 0)

@@ -52,6 +52,12 @@ class LinearRecommender(CatalogueRecommender):
             scores += popular * np.float32(_TIE * np.median(np.abs(weights[:10_000])) / max(float(popular.max()), 1e-6))
         return scores
 
+    def score_rows(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Scores of `items` (users, k) for `users`, by row."""
+        if self.model is None:
+            return np.log1p(self.catalogue.counts[items]).astype(np.float32)
+        return CatalogueRecommender.score_rows(self, users, items)  # a dataclass with slots is another class than super() means
+
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""
         save_arrays(folder, {name: getattr(self.catalogue, name) for name in CATALOGUE})

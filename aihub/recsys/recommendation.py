@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aihub.errors import InvalidRequestError
 from aihub.recsys.blended_recommender import BlendedRecommender, spread_of
 from aihub.recsys.blending import choose_weights
-from aihub.recsys.evaluation import HoldOut, by_id, evaluate
+from aihub.recsys.evaluation import HoldOut, by_id, evaluate, rank_metrics
 from aihub.recsys.fit_checkpoint import FitCheckpoint
 from aihub.recsys.hold_out import split_events
 from aihub.recsys.interactions import Interactions
@@ -80,13 +80,13 @@ def fit_recommendation(
     families = dict.fromkeys((_POPULAR, *settings.families))
     fitted = {family: model for family in families if (model := run.fit(family)) is not None}
     hold_out = by_id(cases, indexed.user_table, indexed.item_table)
-    figures = {family: evaluate(model, hold_out) for family, model in fitted.items()}
+    scores = {family: model.score(hold_out.users, hold_out.candidates) for family, model in fitted.items()}
+    figures = {family: rank_metrics(each, cases.candidates) for family, each in scores.items()}
     raise_if_cancelled(cancelled)
-    weights = _choose(fitted, figures, settings, cases, hold_out)
+    weights = _choose(fitted, scores, figures, settings, cases)
     kept = _assemble(weights, fitted, run)
     judged = kept.as_judged()
-    best = figures[next(iter(weights))] if len(weights) == 1 else evaluate(judged, hold_out)
-    metrics = _metrics(best, weights, figures, run) | {
+    metrics = _metrics(evaluate(judged, hold_out), weights, figures, run) | {
         "users": float(pairs.n_users),
         "items": float(pairs.n_items),
         "pairs": float(len(pairs.items)),
@@ -112,10 +112,10 @@ def fit_recommendation(
 
 def _choose(
     fitted: dict[str, Model],
+    scores: dict[str, NDArray[np.float32]],
     figures: dict[str, dict[str, float]],
     settings: RecommendationSettings,
     cases: HoldOut,
-    hold_out: HoldOut,
 ) -> dict[str, float]:
     """Weights of what is kept. Popularity takes part in a blend; alone it is kept only when nothing else is as good."""
     floor = figures[_POPULAR]["ndcg_10"]
@@ -125,12 +125,9 @@ def _choose(
     if not settings.blend or len(worthy) == 1:
         # What differs by less than this is the same: the family that comes first is the simpler one.
         return {max(worthy, key=lambda family: round(figures[family]["ndcg_10"], 3)): 1.0}
-    scores: dict[str, NDArray[np.float32]] = {}
-    for family in settings.families:
-        if family in fitted:
-            spread = spread_of(fitted[family], cases.users)
-            scores[family] = fitted[family].score(hold_out.users, hold_out.candidates) / spread[:, None]
-    return choose_weights(scores, cases.candidates)
+    voices = [family for family in settings.families if family in fitted]
+    comparable = {family: scores[family] / spread_of(fitted[family], cases.users)[:, None] for family in voices}
+    return choose_weights(comparable, cases.candidates)
 
 
 def _assemble(weights: dict[str, float], fitted: dict[str, Model], run: RecommenderFits) -> StoreRecommender:

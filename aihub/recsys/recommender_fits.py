@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _SMALL_PAIRS = 400_000
 _LINEAR_SHARE = 0.04  # of the time limit, for each linear family
+_LONGEST_LINEAR_S = 15.0
 
 Model = Recommender | LinearRecommender
 
@@ -122,7 +123,7 @@ class RecommenderFits:
         self._progress(family, 0.0)
         saved = self._checkpoint.load(family)
         if saved is None:
-            limit_s = self._settings.time_limit_s * _LINEAR_SHARE if self._settings.search else 0.0
+            limit_s = min(_LONGEST_LINEAR_S, self._settings.time_limit_s * _LINEAR_SHARE) if self._settings.search else 0.0
             self.linear[family] = choose_linear(family, self.train, self._judge, self._cancelled, limit_s=limit_s)
             self._checkpoint.save(family, {"chosen": np.ones(1)}, self.linear[family])
         else:

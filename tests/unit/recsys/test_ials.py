@@ -1,6 +1,11 @@
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from torch.linalg import LinAlgError
 
+from aihub.recsys import factor_settings
 from aihub.recsys.factor_settings import choose_dim, choose_settings, choose_weight
 from aihub.recsys.ials import Factors, IalsSettings, complete_factors, fit_ials
 from aihub.recsys.interactions import PairMatrix
@@ -83,21 +88,63 @@ def test_size_falls_with_the_catalogue_so_that_answers_stay_quick() -> None:
     assert choose_dim(pairs, 12, float("inf")) == 64
 
 
-@pytest.mark.parametrize(
-    ("qualities", "expected"),
-    [
-        ([0.1, 0.4, 0.2, 0.3, 0.5], (0.1, 0.021)),
-        ([0.4, 0.403, 0.2, 0.403, 0.1], (0.3, 0.007)),
-        ([0.4, 0.2, 0.5, 0.501, 0.503], (0.9, 0.007)),
-    ],
-    ids=["clearly better", "better by chance", "only the weight is better"],
-)
-def test_settings_are_those_the_hold_out_clearly_likes_best(qualities: list[float], expected: tuple[float, float]) -> None:
+def settings_liked(monkeypatch: pytest.MonkeyPatch, quality: Callable[[IalsSettings], float], **options: Any) -> IalsSettings:
+    """What the search chooses when the hold-out likes settings so much; nothing is fitted."""
+    asked: list[IalsSettings] = []
+
+    def fit(pairs: PairMatrix, settings: IalsSettings, after_epoch: Any, cancelled: Any) -> None:
+        asked.append(settings)
+        after_epoch(settings.epochs, (np.zeros((1, 1)), np.zeros((1, 1))))
+
+    monkeypatch.setattr(factor_settings, "fit_ials", fit)
     pairs = shop_of_tastes(40).index().pairs()
-    answers = iter(qualities)
-    chosen = choose_settings(pairs, SETTINGS, lambda score: next(answers), 2_000, ignore_progress, never_cancelled)
-    assert (chosen.unobserved_weight, chosen.regularisation) == pytest.approx(expected)
-    assert chosen.dim == 8
+    return choose_settings(pairs, SETTINGS, lambda score: quality(asked[-1]), 2_000, ignore_progress, never_cancelled, **options)
+
+
+def far_from(weight: float, regularisation: float, dim: int) -> Callable[[IalsSettings], float]:
+    def quality(settings: IalsSettings) -> float:
+        steps = np.log2(settings.unobserved_weight / weight), np.log2(settings.regularisation / regularisation)
+        return 0.5 - 0.01 * float(abs(steps[0]) + abs(steps[1]) + abs(np.log2(settings.dim / dim)))
+
+    return quality
+
+
+def test_search_climbs_over_a_decade_to_what_the_hold_out_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = settings_liked(monkeypatch, far_from(0.3 / 16, 0.007 * 16, 64))
+    assert (chosen.unobserved_weight, chosen.regularisation, chosen.dim) == pytest.approx((0.3 / 16, 0.007 * 16, 8))
+
+
+@pytest.mark.parametrize("dim", [16, 256])
+def test_search_of_a_small_store_finds_the_size_too(monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
+    assert settings_liked(monkeypatch, far_from(0.3, 0.007, dim), is_small=True).dim == dim
+
+
+def test_gain_that_may_be_chance_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = settings_liked(monkeypatch, lambda settings: 0.4 + 0.001 * (settings.unobserved_weight != 0.3))
+    assert (chosen.unobserved_weight, chosen.regularisation) == (0.3, 0.007)
+
+
+def test_given_values_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = frozenset({"dim", "unobserved_weight"})
+    chosen = settings_liked(monkeypatch, far_from(0.01, 0.028, 256), is_small=True, fixed=fixed)
+    assert (chosen.dim, chosen.unobserved_weight, chosen.regularisation) == (8, 0.3, 0.028)
+
+
+def test_settings_that_cannot_be_solved_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def quality(settings: IalsSettings) -> float:
+        if settings.regularisation < 0.007:
+            raise LinAlgError
+        return far_from(0.3, 0.0001, 8)(settings)
+
+    assert settings_liked(monkeypatch, quality).regularisation == 0.007
+
+
+def test_rows_with_few_events_have_the_same_solution_as_by_the_normal_equations() -> None:
+    pairs = shop_of_tastes(40, events=6).index().pairs()
+    settings = IalsSettings(dim=32, epochs=2)
+    users, items = fit_ials(pairs, settings, never_stop)
+    assert (np.diff(pairs.transpose().indptr) <= 16).all()
+    np.testing.assert_allclose(items, reference_sweep(pairs.transpose(), users, settings), rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize(("items", "expected"), [(3, 1.0), (4_000, 0.25), (100_000, 0.01), (10**7, 0.001)])
