@@ -14,6 +14,7 @@ from aihub.recsys.item_weights import LinearModel
 from aihub.recsys.recommender import JUDGED
 
 FORMAT = 3
+_SAMPLED_WEIGHTS = 10_000
 _TIE = 1e-3  # of the median weight: so much popularity counts between items whose scores are the same
 CATALOGUE = ("user_ids", "item_ids", "counts")
 _PARTS = ("data", "indices", "indptr")
@@ -47,9 +48,9 @@ class LinearRecommender(CatalogueRecommender):
         if self.model is None:
             return np.tile(popular, (len(users), 1))
         scores = self.model.rough_scores(users)
-        weights = self.model.right.data
-        if len(weights):
-            scores += popular * np.float32(_TIE * np.median(np.abs(weights[:10_000])) / max(float(popular.max()), 1e-6))
+        sample = np.abs(self.model.right.data[:_SAMPLED_WEIGHTS])
+        scale = float(np.median(sample)) if len(sample) else 1.0
+        scores += popular * np.float32(_TIE * scale / max(float(popular.max()), 1e-6))
         return scores
 
     def score_rows(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.float32]:

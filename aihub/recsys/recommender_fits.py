@@ -22,7 +22,9 @@ from aihub.recsys.results import Cancelled, Progress
 
 logger = logging.getLogger(__name__)
 
-_SMALL_PAIRS = 400_000
+SMALL_PAIRS = 400_000
+"""A store with no more is fitted anew with what was held out; of a larger one only the customers concerned are completed."""
+
 _LINEAR_SHARE = 0.04  # of the time limit, for each linear family
 _LONGEST_LINEAR_S = 15.0
 
@@ -64,7 +66,7 @@ class RecommenderFits:
         self.neumf_epochs: tuple[int, int] | None = None
         self.started = time.monotonic()
         self._pairs, self._settings = pairs, settings
-        self._is_small = len(pairs.items) <= _SMALL_PAIRS
+        self._is_small = len(pairs.items) <= SMALL_PAIRS
         self._tables = indexed.user_table, indexed.item_table, pairs.item_counts()
         self._until = self.started + settings.time_limit_s
         self._progress, self._cancelled, self._checkpoint = progress, cancelled, checkpoint

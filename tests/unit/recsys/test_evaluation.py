@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from aihub.recsys.evaluation import HoldOut, by_id, evaluate, rank_metrics, split_last
-from tests.unit.recsys.shops import shop_of_tastes
+from aihub.recsys.evaluation import HoldOut, evaluate, gains, rank_metrics
 
 
 def case(position: int, negatives: int = 99) -> tuple[np.ndarray, np.ndarray]:
@@ -37,30 +36,13 @@ def test_no_cases_give_zeros() -> None:
     assert rank_metrics(np.empty((0, 1), np.float32), np.empty((0, 1), np.int64)) == {"hr_10": 0.0, "ndcg_10": 0.0}
 
 
-def test_split_takes_the_latest_pair_of_each_chosen_user_out() -> None:
-    indexed = shop_of_tastes().index()
-    pairs = indexed.pairs()
-    train, cases = split_last(pairs, indexed.user_table, largest_share=1.0)
-    for user, item in zip(cases.users, cases.candidates[:, 0], strict=True):
-        times = pairs.times[pairs.indptr[user] : pairs.indptr[user + 1]]
-        assert times[pairs.of(user) == item] == times.max()
-        assert item not in train.of(user)
-    assert len(train.items) == len(pairs.items) - len(cases)
-
-
-def test_split_holds_out_half_of_a_small_store_at_most() -> None:
-    indexed = shop_of_tastes().index()
-    _, cases = split_last(indexed.pairs(), indexed.user_table)
-    assert 0.3 < len(cases) / len(indexed.user_table) < 0.6
-
-
-def test_grown_store_holds_out_users_that_were_held_out_before() -> None:
-    small, large = shop_of_tastes(240).index(), shop_of_tastes(800).index()
-    before = by_id(split_last(small.pairs(), small.user_table)[1], small.user_table, small.item_table)
-    after = by_id(split_last(large.pairs(), large.user_table, most_users=60)[1], large.user_table, large.item_table)
-    old_customers = after.users[after.users < 1240]
-    assert len(old_customers) > 5
-    assert set(old_customers.tolist()) <= set(before.users.tolist())
+def test_gains_add_up_to_the_metrics() -> None:
+    scores = np.random.default_rng(0).standard_normal((200, 100))
+    candidates = np.tile(np.arange(100), (200, 1))
+    each = gains(scores, candidates)
+    metrics = rank_metrics(scores, candidates)
+    assert each.mean() == pytest.approx(metrics["ndcg_10"])
+    assert (each > 0).mean() == pytest.approx(metrics["hr_10"])
 
 
 def test_evaluate_asks_the_model_in_parts_and_counts_cases() -> None:

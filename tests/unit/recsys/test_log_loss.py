@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aihub.recsys.evaluation import by_id, split_last
+from aihub.recsys.evaluation import by_id
+from aihub.recsys.hold_out import split_events
 from aihub.recsys.interactions import Ids
 from aihub.recsys.log_loss import fit_logits, log_losses
 from tests.unit.recsys.shops import shop_of_tastes
@@ -27,7 +28,7 @@ def losses(knows: str, height: float = 1.0) -> dict[str, float]:
     data = shop_of_tastes()
     indexed = data.index()
     pairs = indexed.pairs()
-    train, cases = split_last(pairs, indexed.user_table)
+    train, cases = split_events(pairs, indexed.user_table, indexed.item_table)
     of = {"nothing": train.take(np.zeros(len(train.items), np.bool_)), "training": train, "everything": pairs}[knows]
     had = set(zip(indexed.user_table[of.users].tolist(), indexed.item_table[of.items].tolist(), strict=True))
     hold_out = by_id(cases, indexed.user_table, indexed.item_table)
