@@ -56,7 +56,8 @@ class LinearRecommender(CatalogueRecommender):
     def score_rows(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.float32]:
         """Scores of `items` (users, k) for `users`, by row."""
         if self.model is None:
-            return np.log1p(self.catalogue.counts[items]).astype(np.float32)
+            popular: NDArray[np.float32] = np.log1p(self.catalogue.counts[items]).astype(np.float32)
+            return popular
         return CatalogueRecommender.score_rows(self, users, items)  # a dataclass with slots is another class than super() means
 
     def save(self, folder: Path) -> None:

@@ -125,7 +125,7 @@ def _choose(
     if not settings.blend or len(worthy) == 1:
         # What differs by less than this is the same: the family that comes first is the simpler one.
         return {max(worthy, key=lambda family: round(figures[family]["ndcg_10"], 3)): 1.0}
-    voices = [family for family in settings.families if family in fitted]
+    voices: list[str] = [family for family in settings.families if family in fitted]
     comparable = {family: scores[family] / spread_of(fitted[family], cases.users)[:, None] for family in voices}
     return choose_weights(comparable, cases.candidates)
 
