@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from aihub.recsys.interactions import PairMatrix
 from aihub.recsys.results import Cancelled, raise_if_cancelled
 
+_DENSE_SHARE = 0.05  # of a sparse block: beyond it sorting what is there takes longer than parting whole rows
+
 BLOCK_FLOATS = 16_000_000
 """Of the rows worked on at a time: 64 MB."""
 
@@ -68,9 +70,10 @@ def keep_largest_towards(n_items: int, blocks: Blocks, neighbours: int, cancelle
     for rows in row_blocks(n_items, n_items):
         raise_if_cancelled(cancelled)
         towards = blocks(rows)
-        parts.append(
-            _largest_dense(towards, rows, neighbours) if isinstance(towards, np.ndarray) else _largest(towards, rows, neighbours)
-        )
+        if not isinstance(towards, np.ndarray) and towards.nnz > _DENSE_SHARE * len(rows) * n_items:
+            towards = towards.toarray()
+        keep = _largest_dense if isinstance(towards, np.ndarray) else _largest
+        parts.append(keep(towards, rows, neighbours))
     weights = vstack(parts).T.tocsr()
     weights.sort_indices()
     return weights.astype(np.float32)
