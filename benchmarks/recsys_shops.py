@@ -136,6 +136,8 @@ def check_sets(options: argparse.Namespace) -> Iterator[tuple[str, CheckSet]]:
         for side in options.sides:
             for share in options.shares:
                 for order in options.orders:
+                    if order == "shuffled" and share not in options.shuffled_shares:
+                        continue
                     yield f"{name}, {share:.0%} of the {side}, {order}", thin(events, side, share, order)
 
 
@@ -145,6 +147,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
+    parser.add_argument(
+        "--shuffled-shares", nargs="+", type=float, default=[0.1], help="shuffled sets; those without times tell the same"
+    )
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--time-limit", type=float, default=30.0, help="seconds of each training; a store has 600")
     options = parser.parse_args(arguments)

@@ -41,6 +41,11 @@ class BlendedRecommender(CatalogueRecommender):
         """The members' names, such as `ease+ials`."""
         return "+".join(self.members)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether `rough_scores` are those of `score`."""
+        return all(member.is_exact for member in self.members.values())
+
     def as_judged(self) -> "BlendedRecommender":
         """The blend of the members that have not learnt what was held out at their training."""
         return replace(self, members={name: member.as_judged() for name, member in self.members.items()})

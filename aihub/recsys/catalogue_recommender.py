@@ -18,6 +18,11 @@ _FLOATS_AT_ONCE = 4_000_000
 class CatalogueScorer(Protocol):
     """A model whose scores can be added up with others'."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether `rough_scores` are those of `score`."""
+        ...
+
     def rough_scores(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """Scores (users, items) of all items, in ascending order of their ids; users by row. Near to `score`, or the same."""
         ...
@@ -64,6 +69,11 @@ class CatalogueRecommender(ABC):
     def item_ids(self) -> Ids:
         return self.catalogue.item_ids
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether `rough_scores` are those of `score`."""
+        return True
+
     @abstractmethod
     def rough_scores(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """See `CatalogueScorer`."""
@@ -101,8 +111,8 @@ class CatalogueRecommender(ABC):
             return None
         rough = self.rough_scores(users)[0]
         rough[self._rows_of(exclude or frozenset())] = -np.inf
-        rows = _best(rough, max(n, _CANDIDATES)) if n > 0 else np.empty(0, np.int64)
-        scores = self.score_rows(users, rows[None, :])[0]
+        rows = _best(rough, n if self.is_exact else max(n, _CANDIDATES)) if n > 0 else np.empty(0, np.int64)
+        scores = rough[rows] if self.is_exact else self.score_rows(users, rows[None, :])[0]
         order = np.lexsort((rows, -scores))[: max(0, n)]
         return [
             Scored(item, score) for item, score in zip(self.item_ids[rows[order]].tolist(), scores[order].tolist(), strict=True)

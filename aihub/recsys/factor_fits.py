@@ -15,8 +15,8 @@ from aihub.recsys.neumf_fit import ScorePairs
 from aihub.recsys.recommendation_settings import RecommendationSettings
 from aihub.recsys.results import Cancelled, Progress
 
-_LIMIT_SHARE = 0.4  # of the time limit
-_SEARCH_SHARE = 0.6  # of that
+_LIMIT_SHARE, _LIMIT_SHARE_OF_SMALL = 0.4, 0.6  # of the time limit
+_SEARCH_SHARE = 0.7  # of that
 _LONGEST_SEARCH_S = 60.0
 _STAGE, _FULL_STAGE = "factors", "factors_of_everything"
 
@@ -86,7 +86,7 @@ class FactorFits:
     def _fit(self) -> Factors:
         """The epoch of a factorisation that is best on the hold-out."""
         settings = self._settings
-        limit_s = settings.time_limit_s * _LIMIT_SHARE
+        limit_s = settings.time_limit_s * (_LIMIT_SHARE_OF_SMALL if self._is_small else _LIMIT_SHARE)
         started = time.monotonic()
         if settings.search:
             given = {"dim": settings.dim, "unobserved_weight": settings.unobserved_weight}

@@ -27,6 +27,9 @@ from aihub.recsys.saved_recommender import StoreRecommender
 
 logger = logging.getLogger(__name__)
 
+LARGEST_BLENDED_CATALOGUE = 100_000
+"""Items; a blend scores all of them for an answer, where factors alone look at a few."""
+
 _POPULAR = "popular"
 
 
@@ -83,7 +86,7 @@ def fit_recommendation(
     scores = {family: model.score(hold_out.users, hold_out.candidates) for family, model in fitted.items()}
     figures = {family: rank_metrics(each, cases.candidates) for family, each in scores.items()}
     raise_if_cancelled(cancelled)
-    weights = _choose(fitted, scores, figures, settings, cases)
+    weights = _choose(fitted, scores, figures, settings, cases, pairs.n_items)
     kept = _assemble(weights, fitted, run)
     judged = kept.as_judged()
     metrics = _metrics(evaluate(judged, hold_out), weights, figures, run) | {
@@ -116,13 +119,14 @@ def _choose(
     figures: dict[str, dict[str, float]],
     settings: RecommendationSettings,
     cases: HoldOut,
+    catalogue_size: int,
 ) -> dict[str, float]:
     """Weights of what is kept. Popularity takes part in a blend; alone it is kept only when nothing else is as good."""
     floor = figures[_POPULAR]["ndcg_10"]
     worthy = [family for family in fitted if family in settings.families and figures[family]["ndcg_10"] >= floor]
     if not worthy:
         return {_POPULAR: 1.0}
-    if not settings.blend or len(worthy) == 1:
+    if not settings.blend or len(worthy) == 1 or catalogue_size > LARGEST_BLENDED_CATALOGUE:
         # What differs by less than this is the same: the family that comes first is the simpler one.
         return {max(worthy, key=lambda family: round(figures[family]["ndcg_10"], 3)): 1.0}
     voices: list[str] = [family for family in settings.families if family in fitted]

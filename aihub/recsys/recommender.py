@@ -154,6 +154,11 @@ class Recommender:
             rows, scores = rows[order], scores[order]
         return [Scored(item, score) for item, score in zip(self.item_ids[rows].tolist(), scores.tolist(), strict=True)]
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether `rough_scores` are those of `score`; with a network they are not."""
+        return self.tower is None
+
     def rough_scores(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """Scores (users, items) of all items in ascending order of their ids, users by row; the network's are its means."""
         vectors = self._judged_vectors(users)[0]

@@ -41,6 +41,13 @@ def test_blend_is_at_least_as_good_as_the_best_family_on_the_hold_out() -> None:
     assert fit.recommender.family == "+".join(fit.recommender.notes["weights"])
 
 
+def test_large_catalogue_gets_one_family_whose_answers_do_not_look_at_all_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recommendation, "choose_weights", lambda *scores: {"ease": 0.5, "ials": 0.5})
+    assert fit_recommendation(shop_of_tastes(), SETTINGS).recommender.family == "ease+ials"
+    monkeypatch.setattr(recommendation, "LARGEST_BLENDED_CATALOGUE", 50)
+    assert fit_recommendation(shop_of_tastes(), SETTINGS).recommender.family in FAMILIES
+
+
 def shop_of_crowds(users: int = 150, seed: int = 0) -> Interactions:
     """Everybody has much of the same at one time; nothing but popularity tells anything."""
     rng = np.random.default_rng(seed)
