@@ -29,20 +29,25 @@ def choose_weights(
     Returns:
         Weights by family, adding up to 1; one family alone when no other makes it better.
     """
-    quality = {family: _ndcg(each, candidates) for family, each in scores.items()}
+    quality = {family: gains(each, candidates).mean() for family, each in scores.items()}
     best = max(quality, key=quality.__getitem__)
     votes = {best: _FIRST_VOTES}
-    total, reached = _FIRST_VOTES * np.asarray(scores[best], np.float64), quality[best]
+    total = _FIRST_VOTES * np.asarray(scores[best], np.float64)
+    reached = gains(total, candidates)
     for _ in range(_ROUNDS):
         allowed = scores if len(votes) < most_members else votes
-        tried = {family: _ndcg(total + scores[family], candidates) for family in allowed}
-        added = max(tried, key=tried.__getitem__)
-        if tried[added] <= reached:
+        tried = {family: gains(total + scores[family], candidates) for family in allowed}
+        advantages = {family: _advantage(each, reached, is_member=family in votes) for family, each in tried.items()}
+        added = max(advantages, key=advantages.__getitem__)
+        if advantages[added] <= 0:
             break
         total, reached = total + scores[added], tried[added]
         votes[added] = votes.get(added, 0) + 1
     return {family: count / sum(votes.values()) for family, count in votes.items()}
 
 
-def _ndcg(scores: NDArray[np.floating], candidates: Ids) -> float:
-    return float(gains(scores, candidates).mean())
+def _advantage(gained: NDArray[np.float64], reached: NDArray[np.float64], *, is_member: bool) -> float:
+    """Mean difference of the cases; a new family must be better by a standard error, as the best of several is so by chance."""
+    difference = gained - reached
+    margin = 0.0 if is_member else float(difference.std()) / max(1, len(difference)) ** 0.5
+    return float(difference.mean()) - margin

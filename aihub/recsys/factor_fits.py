@@ -16,7 +16,7 @@ from aihub.recsys.recommendation_settings import RecommendationSettings
 from aihub.recsys.results import Cancelled, Progress
 
 _LIMIT_SHARE, _LIMIT_SHARE_OF_SMALL = 0.4, 0.6  # of the time limit
-_SEARCH_SHARE = 0.7  # of that
+_SEARCH_SHARE, _SEARCH_SHARE_OF_SMALL = 0.4, 0.7  # of that
 _LONGEST_SEARCH_S = 60.0
 _STAGE, _FULL_STAGE = "factors", "factors_of_everything"
 
@@ -97,7 +97,7 @@ class FactorFits:
                 len(self._cases),
                 self._progress,
                 self._cancelled,
-                until=started + min(limit_s * _SEARCH_SHARE, _LONGEST_SEARCH_S),
+                until=started + min(limit_s * (_SEARCH_SHARE_OF_SMALL if self._is_small else _SEARCH_SHARE), _LONGEST_SEARCH_S),
                 fixed=frozenset(name for name, value in given.items() if value is not None),
                 is_small=self._is_small,
             )

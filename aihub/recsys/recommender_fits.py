@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 SMALL_PAIRS = 400_000
 """A store with no more is fitted anew with what was held out; of a larger one only the customers concerned are completed."""
 
+_EPOCHS_SHARE = 0.85  # of the time limit: no epoch starts later, as what is kept is still to learn what was held out
 _LINEAR_SHARE = 0.04  # of the time limit, for each linear family
 _LONGEST_LINEAR_S = 15.0
 
@@ -68,7 +69,7 @@ class RecommenderFits:
         self._pairs, self._settings = pairs, settings
         self._is_small = len(pairs.items) <= SMALL_PAIRS
         self._tables = indexed.user_table, indexed.item_table, pairs.item_counts()
-        self._until = self.started + settings.time_limit_s
+        self._until = self.started + settings.time_limit_s * _EPOCHS_SHARE
         self._progress, self._cancelled, self._checkpoint = progress, cancelled, checkpoint
         self._neumf: NeumfFit | None = None
         self._is_pretrained = settings.pretrain
