@@ -161,10 +161,11 @@ class RecommenderFits:
 
     def _full_neumf(self) -> dict[str, Any]:
         fitted, settings = self._fit_neumf(), self._settings.neumf
-        if self._is_small:
+        left_s = self.started + self._settings.time_limit_s - time.monotonic()
+        if self._is_small and fitted.best_epoch * fitted.epoch_s <= left_s:
             factors = self.factors.full() if self._is_pretrained else None
             return fit_epochs(self._pairs, settings, fitted.best_epoch, factors=factors, cancelled=self._cancelled)
-        if not self._is_pretrained:
+        if self._is_small or not self._is_pretrained:
             return complete_users(fitted.parameters, self._pairs, np.unique(self.cases.users), settings, self._cancelled)
         factors = self.factors.judged()
         scale, _ = calibrate(self.train, factors, settings)

@@ -129,6 +129,17 @@ def test_kept_model_answers_with_what_was_held_out_but_is_not_judged_by_it(
     assert evaluate(served, fit.hold_out)["ndcg_10"] > judged["ndcg_10"]
 
 
+@pytest.mark.parametrize("pretrain", [True, False])
+def test_without_time_to_fit_the_network_anew_its_customers_learn_what_was_held_out(pretrain: bool) -> None:
+    late = replace(SETTINGS, families=("neumf",), pretrain=pretrain, time_limit_s=1e-6)
+    fit = fit_recommendation(shop_of_tastes(), late)
+    assert fit.recommender.family == "neumf"
+    assert fit.recommender.notes["neumf_epochs"][1] == 1
+    judged = evaluate(fit.recommender.as_judged(), fit.hold_out)
+    assert judged["ndcg_10"] == pytest.approx(fit.metrics["ndcg_10"], abs=1e-6)
+    assert evaluate(fit.recommender, fit.hold_out)["ndcg_10"] > judged["ndcg_10"]
+
+
 def test_losses_are_of_the_kept_model_and_every_customer_is_counted() -> None:
     data = shop_of_tastes()
     fit = fit_recommendation(data, SETTINGS)
