@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import numpy as np
@@ -41,11 +41,16 @@ class Catalogue:
     Attributes:
         user_ids, item_ids: int64, ascending.
         counts: int64, users per item.
+        popular: int64, rows of items, most bought first.
     """
 
     user_ids: Ids
     item_ids: Ids
     counts: NDArray[np.int64]
+    popular: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "popular", np.argsort(-self.counts, kind="stable"))
 
     def rows_of_users(self, user_ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Rows of ids, and which are known; unknown ones get some row."""
@@ -121,12 +126,12 @@ class CatalogueRecommender(ABC):
     def most_popular(self, n: int, exclude: Set[int] | None = None) -> list[Scored]:
         """The `n` items that most users had, for a user nothing is known of; the score falls from 1 to 0 with the place."""
         hidden = exclude or frozenset()
-        order = np.argsort(-self.catalogue.counts, kind="stable")
-        ranked = ((place, int(self.item_ids[row])) for place, row in enumerate(order))
+        order = self.catalogue.popular
         answer: list[Scored] = []
-        for place, item in ranked:
+        for place, row in enumerate(order):
             if len(answer) >= n:
                 break
+            item = int(self.item_ids[row])
             if item not in hidden:
                 answer.append(Scored(item, 1.0 - place / len(order)))
         return answer

@@ -30,6 +30,7 @@ class LinearRecommender(CatalogueRecommender):
         model: None is popularity.
         judged: The same without what was held out.
         notes: Figures of the fit; kept in the folder.
+        prior: float32, what popularity adds to each item's score: enough to order items of the same score.
     """
 
     family: str
@@ -37,6 +38,15 @@ class LinearRecommender(CatalogueRecommender):
     model: LinearModel | None = None
     judged: "LinearRecommender | None" = None
     notes: dict[str, Any] = field(default_factory=dict)
+    prior: NDArray[np.float32] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        popular = np.log1p(self.catalogue.counts)
+        if self.model is not None:
+            sample = np.abs(self.model.right.data[:_SAMPLED_WEIGHTS])
+            scale = float(np.median(sample)) if len(sample) else 1.0
+            popular *= _TIE * scale / max(float(popular.max(initial=0.0)), 1e-6)
+        object.__setattr__(self, "prior", popular.astype(np.float32))
 
     def as_judged(self) -> "LinearRecommender":
         """The model that has not learnt what was held out at its training."""
@@ -44,19 +54,15 @@ class LinearRecommender(CatalogueRecommender):
 
     def rough_scores(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """Scores (users, items) of all items."""
-        popular = np.log1p(self.catalogue.counts).astype(np.float32)
         if self.model is None:
-            return np.tile(popular, (len(users), 1))
-        scores = self.model.rough_scores(users)
-        sample = np.abs(self.model.right.data[:_SAMPLED_WEIGHTS])
-        scale = float(np.median(sample)) if len(sample) else 1.0
-        scores += popular * np.float32(_TIE * scale / max(float(popular.max()), 1e-6))
+            return np.tile(self.prior, (len(users), 1))
+        scores: NDArray[np.float32] = self.model.rough_scores(users) + self.prior
         return scores
 
     def score_rows(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.float32]:
         """Scores of `items` (users, k) for `users`, by row."""
         if self.model is None:
-            popular: NDArray[np.float32] = np.log1p(self.catalogue.counts[items]).astype(np.float32)
+            popular: NDArray[np.float32] = self.prior[items]
             return popular
         return CatalogueRecommender.score_rows(self, users, items)  # a dataclass with slots is another class than super() means
 
