@@ -56,7 +56,7 @@ def test_saving_is_due_when_the_last_one_is_long_ago(tmp_path: Path, monkeypatch
 
 def test_checkpoint_of_another_version_of_the_hub_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FitCheckpoint(tmp_path, "train-1").save("epoch", {"number": np.arange(9)})
-    monkeypatch.setattr(fit_checkpoint, "FORMAT", "2")
+    monkeypatch.setattr(fit_checkpoint, "FORMAT", "another")
     assert FitCheckpoint(tmp_path, "train-1").load("epoch") is None
 
 
