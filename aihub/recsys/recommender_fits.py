@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 SMALL_PAIRS = 400_000
 """A store with no more is fitted anew with what was held out; of a larger one only the customers concerned are completed."""
 
-_EPOCHS_SHARE = 0.85  # of the time limit: no epoch starts later, as what is kept is still to learn what was held out
+_EPOCHS_SHARE = 0.75  # of the time limit: no epoch starts later, as what is kept is still to learn what was held out
 _LINEAR_SHARE = 0.04  # of the time limit, for each linear family
 _LONGEST_LINEAR_S = 15.0
 
