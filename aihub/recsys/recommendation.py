@@ -27,7 +27,7 @@ from aihub.recsys.saved_recommender import StoreRecommender
 
 logger = logging.getLogger(__name__)
 
-LARGEST_BLENDED_CATALOGUE = 100_000
+LARGEST_BLENDED_CATALOGUE = 50_000
 """Items; a blend scores all of them for an answer, where factors alone look at a few."""
 
 _POPULAR = "popular"
