@@ -18,6 +18,7 @@ from aihub.recsys.results import Cancelled, Progress
 _LIMIT_SHARE, _LIMIT_SHARE_OF_SMALL = 0.4, 0.6  # of the time limit
 _SEARCH_SHARE, _SEARCH_SHARE_OF_SMALL = 0.4, 0.7  # of that
 _LONGEST_SEARCH_S = 60.0
+_LEAST_EPOCHS = 4  # of a small store; fewer are worse than any settings
 _STAGE, _FULL_STAGE = "factors", "factors_of_everything"
 
 
@@ -111,7 +112,7 @@ class FactorFits:
             quality = self._judge(lambda users, items: dot_scores(factors, users, items))
             if not best or quality > best[0][0]:
                 best[:] = [(quality, epoch, (factors[0].copy(), factors[1].copy()))]
-            return time.monotonic() > started + limit_s
+            return time.monotonic() > started + limit_s and (epoch >= _LEAST_EPOCHS or not self._is_small)
 
         fit_ials(self._train, self.chosen, after_epoch, self._cancelled)
         self.chosen = replace(self.chosen, epochs=best[0][1])
