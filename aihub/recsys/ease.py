@@ -13,8 +13,8 @@ from aihub.recsys.interactions import PairMatrix
 from aihub.recsys.item_weights import LinearModel, binary_matrix, keep_largest_towards, row_blocks
 from aihub.recsys.results import Cancelled, never_cancelled, raise_if_cancelled
 
-LARGEST_SIDE = 8_000
-"""Rows of the dense system: the fewer of customers and items. 8,000 take 256 MB in single precision and half a minute."""
+LARGEST_SIDE = 6_000
+"""Rows of the dense system: the fewer of customers and items. 6,000 take 144 MB in single precision and about ten seconds."""
 
 
 def fit_ease(pairs: PairMatrix, *, ridge: float, kept: int, cancelled: Cancelled = never_cancelled) -> LinearModel:
