@@ -2,8 +2,8 @@
 
 The search begins with the best candidate and adds, with replacement, whichever makes the blend better. A candidate far behind the
 others adds nothing and stays out; of candidates that are close, several come in, so that chance among them matters little. Asking
-for more than a better mean, by half a standard error or a whole one, ranked worse on thinned shops of 200 to 300 customers: it left
-the noisiest choice, a single candidate, more often.
+for more than a better mean, by half a standard error or a whole one, ranked worse on thinned shops of 200 to 300 customers: it
+left the noisiest choice, a single candidate, more often.
 """
 
 from collections.abc import Mapping
