@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aihub.profiles import load_profile
-from aihub.registry.selection import select_chat_model
-from aihub.settings import Settings
+from aihub.core.profiles import load_profile
+from aihub.core.settings import Settings
+from aihub.models.store.default_models import select_chat_model
 from benchmarks import load, servers
 
 CLIENTS = 16

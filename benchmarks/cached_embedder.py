@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.engines.base import Embedder, EmbedderCard, Embeddings, PartHealth
+from aihub.core.health import PartHealth
+from aihub.embeddings.service import Embedder, EmbedderCard, Embeddings
 
 
 class CachedEmbedder:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 
-from aihub.profiles import load_profile
-from aihub.registry.selection import select_chat_model
-from aihub.settings import Settings
+from aihub.core.profiles import load_profile
+from aihub.core.settings import Settings
+from aihub.models.store.default_models import select_chat_model
 from benchmarks import load, servers
 
 LOAD_TIMEOUT_S = 600.0

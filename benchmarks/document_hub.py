@@ -10,28 +10,29 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aihub.api.services import FileService, VectorStoreService
-from aihub.documents.parse import DocumentParser
-from aihub.engines.embedder import SentenceEmbedder
-from aihub.profiles import load_profile
-from aihub.registry.default_models import prepare_embedding_model
-from aihub.registry.selection import select_embedding_model
-from aihub.retrieval.cache import LexicalIndexCache
-from aihub.schemas.vector_stores import StaticChunking, VectorStoreCreate, VectorStoreFileCreate
-from aihub.security.principal import Principal
-from aihub.settings import Settings
-from aihub.storage.chunks import ChunkTable
-from aihub.storage.embedded import EmbeddedStores
-from aihub.storage.files import FileTable
-from aihub.storage.migrate import upgrade
-from aihub.storage.postgres import Database
-from aihub.storage.records import VectorStoreRecord
-from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
-from aihub.telemetry.metrics import Metrics
+from aihub.core.embedded.stores import EmbeddedStores
+from aihub.core.metrics import Metrics
+from aihub.core.migrate import upgrade
+from aihub.core.postgres import Database
+from aihub.core.principal import Principal
+from aihub.core.profiles import load_profile
+from aihub.core.settings import Settings
+from aihub.documents.files import Files
+from aihub.documents.ingest import IngestWorker
+from aihub.documents.parsing.parser import DocumentParser
+from aihub.documents.schemas import StaticChunking, VectorStoreCreate, VectorStoreFileCreate
+from aihub.documents.search.bm25 import LexicalIndexCache
+from aihub.documents.search.retriever import Retriever
+from aihub.documents.service import FileService, VectorStoreService
+from aihub.documents.tables.chunks import ChunkTable
+from aihub.documents.tables.files import FileTable
+from aihub.documents.tables.records import VectorStoreRecord
+from aihub.documents.tables.vector_store_files import VectorStoreFileTable
+from aihub.documents.tables.vector_stores import VectorStoreTable
+from aihub.documents.vector_stores import VectorStores
+from aihub.embeddings.embedder import SentenceEmbedder
+from aihub.models.store.default_models import prepare_embedding_model, select_embedding_model
 from benchmarks.cached_embedder import CachedEmbedder
-from pipelines.documents import Files, VectorStores
-from pipelines.ingest import IngestWorker
-from pipelines.retrieve import Retriever
 
 
 @dataclass

@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from aihub.engines.embedder import SentenceEmbedder
-from aihub.profiles import load_profile
-from aihub.registry.default_models import prepare_embedding_model
-from aihub.registry.onnx_encoder import CALIBRATION_PATH
-from aihub.registry.selection import select_embedding_model
-from aihub.settings import Settings
+from aihub.core.profiles import load_profile
+from aihub.core.settings import Settings
+from aihub.embeddings.embedder import SentenceEmbedder
+from aihub.embeddings.onnx_export import CALIBRATION_PATH
+from aihub.models.store.default_models import prepare_embedding_model, select_embedding_model
 
 Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]

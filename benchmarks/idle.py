@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from aihub.cli import processes
-from aihub.settings import Settings
+from aihub.cli import serve as processes
+from aihub.core.settings import Settings
 from benchmarks import servers
 
 SETTLE_S = 60.0

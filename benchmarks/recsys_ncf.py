@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.recsys.evaluation import HoldOut, evaluate
-from aihub.recsys.interactions import Interactions
-from aihub.recsys.recommendation import RecommendationFit, fit_recommendation
-from aihub.recsys.recommendation_settings import RecommendationSettings
+from aihub.recsys.collaborative.evaluation import HoldOut, evaluate
+from aihub.recsys.collaborative.recommendation import RecommendationFit, fit_recommendation
+from aihub.recsys.collaborative.settings import RecommendationSettings
+from aihub.recsys.data.interactions import Interactions
 
 DATA = Path(os.environ.get("AIHUB_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SETS = {"ml-1m": "ncf-ml1m/ml-1m", "online-retail": "online-retail/ncf/online-retail"}

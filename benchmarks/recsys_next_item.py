@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aihub.recsys.next_item import NextItemModel, NextItemSettings, fit_next_item
-from aihub.recsys.next_item_examination import Questions, evaluate_next_item
-from aihub.recsys.sequences import Sequences
+from aihub.recsys.next_item.evaluation import Questions, evaluate_next_item, fit_next_item
+from aihub.recsys.next_item.model import NextItemModel, NextItemSettings
+from aihub.recsys.next_item.sequences import Sequences
 
 DATA = Path(os.environ.get("AIHUB_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SETS = {"diginetica": "sessions-diginetica", "online-retail": "online-retail"}

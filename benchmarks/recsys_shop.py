@@ -12,9 +12,9 @@ import psycopg
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from aihub.recsys.families import choose_family
-from aihub.recsys.store_data.import_csv import CsvSource, import_sources
-from aihub.recsys.store_data.mapping import MAPPING_PATH, load_mapping
+from aihub.recsys.data.import_csv import CsvSource, import_sources
+from aihub.recsys.data.mapping import MAPPING_PATH, load_mapping
+from aihub.recsys.trainers import choose_family
 from aihub.recsys.training import TrainingPlace, TrainingResult, train
 
 STORE = 1

@@ -19,11 +19,10 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.recsys.evaluation import NEGATIVES, HoldOut, by_id, evaluate
-from aihub.recsys.interactions import Interactions
-from aihub.recsys.negative_sampling import NegativeSampler
-from aihub.recsys.recommendation import fit_recommendation
-from aihub.recsys.recommendation_settings import FAMILIES, RecommendationSettings
+from aihub.recsys.collaborative.evaluation import NEGATIVES, HoldOut, NegativeSampler, by_id, evaluate
+from aihub.recsys.collaborative.recommendation import fit_recommendation
+from aihub.recsys.collaborative.settings import FAMILIES, RecommendationSettings
+from aihub.recsys.data.interactions import Interactions
 
 DATA = Path(os.environ.get("AIHUB_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SETS = {"ml-1m": "ncf-ml1m/ml-1m", "online-retail": "online-retail/ncf/online-retail"}

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from aihub.settings import Settings
-from aihub.storage.embedded import running_urls
+from aihub.core.embedded.stores import running_urls
+from aihub.core.settings import Settings
 from benchmarks import load, recsys_shop, servers
 
 ITEMS = 100_000

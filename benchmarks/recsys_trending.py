@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.recsys.trending import TrendingSettings, fit_trending, measure
-from aihub.recsys.trending_table import SalesTable, median_of_four, seasonal_naive, smooth
+from aihub.recsys.trending.features import SalesTable, median_of_four, seasonal_naive, smooth
+from aihub.recsys.trending.model import TrendingSettings, fit_trending, measure
 
 DATA = Path(os.environ.get("AIHUB_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 WEEKS = 8

@@ -21,16 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.engines.embedder import SentenceEmbedder
-from aihub.profiles import load_profile
-from aihub.registry.default_models import prepare_embedding_model
-from aihub.registry.selection import select_embedding_model
-from aihub.retrieval.analysis import analyse, analyse_query
-from aihub.retrieval.bm25 import LexicalIndex, match_query, rank
-from aihub.retrieval.query_language import language_counts, query_language, store_languages, vector_weight
-from aihub.retrieval.relevance import relevance
-from aihub.settings import Settings
-from aihub.storage.records import LexicalChanges, LexicalSegment
+from aihub.core.profiles import load_profile
+from aihub.core.settings import Settings
+from aihub.documents.search.analysis import analyse, analyse_query
+from aihub.documents.search.bm25 import LexicalIndex, match_query, rank
+from aihub.documents.search.fusion import relevance
+from aihub.documents.search.query_language import language_counts, query_language, store_languages, vector_weight
+from aihub.documents.tables.records import LexicalChanges, LexicalSegment
+from aihub.embeddings.embedder import SentenceEmbedder
+from aihub.models.store.default_models import prepare_embedding_model, select_embedding_model
 from benchmarks.cached_embedder import CachedEmbedder
 
 TOP = 20

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aihub.schemas.vector_stores import StaticChunking
-from aihub.storage.records import VectorStoreRecord
+from aihub.documents.schemas import StaticChunking
+from aihub.documents.tables.records import VectorStoreRecord
 from benchmarks.document_hub import DocumentHub, document_hub
 
 DATA = Path(os.environ.get("AIHUB_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")

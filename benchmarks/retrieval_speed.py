@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from aihub.retrieval.analysis import analyse
-from aihub.storage.files import FileTable
-from aihub.storage.records import ChunkRow, VectorStoreRecord
-from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
+from aihub.documents.search.analysis import analyse
+from aihub.documents.tables.files import FileTable
+from aihub.documents.tables.records import ChunkRow, VectorStoreRecord
+from aihub.documents.tables.vector_store_files import VectorStoreFileTable
+from aihub.documents.tables.vector_stores import VectorStoreTable
 from benchmarks.document_hub import DocumentHub, document_hub
 
 CHUNKS_PER_FILE = 1000

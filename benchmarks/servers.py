@@ -11,11 +11,10 @@ from pathlib import Path
 
 import httpx
 
-from aihub.cli import processes
-from aihub.profiles import load_profile
-from aihub.registry.default_models import prepare_chat_model
-from aihub.registry.selection import select_chat_model
-from aihub.settings import Settings
+from aihub.cli import serve as processes
+from aihub.core.profiles import load_profile
+from aihub.core.settings import Settings
+from aihub.models.store.default_models import prepare_chat_model, select_chat_model
 
 START_TIMEOUT_S = 400.0
 

@@ -10,14 +10,19 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
 
-from aihub.lifecycle.installed_models import DefaultModel
-from aihub.profiles import Profile, load_profile
-from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
-from aihub.registry.hub import HUB_ID
-from aihub.registry.selection import select_chat_model, select_embedding_model
-from aihub.security.host_names import is_loopback, own_names, parse_names
-from aihub.settings import Settings
+from aihub.core.host_names import is_loopback, own_names, parse_names
+from aihub.core.profiles import Profile, load_profile
+from aihub.core.settings import Settings
+from aihub.models.memory.installed_models import DefaultModel
+from aihub.models.store.default_models import (
+    prepare_chat_model,
+    prepare_embedding_model,
+    select_chat_model,
+    select_embedding_model,
+)
+from aihub.models.store.huggingface import HUB_ID
 from deployments.options import serve_options
+from deployments.ray_compat import read_listen_host
 
 
 class AppArgs(BaseModel):
@@ -69,11 +74,11 @@ def build_models(args: AppArgs) -> Application:
 
 def build_recsys(args: AppArgs) -> Application:
     """Build the `recsys` application: answers of each store's models, and trainings as Ray jobs."""
-    from aihub.storage.migrate import upgrade
+    from aihub.core.migrate import upgrade
     from deployments.recsys import Recsys
     from deployments.stores import connect_stores
 
-    settings = with_own_names(Settings(), _listen_host())
+    settings = with_own_names(Settings(), read_listen_host())
     profile = read_profile(args, settings)
     settings = connect_stores(settings)
     assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
@@ -86,11 +91,11 @@ def build_recsys(args: AppArgs) -> Application:
 
 def build_hub(args: AppArgs) -> Application:
     """Build the `hub` application: the ingress and its pipelines."""
-    from aihub.storage.migrate import upgrade
+    from aihub.core.migrate import upgrade
     from deployments.ingress import Ingress
     from deployments.stores import connect_stores
 
-    settings = with_own_names(Settings(), _listen_host())
+    settings = with_own_names(Settings(), read_listen_host())
     profile = read_profile(args, settings)
     settings = connect_stores(settings)
     assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
@@ -111,15 +116,6 @@ def with_own_names(settings: Settings, listen_host: str) -> Settings:
     if is_loopback(listen_host):
         return settings
     return settings.model_copy(update={"allowed_hosts": parse_names([*settings.allowed_hosts, *own_names()])})
-
-
-def _listen_host() -> str:
-    # Ray tells it nowhere else inside the cluster.
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client()
-    assert client is not None  # noqa: S101  # it raises where there is no controller
-    return client.http_config.host or ""
 
 
 def _is_hub_id(source: str) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 
-from aihub.errors import HubError
+from aihub.core.errors import HubError
 
 _OF_SERVE = re.compile(
     r"Cancelling request that has already been assigned to a replica\.|Client for request \S+ disconnected, cancelling request\."

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from ray import serve
 
-from aihub.errors import InvalidRequestError, UnavailableError
-from aihub.lifecycle.quantization_support import require_weight_bits
-from aihub.lifecycle.state import UnloadLevel
-from aihub.lifecycle.status import ModelStatus
+from aihub.core.errors import InvalidRequestError, UnavailableError
+from aihub.core.sse import events, payload
+from aihub.models.memory.device import require_weight_bits
+from aihub.models.memory.state import UnloadLevel
+from aihub.models.memory.status import ModelStatus
 from deployments.handles import translate_error
 from pipelines.answer import GeneratedAnswer
-from pipelines.sse import events, payload
 
 HUB_APP = "hub"
 
@@ -25,7 +25,7 @@ HUB_APP = "hub"
 class HubClient:
     """Calls the running hub; use inside a Ray job or actor of its cluster.
 
-    Every method raises `aihub.errors.HubError` children: what HTTP answers as 404, 429 or 503 comes as `NotFoundError`,
+    Every method raises `aihub.core.errors.HubError` children: what HTTP answers as 404, 429 or 503 comes as `NotFoundError`,
     `RateLimitError` or `UnavailableError`, with the same message.
 
     Raises:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from deployments.vllm_adapter import (
+from deployments.vllm_compat import (
     DelegatingParser,
     DeltaMessage,
     ExtractedToolCallInformation,

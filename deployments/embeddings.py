@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from aihub.engines.base import EmbedderCard, Embeddings, PartHealth
-from aihub.engines.embedder import SentenceEmbedder
-from aihub.errors import ModelUnavailableError
-from aihub.profiles import EmbeddingsProfile
+from aihub.core.errors import ModelUnavailableError
+from aihub.core.health import PartHealth
+from aihub.core.profiles import EmbeddingsProfile
+from aihub.embeddings.embedder import SentenceEmbedder
+from aihub.embeddings.service import EmbedderCard, Embeddings
 
 
 class EmbeddingsDeployment:

@@ -1,10 +1,14 @@
-"""Applications over their Serve handles, dressed as the engines of `aihub.engines.base`."""
+"""Applications over their Serve handles, dressed as engines; one of this cluster's models counts the requests it has."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+import contextlib
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
 
-from aihub.engines.base import ChatModelCard, EmbedderCard, Embeddings, PartHealth
+from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.core.health import PartHealth
+from aihub.embeddings.service import EmbedderCard, Embeddings
 from deployments.handles import AppConnection
 
 
@@ -64,3 +68,77 @@ class EmbedderHandle:
 
     async def health(self) -> PartHealth:
         return self._connection.health
+
+
+class RequestCount(Protocol):
+    """`deployments.model_directory.ModelDirectory`."""
+
+    def note_begin(self, model_id: str) -> None: ...
+
+    def note_end(self, model_id: str) -> None: ...
+
+
+class LocalEngine:
+    """A local model as the `ChatEngine` of one request, which is counted once."""
+
+    def __init__(self, engine: ChatEngine, model_id: str, directory: RequestCount) -> None:
+        self._engine = engine
+        self._model_id = model_id
+        self._directory = directory
+        self._is_held = False
+
+    async def card(self) -> ChatModelCard:
+        with self._counted():
+            return await self._engine.card()
+
+    async def health(self) -> PartHealth:
+        return await self._engine.health()
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        with self._counted():
+            return await self._engine.count_tokens(body)
+
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        with self._counted():
+            return await self._engine.chat(self._named(body))
+
+    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        with self._counted():
+            return await self._engine.complete(self._named(body))
+
+    async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        with self._counted():
+            async with aclosing(self._engine.stream_chat(self._named(body))) as frames:
+                async for frame in frames:
+                    yield frame
+
+    async def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        with self._counted():
+            async with aclosing(self._engine.stream_complete(self._named(body))) as frames:
+                async for frame in frames:
+                    yield frame
+
+    def _named(self, body: dict[str, Any]) -> dict[str, Any]:
+        # The client may have said `auto` or `local/...`; the engine knows one name only.
+        return body | {"model": self._model_id}
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Count the request from now on, and not again for what it asks; see `aihub.chat.service.hold`."""
+        with self._counted():
+            was_held, self._is_held = self._is_held, True
+            try:
+                yield
+            finally:
+                self._is_held = was_held
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._is_held:
+            yield
+            return
+        self._directory.note_begin(self._model_id)
+        try:
+            yield
+        finally:
+            self._directory.note_end(self._model_id)

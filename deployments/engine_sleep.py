@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from aihub.errors import ModelUnavailableError
+from aihub.core.errors import ModelUnavailableError
 
 
 class EngineSleep:

@@ -1,4 +1,4 @@
-"""Serve handles dressed as the Protocols of `aihub.engines.base`.
+"""Serve handles dressed as the Protocols of `aihub.chat.service`.
 
 The only place that knows how a call over a handle fails, and that a part may be missing, starting or dead. A part that
 is down is refused at once (503 with Retry-After) instead of queueing behind replicas that do not exist; a probe brings
@@ -16,9 +16,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
-from aihub.engines.base import PartHealth
-from aihub.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, OverloadedError
-from deployments.serve_state import read_applications
+from aihub.core.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, OverloadedError
+from aihub.core.health import PartHealth
+from deployments.ray_compat import read_applications
 
 logger = logging.getLogger("ray.serve")
 

@@ -7,20 +7,20 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from aihub.api.app import create_app
-from aihub.api.local_server import LocalServer
-from aihub.lifecycle.status import ModelStatus
-from aihub.profiles import Profile
-from aihub.schemas.chat import ChatCompletionRequest
-from aihub.schemas.lifecycle import GenerationDefaults, UnloadRequest
-from aihub.schemas.recsys import NextItemsRequest, RecommendationsRequest, TrendingRequest
-from aihub.schemas.validation import validate
-from aihub.security.principal import Principal
-from aihub.settings import Settings
-from aihub.telemetry.logging import configure_logging
+from aihub.chat.schemas import ChatCompletionRequest
+from aihub.core.logging import configure_logging
+from aihub.core.principal import Principal
+from aihub.core.profiles import Profile
+from aihub.core.schemas import validate
+from aihub.core.settings import Settings
+from aihub.http.app import create_app
+from aihub.http.local_server import LocalServer
+from aihub.models.memory.status import ModelStatus
+from aihub.models.schemas import GenerationDefaults, UnloadRequest
+from aihub.recsys.schemas import NextItemsRequest, RecommendationsRequest, TrendingRequest
 from deployments.cancellation import quiet_cancellations
-from deployments.hub_parts import HubParts
-from deployments.short_way import HUB, socket_path
+from deployments.composition import HubParts
+from deployments.local_fast_path import HUB, socket_path
 from pipelines.answer import GeneratedAnswer, generate_answer, question_body
 
 logger = logging.getLogger("ray.serve")

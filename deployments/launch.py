@@ -1,33 +1,32 @@
 """`python -m deployments.launch serve_config.yaml`: refuse typos in the file, then do what `serve run` does.
 
-While the applications start, a thread prints one `DeployFailed:` line for an application that cannot, since Ray itself goes on
-waiting; `aihub serve` reads it.
+Ray accepts unknown keys silently at several levels, so a typo would be lost. While the applications start, a thread prints one
+`DeployFailed:` line for an application that cannot, since Ray itself goes on waiting; `aihub serve` reads it.
 """
 
-import functools
 import os
 import sys
 import threading
 import time
+import types
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
-from aihub.errors import ConfigurationError, HubError
-from aihub.settings import Settings
-from deployments.ray_programs import rested
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from aihub.core.errors import ConfigurationError, HubError
+from aihub.core.settings import Settings
+from deployments.app import AppArgs
+from deployments.ray_compat import choose_dashboard_modules, let_ray_choose_the_agent_port
 
 POLL_S = 2.0
-DASHBOARD_MODULES = frozenset({
-    "DataHead", "EventHead", "JobHead", "MetricsHead", "NodeHead", "ReportHead", "ServeHead", "StateHead", "TrainHead",
-    "UsageStatsHead",
-})  # fmt: skip
 
 
 def main() -> None:
     """Check the Serve config strictly and hand it to Ray's own command."""
     from ray.serve.scripts import cli
-
-    from deployments.serve_config import check_serve_config
 
     path = Path(sys.argv[1])
     try:
@@ -35,7 +34,7 @@ def main() -> None:
         choose_dashboard_modules(Settings().dashboard_modules)
     except HubError as error:
         sys.exit(f"{type(error).__name__}: {error.message}")
-    _let_ray_choose_the_agent_port()
+    let_ray_choose_the_agent_port()
     # This process has read it by now. Ray's helpers have not: its autoscaler tells every five seconds how long it took.
     os.environ["RAY_LOGGER_LEVEL"] = "warning"
     names = {application.name for application in config.applications}
@@ -43,48 +42,12 @@ def main() -> None:
     cli(["run", str(path)])
 
 
-def _let_ray_choose_the_agent_port() -> None:
-    """Ray's job agent wants one fixed port, and without it no training starts: a second hub on the machine could never train."""
-    from ray._private.parameter import RayParams
-
-    RayParams.__init__ = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=None)
-
-
-def choose_dashboard_modules(modules: str) -> None:
-    """Let the dashboard have these parts only, each while it is asked; its own program takes them, but nothing passes them on.
-
-    Args:
-        modules: Names with commas between, or `all`, which run all the time. Trainings need `JobHead`, which is added.
-
-    Raises:
-        ConfigurationError: The dashboard has no such part.
-    """
-    from ray._private import ray_constants, services
-
-    if modules == "all":
-        return
-    chosen = {name.strip() for name in modules.split(",") if name.strip()} | {"JobHead"}
-    if unknown := chosen - DASHBOARD_MODULES:
-        raise ConfigurationError(
-            f"AIHUB_DASHBOARD_MODULES: the dashboard has no {', '.join(sorted(unknown))}. "
-            f"Choose from {', '.join(sorted(DASHBOARD_MODULES))}, or say all."
-        )
-    option = f"--modules-to-load={','.join(sorted(chosen))}"
-    start = services.start_ray_process
-
-    def start_rested(command: list[str], process_type: str, *args: Any, **options: Any) -> Any:
-        is_dashboard = process_type == ray_constants.PROCESS_TYPE_DASHBOARD
-        return start(rested([*command, option] if is_dashboard else command), process_type, *args, **options)
-
-    services.start_ray_process = start_rested
-
-
 def report_failures(names: set[str]) -> None:
     """Print the reason of the first of these applications that fails to deploy, then end; end too once all run."""
     import ray
 
     from deployments.engine_failure import reason_of
-    from deployments.serve_state import read_applications
+    from deployments.ray_compat import read_applications
 
     while True:
         time.sleep(POLL_S)
@@ -97,6 +60,54 @@ def report_failures(names: set[str]) -> None:
                 return
         if all(name in applications and applications[name].status == "RUNNING" for name in names):
             return
+
+
+def check_serve_config(path: Path) -> ServeDeploySchema:
+    """Validate the file, refusing keys that no level of Ray's schema knows.
+
+    Raises:
+        ConfigurationError: The file is not YAML, has an unknown key or a wrong value; the message names each.
+    """
+    try:
+        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path.name} is not valid YAML: {error}") from error
+    unknown = list(_unknown_keys(ServeDeploySchema, document, ""))
+    if unknown:
+        raise ConfigurationError(f"{path.name} has unknown keys: {', '.join(unknown)}. Check the spelling.")
+    try:
+        config: ServeDeploySchema = ServeDeploySchema.model_validate(document)
+        for application in config.applications:
+            AppArgs.model_validate(application.args)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"{path.name} is wrong: {problems}.") from error
+    return config
+
+
+def _unknown_keys(schema: type[BaseModel], document: Any, prefix: str) -> list[str]:
+    if not isinstance(document, dict):
+        return []
+    found: list[str] = []
+    for key, value in document.items():
+        field = schema.model_fields.get(key)
+        if field is None:
+            found.append(f"{prefix}{key}")
+            continue
+        for nested in _models_in(field.annotation):
+            items = value if isinstance(value, list) else [value]
+            for index, item in enumerate(items):
+                where = f"{prefix}{key}[{index}]." if isinstance(value, list) else f"{prefix}{key}."
+                found += _unknown_keys(nested, item, where)
+    return found
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in {Union, types.UnionType, list}:
+        return [model for part in get_args(annotation) for model in _models_in(part)]
+    return []
 
 
 if __name__ == "__main__":

@@ -8,18 +8,18 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aihub.engines.base import ChatModelCard, PartHealth
-from aihub.errors import ModelUnavailableError
-from aihub.lifecycle.generation_defaults import with_room_for_minimum
+from aihub.chat.service import ChatModelCard
+from aihub.core.errors import ModelUnavailableError
+from aihub.core.health import PartHealth
+from aihub.models.memory.generation_defaults import with_room_for_minimum
 from deployments.cancellation import quiet_refusals, raise_if_cancelled
 from deployments.engine_failure import engine_error
 from deployments.engine_process import describe_cause, start_early
 from deployments.engine_sleep import EngineSleep
-from deployments.greedy import several_greedy
-from deployments.llm_messages import chat_request, completion_request, engine_died, hub_error
+from deployments.llm_messages import chat_request, completion_request, engine_died, hub_error, several_greedy
 
 if TYPE_CHECKING:
-    from deployments.vllm_adapter import LLMServer
+    from deployments.vllm_compat import LLMServer
 
 logger = logging.getLogger("ray.serve")
 
@@ -86,19 +86,19 @@ class LLMDeployment:
 
     async def active_requests(self) -> int:
         """Requests the vLLM engine holds now, waiting ones included."""
-        from deployments.vllm_adapter import unfinished_requests
+        from deployments.vllm_compat import unfinished_requests
 
         return unfinished_requests(self._server)
 
     async def process_ids(self) -> list[int]:
         """Return the processes that hold this model: the replica and the engine's workers, wherever they run."""
-        from deployments.vllm_adapter import worker_process_ids
+        from deployments.vllm_compat import worker_process_ids
 
         return [os.getpid(), *await worker_process_ids(self._server)]
 
     async def device_bytes(self) -> int:
         """Bytes of the card the engine's workers know they hold, for machines whose driver names no processes."""
-        from deployments.vllm_adapter import device_bytes
+        from deployments.vllm_compat import device_bytes
 
         return await device_bytes(self._server)
 
@@ -117,20 +117,20 @@ class LLMDeployment:
 
     async def absent_cache_bytes(self) -> int:
         """Bytes of RAM the KV cache will take and has not yet."""
-        from deployments.vllm_adapter import absent_cache_bytes
+        from deployments.vllm_compat import absent_cache_bytes
 
         return await absent_cache_bytes(self._server)
 
     async def set_generation_defaults(self, defaults: dict[str, Any]) -> None:
         """Use other defaults from the next request on."""
-        from deployments.vllm_adapter import set_default_sampling
+        from deployments.vllm_compat import set_default_sampling
 
         self._defaults = defaults
         set_default_sampling(self._server, defaults)
 
     async def clear_cache(self) -> bool:
         """Forget cached prompt prefixes; False when requests in flight still hold some."""
-        from deployments.vllm_adapter import reset_prefix_cache
+        from deployments.vllm_compat import reset_prefix_cache
 
         return await reset_prefix_cache(self._server)
 
@@ -154,7 +154,7 @@ class LLMDeployment:
 
     async def count_tokens(self, body: dict[str, Any]) -> int:
         """Count the prompt tokens of a chat body after the model's chat template."""
-        from deployments.vllm_adapter import TokenizeChatRequest, TokenizeResponse
+        from deployments.vllm_compat import TokenizeChatRequest, TokenizeResponse
 
         request = TokenizeChatRequest(
             model=self._card.model_id, messages=body["messages"], tools=body.get("tools"), add_generation_prompt=True
@@ -189,7 +189,7 @@ class LLMDeployment:
         process = start_early(engine.device)
         try:
             from deployments.cut_calls import answer_cut_calls
-            from deployments.vllm_adapter import LLMConfig, release_cache_pages, start_server
+            from deployments.vllm_compat import LLMConfig, release_cache_pages, start_server
 
             config = LLMConfig(
                 model_loading_config={"model_id": self._card.model_id, "model_source": engine.source},
@@ -208,12 +208,12 @@ class LLMDeployment:
             raise engine_error(causes[0]) from error
 
     async def _put_engine_to_sleep(self) -> None:
-        from deployments.vllm_adapter import put_engine_to_sleep
+        from deployments.vllm_compat import put_engine_to_sleep
 
         await put_engine_to_sleep(self._server)
 
     async def _wake_engine(self) -> bool:
-        from deployments.vllm_adapter import wake_engine
+        from deployments.vllm_compat import wake_engine
 
         return await wake_engine(self._server)
 
@@ -235,7 +235,7 @@ class LLMDeployment:
         return several_greedy(with_room_for_minimum(body, self._defaults), self._defaults)
 
     async def _first_object(self, items: AsyncGenerator[Any, None]) -> dict[str, Any]:
-        from deployments.vllm_adapter import EngineDeadError, ErrorResponse
+        from deployments.vllm_compat import EngineDeadError, ErrorResponse
 
         try:
             async for item in items:
@@ -250,7 +250,7 @@ class LLMDeployment:
         raise ModelUnavailableError("The engine closed without an answer. Try again.")
 
     async def _frames(self, batches: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
-        from deployments.vllm_adapter import EngineDeadError, ErrorResponse
+        from deployments.vllm_compat import EngineDeadError, ErrorResponse
 
         try:
             async for batch in batches:

@@ -9,11 +9,11 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from aihub.engines.base import ChatModelCard
-from aihub.hardware import has_bfloat16_units
-from aihub.lifecycle.host import ModelSpec
-from aihub.profiles import LLMProfile, Profile
-from aihub.registry.model_folder import read_special_tokens
+from aihub.chat.service import ChatModelCard
+from aihub.core.hardware import has_bfloat16_units
+from aihub.core.model_folder import read_special_tokens
+from aihub.core.profiles import LLMProfile, Profile
+from aihub.models.memory.host import ModelSpec
 from deployments.options import serve_options
 
 APP_PREFIX = "llm-"

@@ -1,12 +1,16 @@
-"""vLLM's requests and errors as the hub speaks of them: plain JSON in, the hub's error tree out."""
+"""vLLM's requests and errors as the hub speaks of them: plain JSON in, the hub's error tree out.
+
+Several answers of a greedy request, which vLLM refuses and OpenAI allows.
+"""
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from aihub.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
+from aihub.core.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
 
 logger = logging.getLogger("ray.serve")
 
@@ -20,14 +24,14 @@ def engine_died() -> ModelUnavailableError:
 
 def chat_request(body: dict[str, Any]) -> Any:
     """Return vLLM's request for a chat body; raises `InvalidRequestError` for one it cannot take."""
-    from deployments.vllm_adapter import ChatCompletionRequest
+    from deployments.vllm_compat import ChatCompletionRequest
 
     return _parse(ChatCompletionRequest, body)
 
 
 def completion_request(body: dict[str, Any]) -> Any:
     """Return vLLM's request for a completion body; raises as `chat_request`."""
-    from deployments.vllm_adapter import CompletionRequest
+    from deployments.vllm_compat import CompletionRequest
 
     return _parse(CompletionRequest, body)
 
@@ -61,3 +65,16 @@ def hub_error(response: Any) -> HubError:
         return (ContextLengthError if too_long else InvalidRequestError)(message, param=param)
     logger.error("vLLM answered %s: %s", status, message)
     return ModelUnavailableError("The model could not answer. Try again in a few seconds.")
+
+
+def several_greedy(body: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body that vLLM takes: with `n` over 1, greedy becomes a draw among the one likeliest token, which is the same.
+
+    Args:
+        defaults: What a request gets where it says nothing, by field.
+    """
+    asked = body.get("temperature")
+    temperature = defaults.get("temperature") if asked is None else asked
+    if temperature != 0 or (body.get("n") or 1) == 1:
+        return body
+    return body | {"temperature": 1.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}

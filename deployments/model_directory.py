@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from aihub.engines.base import ChatEngine, ChatModelCard, PartHealth
-from aihub.errors import HubError, NotFoundError, OverloadedError
-from aihub.registry.configuration import HubConfiguration
-from deployments.engine_handles import LLMHandle
+from aihub.chat.history import EngineHistory
+from aihub.chat.routing import ModelCandidate, ModelState
+from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.core.errors import HubError, NotFoundError, OverloadedError
+from aihub.core.health import PartHealth
+from aihub.models.configuration import HubConfiguration
+from deployments.engine_handles import LLMHandle, LocalEngine
 from deployments.handles import AppConnection
 from deployments.llm_app import app_name
-from deployments.local_engine import LocalEngine
 from deployments.models import ModelsReport
 from pipelines.chat import model_not_found
-from pipelines.history import EngineHistory
 from pipelines.load_wait import LoadWait
-from pipelines.routing import ModelCandidate, ModelState
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 
-from aihub.errors import HubError, ModelUnavailableError
-from aihub.lifecycle.device_memory import read_device_memory, read_process_memory
-from aihub.lifecycle.host import CannotStartError, DeviceMemory, ModelSpec
-from aihub.profiles import Profile
+from aihub.core.errors import HubError, ModelUnavailableError
+from aihub.core.profiles import Profile
+from aihub.models.memory.device import read_device_memory, read_process_memory
+from aihub.models.memory.host import CannotStartError, DeviceMemory, ModelSpec
 from deployments.engine_failure import can_pass, innermost_cause, reason_of, told_by
 from deployments.llm_app import app_name, build_llm_application, model_of
-from deployments.serve_state import ApplicationState, read_applications
+from deployments.ray_compat import ApplicationState, read_applications
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from ray import serve
 
-from aihub.errors import ConflictError
-from aihub.registry.hub_prober import ANSWER_TOKENS, PROMPT, TEXTS
-from aihub.registry.keys import ModelKey
-from aihub.registry.validation import Speed
+from aihub.core.errors import ConflictError
+from aihub.models.keys import ModelKey
+from aihub.models.store.hub_prober import ANSWER_TOKENS, PROMPT, TEXTS
+from aihub.models.store.validation import Speed
 from deployments.handles import translate_error
 from deployments.llm_app import app_name
 

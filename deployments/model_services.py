@@ -3,13 +3,15 @@
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, TypeVar
 
-from aihub.api.registry_service import Keys
-from aihub.errors import ModelUnavailableError
-from aihub.lifecycle.state import IN_MEMORY, UnloadLevel
-from aihub.lifecycle.status import LifecycleStatus, ModelStatus
-from aihub.registry.downloads.events import Job, JobEvent
-from aihub.registry.keys import ModelKey
-from aihub.registry.reports import (
+from aihub.core.errors import ModelUnavailableError
+from aihub.core.principal import Principal
+from aihub.models.keys import ModelKey
+from aihub.models.memory.state import IN_MEMORY, UnloadLevel
+from aihub.models.memory.status import LifecycleStatus, ModelStatus
+from aihub.models.schemas import GenerationDefaults, ModelInfo
+from aihub.models.service import Keys
+from aihub.models.store.downloads.orders import Job, JobEvent
+from aihub.models.store.reports import (
     CleanupReport,
     DetectionReport,
     RecommendationReport,
@@ -19,15 +21,13 @@ from aihub.registry.reports import (
     ValidationReport,
     VersionItem,
 )
-from aihub.schemas.lifecycle import GenerationDefaults, ModelInfo
-from aihub.security.principal import Principal
 from deployments.handles import AppConnection
 
 Result = TypeVar("Result")
 
 
 class RemoteRegistry:
-    """Implements `aihub.api.registry_service.RegistryService`."""
+    """Implements `aihub.models.service.RegistryService`."""
 
     def __init__(self, models: AppConnection) -> None:
         self._models = models
@@ -102,7 +102,7 @@ class RemoteRegistry:
 
 
 class RemoteLifecycle:
-    """Implements `aihub.api.lifecycle_service.LifecycleService`."""
+    """Implements `aihub.models.service.LifecycleService`."""
 
     def __init__(self, models: AppConnection) -> None:
         self._models = models

@@ -10,36 +10,40 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from aihub.engines.base import PartHealth
-from aihub.errors import HubError, ModelUnavailableError
-from aihub.lifecycle.budgets import device_budget, open_ledger, sleep_budget
-from aihub.lifecycle.clients import Directory, ReadyModel
-from aihub.lifecycle.desired import DesiredState
-from aihub.lifecycle.device_memory import read_compute_capability, read_device_memory
-from aihub.lifecycle.engine_facts import read_engine_facts
-from aihub.lifecycle.generation_defaults import GenerationDefaultsInForce, GenerationDefaultsStore
-from aihub.lifecycle.host import ModelSpec
-from aihub.lifecycle.installed_models import DefaultModel, InstalledModels, LocalModel
-from aihub.lifecycle.lifecycle import ModelLifecycle
-from aihub.lifecycle.peaks import PeakStore
-from aihub.lifecycle.quantization_support import DeviceAbility, check_quantization, has_amx_tiles
-from aihub.lifecycle.state import IN_MEMORY, ModelState, UnloadLevel
-from aihub.lifecycle.status import LifecycleStatus, ModelStatus
-from aihub.profiles import Profile
-from aihub.registry.configuration import HubConfiguration
-from aihub.registry.downloads.events import JobEvent
-from aihub.registry.local import open_registry
-from aihub.registry.selection import select_embedding_model
-from aihub.registry.service import ModelRegistry
-from aihub.settings import Settings
-from aihub.telemetry.lifecycle_metrics import LifecycleMetrics
-from aihub.telemetry.logging import configure_logging
-from aihub.telemetry.registry_metrics import RegistryMetrics
-from aihub.telemetry.replica_metrics import ReplicaBoard
-from deployments.lifecycle_policy import policy_of
+from aihub.core.errors import HubError, ModelUnavailableError
+from aihub.core.health import PartHealth
+from aihub.core.logging import configure_logging
+from aihub.core.metrics import ReplicaBoard
+from aihub.core.profiles import Profile
+from aihub.core.settings import Settings
+from aihub.models.configuration import HubConfiguration
+from aihub.models.memory.desired import DesiredState
+from aihub.models.memory.device import (
+    DeviceAbility,
+    check_quantization,
+    has_amx_tiles,
+    read_compute_capability,
+    read_device_memory,
+    read_engine_facts,
+)
+from aihub.models.memory.generation_defaults import GenerationDefaultsInForce, GenerationDefaultsStore
+from aihub.models.memory.high_water_marks import PeakStore
+from aihub.models.memory.host import ModelSpec
+from aihub.models.memory.installed_models import DefaultModel, InstalledModels, LocalModel
+from aihub.models.memory.ledger import device_budget, open_ledger, sleep_budget
+from aihub.models.memory.manager import ModelLifecycle
+from aihub.models.memory.metrics import LifecycleMetrics
+from aihub.models.memory.state import IN_MEMORY, Directory, ModelState, ReadyModel, UnloadLevel
+from aihub.models.memory.status import LifecycleStatus, ModelStatus
+from aihub.models.store.default_models import select_embedding_model
+from aihub.models.store.downloads.orders import JobEvent
+from aihub.models.store.local import open_registry
+from aihub.models.store.metrics import RegistryMetrics
+from aihub.models.store.registry import ModelRegistry
 from deployments.llm_app import engine_dtype
 from deployments.model_host import ServeModelHost
 from deployments.model_prober import EngineProber
+from deployments.options import policy_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,10 @@
-"""From a hardware profile to Ray Serve's deployment options."""
+"""From a hardware profile to Ray Serve's deployment options, and from the configuration to the lifecycle's numbers."""
 
 from typing import Any
 
-from aihub.profiles import DeploymentProfile
+from aihub.core.profiles import DeploymentProfile
+from aihub.models.configuration import HubConfiguration
+from aihub.models.memory.manager_state import LifecyclePolicy
 
 
 def serve_options(profile: DeploymentProfile, **changes: Any) -> dict[str, Any]:
@@ -22,3 +24,18 @@ def serve_options(profile: DeploymentProfile, **changes: Any) -> dict[str, Any]:
     else:
         options["autoscaling_config"] = scaling.model_dump()
     return options | changes
+
+
+TICK_S = 4.0
+"""Each fifth tick asks Serve's controller which applications run, and measures them."""
+
+
+def policy_of(configuration: HubConfiguration) -> LifecyclePolicy:
+    """Return the policy that these settings ask for."""
+    return LifecyclePolicy(
+        unload_timeout_s=configuration.model_unload_timeout_s,
+        sleep_timeout_s=configuration.model_sleep_timeout_s,
+        max_concurrent_models=configuration.max_concurrent_models,
+        min_residency_s=configuration.min_residency_s,
+        tick_s=TICK_S,
+    )

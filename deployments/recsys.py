@@ -8,28 +8,21 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
-from aihub.api.app import create_prediction_app
-from aihub.api.local_server import LocalServer
-from aihub.api.recsys_answers import (
-    next_items_answer,
-    recommendations_answer,
-    rollback_answer,
-    served_model,
-    training_answer,
-    training_job,
-    trending_answer,
-)
-from aihub.api.services import PredictionServices
-from aihub.engines.base import PartHealth
-from aihub.errors import ConflictError, HubError, InternalError, UnavailableError
+from aihub.core.cache import Cache
+from aihub.core.errors import ConflictError, HubError, InternalError, UnavailableError
+from aihub.core.health import PartHealth
+from aihub.core.logging import configure_logging
+from aihub.core.metrics import RequestMetrics
+from aihub.core.postgres import Database
+from aihub.core.settings import Settings
+from aihub.http.app import create_prediction_app
+from aihub.http.local_server import LocalServer
+from aihub.http.services import PredictionServices
 from aihub.recsys.artifacts import MODEL_TYPES, ModelType
-from aihub.recsys.families import choose_loader, with_defaults
+from aihub.recsys.data.live import LiveShop
 from aihub.recsys.open_models import OpenModels
 from aihub.recsys.predictions import Predictions
-from aihub.recsys.settings import RecsysSettings
-from aihub.recsys.store_data.live import LiveShop
-from aihub.recsys.training import TrainingPlace
-from aihub.schemas.recsys import (
+from aihub.recsys.schemas import (
     NextItemsAnswer,
     NextItemsRequest,
     RecommendationsAnswer,
@@ -41,18 +34,24 @@ from aihub.schemas.recsys import (
     TrendingAnswer,
     TrendingRequest,
 )
-from aihub.settings import Settings
-from aihub.storage.cache import Cache
-from aihub.storage.postgres import Database
-from aihub.storage.recsys_open_runs import OpenRunTable
-from aihub.storage.recsys_runs import ENDED, TRAINING_DIED, RunRecord, TrainingRunTable
-from aihub.telemetry.logging import configure_logging
-from aihub.telemetry.metrics import RequestMetrics
+from aihub.recsys.serializers import (
+    next_items_answer,
+    recommendations_answer,
+    rollback_answer,
+    served_model,
+    training_answer,
+    training_job,
+    trending_answer,
+)
+from aihub.recsys.settings import RecsysSettings
+from aihub.recsys.tables.open_runs import OpenRunTable
+from aihub.recsys.tables.runs import ENDED, TRAINING_DIED, RunRecord, TrainingRunTable
+from aihub.recsys.trainers import choose_loader, with_defaults
+from aihub.recsys.training import TrainingPlace
+from aihub.recsys.training_jobs import JobServerError, TrainingCleanup, TrainingWatch
+from deployments.local_fast_path import RECSYS, socket_path
 from deployments.recsys_service import OwnPredictions
-from deployments.short_way import RECSYS, socket_path
 from deployments.training_jobs import TrainingJobs
-from pipelines.training_cleanup import TrainingCleanup
-from pipelines.training_watch import JobServerError, TrainingWatch
 
 logger = logging.getLogger(__name__)
 

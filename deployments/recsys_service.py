@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, TypeVar
 
-from aihub.schemas.recsys import (
+from aihub.core.principal import Principal
+from aihub.recsys.schemas import (
     ModelType,
     NextItemsAnswer,
     NextItemsRequest,
@@ -16,15 +17,14 @@ from aihub.schemas.recsys import (
     TrendingAnswer,
     TrendingRequest,
 )
-from aihub.security.principal import Principal
+from aihub.recsys.training_jobs import Key, TrainingWaits
 from deployments.handles import AppConnection
-from pipelines.training_waits import Key, TrainingWaits
 
 Result = TypeVar("Result")
 
 
 class RemoteRecsys:
-    """Implements `aihub.api.recsys_service.RecsysService`."""
+    """Implements `aihub.recsys.service.RecsysService`."""
 
     def __init__(self, recsys: AppConnection) -> None:
         self._recsys = recsys
@@ -86,7 +86,7 @@ class TenantPredictions(Protocol):
 
 
 class OwnPredictions:
-    """Implements `aihub.api.recsys_service.PredictionService` inside the replica."""
+    """Implements `aihub.recsys.service.PredictionService` inside the replica."""
 
     def __init__(self, replica: TenantPredictions) -> None:
         self._replica = replica

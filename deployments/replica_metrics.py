@@ -7,8 +7,8 @@ import uuid
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from aihub.errors import HubError
-from aihub.telemetry.replica_metrics import merge_metrics
+from aihub.core.errors import HubError
+from aihub.core.metrics import merge_metrics
 from deployments.handles import AppConnection
 
 logger = logging.getLogger(__name__)

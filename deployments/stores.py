@@ -8,8 +8,8 @@ from pathlib import Path
 import ray
 from pydantic import SecretStr
 
-from aihub.errors import HubError
-from aihub.settings import Settings
+from aihub.core.errors import HubError
+from aihub.core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class EmbeddedStoresActor:
     """
 
     def __init__(self, home: str) -> None:
-        from aihub.storage.embedded import EmbeddedStores
+        from aihub.core.embedded.stores import EmbeddedStores
 
         self._stores = EmbeddedStores(Path(home))
         self._urls = self._stores.start()

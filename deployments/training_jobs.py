@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
-from ray.experimental.internal_kv import _internal_kv_get
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipelines.training_watch import JobServerError, JobState
+from aihub.recsys.training_jobs import JobServerError, JobState
+from deployments.ray_compat import find_job_server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,7 +74,7 @@ class TrainingJobs:
     @contextmanager
     def _server(self) -> Iterator[JobSubmissionClient]:
         try:
-            client = self._client or JobSubmissionClient(_server_address())
+            client = self._client or JobSubmissionClient(find_job_server())
             self._client = client
             yield client
         except (RuntimeError, OSError) as error:
@@ -85,11 +84,3 @@ class TrainingJobs:
 
 def job_name(run_id: str, attempt: int) -> str:
     return run_id if attempt == 1 else f"{run_id}-{attempt}"
-
-
-# Inside a worker the client's own guess is the default port, whatever the dashboard's really is.
-def _server_address() -> str:
-    address = _internal_kv_get(DASHBOARD_ADDRESS.encode(), namespace=KV_NAMESPACE_DASHBOARD)
-    if address is None:
-        raise JobServerError("this cluster has no dashboard, and so no job server")
-    return f"http://{address.decode()}"

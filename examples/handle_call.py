@@ -10,7 +10,7 @@ import asyncio
 
 import ray
 
-from aihub.errors import HubError
+from aihub.core.errors import HubError
 from deployments.client import HubClient
 
 

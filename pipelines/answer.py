@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from aihub.engines.base import ChatEngine, hold
-from aihub.errors import InvalidRequestError
-from aihub.schemas.chat import ChatCompletionRequest
-from aihub.schemas.validation import validate
+from aihub.chat.schemas import ChatCompletionRequest
+from aihub.chat.service import ChatEngine, hold
+from aihub.core.errors import InvalidRequestError
+from aihub.core.schemas import validate
 from pipelines.prompts import Prompts, question_message, source_block
 
 

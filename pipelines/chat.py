@@ -7,15 +7,15 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from aihub.engines.base import ChatEngine, ChatModelCard
-from aihub.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, NotFoundError
-from aihub.schemas.chat import ChatCompletionRequest
-from aihub.schemas.completions import CompletionRequest
-from aihub.security.principal import Principal
+from aihub.chat.completions import CompletionRequest
+from aihub.chat.routing import AUTO
+from aihub.chat.schemas import ChatCompletionRequest
+from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.core.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, NotFoundError
+from aihub.core.principal import Principal
+from aihub.core.sse import error_frame
 from pipelines.load_wait import LoadWait, open_stream
 from pipelines.rag import RagPipeline
-from pipelines.routing import AUTO
-from pipelines.sse import error_frame
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def model_not_found(model_id: str, known: Iterable[str]) -> NotFoundError:
 
 
 class ChatPipeline:
-    """Implements `aihub.api.services.ChatService`.
+    """Implements `aihub.chat.service.ChatService`.
 
     Args:
         timeout_s: Longest answer, streamed or not, retrieval included.

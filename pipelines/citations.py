@@ -14,8 +14,7 @@ from typing import Any
 
 from aihub.documents.sentences import sentences
 from pipelines.fact_support import holding_sentences, is_polar
-from pipelines.sentence_index import CitableSource, SentenceIndex
-from pipelines.words import Word, content_words
+from pipelines.sentence_index import CitableSource, SentenceIndex, Word, content_words
 
 MIN_SUPPORT = 0.5
 """A quote must hold more than this share of what a statement adds to the question, by word weight."""

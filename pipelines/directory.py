@@ -4,16 +4,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from aihub.engines.base import ChatEngine, ChatModelCard
-from aihub.errors import ModelUnavailableError, NotFoundError
-from aihub.providers.pool import ProviderPool, split_model_id
-from aihub.providers.settings import KnownProviders, ProviderName
-from aihub.telemetry.answer_notes import note
+from aihub.chat.fallback import Candidate, FallbackEngine
+from aihub.chat.history import EngineHistory, ObservedEngine
+from aihub.chat.providers.pool import ProviderPool, split_model_id
+from aihub.chat.providers.settings import KnownProviders, ProviderName
+from aihub.chat.routing import AUTO, Decision, ModelCandidate, Router
+from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.core.errors import ModelUnavailableError, NotFoundError
+from aihub.core.response_headers import note
 from pipelines.chat import EngineDirectory, model_not_found
-from pipelines.fallback import Candidate, FallbackEngine
-from pipelines.history import EngineHistory, ObservedEngine
 from pipelines.load_wait import LoadWait
-from pipelines.routing import AUTO, Decision, ModelCandidate, Router
 
 MODEL_HEADER = "x-aihub-model"
 REASONS_HEADER = "x-aihub-route-reasons"

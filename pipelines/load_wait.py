@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-from aihub.errors import HubError, ModelUnavailableError
-from pipelines.sse import comment, error_frame
+from aihub.core.errors import HubError, ModelUnavailableError
+from aihub.core.sse import comment, error_frame
 
 GRACE_S = 0.5
 """What is refused within this time is still an HTTP status; a model that is ready by then needs no comment."""
@@ -37,7 +37,7 @@ class LoadWait:
         """Note that the request waits for a model while the block runs.
 
         Args:
-            state: The model's state as last heard (see `aihub.lifecycle.state.ModelState`); None while it is not known to be
+            state: The model's state as last heard (see `aihub.models.memory.state.ModelState`); None while it is not known to be
                 one that a request waits for, and then the wait goes on in silence.
         """
         self._model_id, self._state = model_id, state

@@ -1,4 +1,4 @@
-"""The words around retrieved text: typed templates from `configs/prompts/*.yaml`, and the message built from them.
+r"""The words around retrieved text: typed templates from `configs/prompts/*.yaml`, and the message built from them.
 
 Templates hold no placeholders. A message is made by joining strings, so nothing a user or a document says (`{x}`,
 `{{7*7}}`, `%s`) is ever taken for a field. Retrieved text is data: every source stands between `\"\"\"` lines under its
@@ -6,26 +6,22 @@ number, and whatever a chat template could take for a role, or the model for a s
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
-from aihub.errors import ConfigurationError
-from aihub.profiles import StrictModel
-from aihub.security.markers import neutralise_markers
-from aihub.typed_yaml import load_typed_yaml
+from aihub.chat.markers import neutralise_markers
+from aihub.core.errors import ConfigurationError
+from aihub.core.language import has_vietnamese_letters
+from aihub.core.profiles import StrictModel
+from aihub.core.typed_configuration import load_typed_yaml
 
 PROMPTS_DIR = Path(__file__).resolve().parent.parent / "configs" / "prompts"
 DEFAULT_LANGUAGE = "en"
 MAX_NAME_CHARS = 120
 
 _FENCE = '"""'
-_VIETNAMESE_ONLY = frozenset("đơưă")
-_HOOK_AND_DOT = frozenset("\u0309\u0323")
-_TONES = frozenset("\u0300\u0301\u0303\u0309\u0323")
-_CIRCUMFLEX = "\u0302"
 
 # `neutralise_markers` leaves these to the model at hand, as they can be meant; in retrieved text nothing is lost by it.
 _MORE_MARKERS = ("<s>", "</s>", "<unk>", "<pad>", "<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -87,15 +83,6 @@ def _load_template(path: Path) -> PromptTemplate:
     if template.language != path.stem:
         raise ConfigurationError(f"Prompt file {path.name} says language {template.language!r}; make both equal.")
     return template
-
-
-def has_vietnamese_letters(text: str) -> bool:
-    """Say whether `text` has a letter that only Vietnamese uses: đ ơ ư ă, a hook or a dot below, or two marks on one vowel."""
-    for character in set(unicodedata.normalize("NFC", text).lower()):
-        marks = set(unicodedata.normalize("NFD", character)[1:])
-        if character in _VIETNAMESE_ONLY or marks & _HOOK_AND_DOT or (_CIRCUMFLEX in marks and marks & _TONES):
-            return True
-    return False
 
 
 def question_message(template: PromptTemplate, question: str, blocks: Sequence[str]) -> str:

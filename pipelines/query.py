@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aihub.documents.chunking import TokenCounter
 from aihub.documents.sentences import sentences
-from aihub.documents.tokens import TokenCounter
-from aihub.engines.base import Embedder
+from aihub.embeddings.service import Embedder
 
 SPECIAL_TOKENS = 2
 MOST_SENTENCES = 200

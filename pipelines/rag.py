@@ -7,30 +7,30 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from aihub.engines.base import ChatEngine, Embedder, hold
-from aihub.errors import InvalidRequestError, NotFoundError
-from aihub.schemas.chat import ChatCompletionRequest
-from aihub.schemas.filters import filter_tree
-from aihub.schemas.messages import UserMessage
-from aihub.schemas.retrieval import RetrievalOptions
-from aihub.security.markers import neutralise_markers
-from aihub.security.principal import Principal
-from aihub.storage.records import VectorStoreRecord
+from aihub.chat.markers import neutralise_markers
+from aihub.chat.messages import UserMessage
+from aihub.chat.schemas import ChatCompletionRequest, RetrievalOptions
+from aihub.chat.service import ChatEngine, hold
+from aihub.core.errors import InvalidRequestError, NotFoundError
+from aihub.core.filters import filter_tree
+from aihub.core.principal import Principal
+from aihub.core.sse import DONE, data_event, events, payload
+from aihub.documents.search.retriever import Retrieval, ScoredChunk
+from aihub.documents.serializers import require_same_model
+from aihub.documents.tables.records import VectorStoreRecord
+from aihub.embeddings.service import Embedder
 from pipelines.citations import find_citations
-from pipelines.fit import SourceText, fit_sources
+from pipelines.context_packing import SourceText, fit_sources
 from pipelines.prompts import Prompts
 from pipelines.query import QueryChooser, SearchQuery
-from pipelines.retrieve import Retrieval, ScoredChunk
 from pipelines.sentence_index import CitableSource
-from pipelines.sse import DONE, data_event, events, payload
-from pipelines.store_models import require_same_model
 
 MIN_RELEVANCE = 0.1
 """Score below which a chunk is no source. Low, as a question like "and on Sundays?" has few words to be found by."""
 
 
 class ChunkFinder(Protocol):
-    """`pipelines.retrieve.Retriever`."""
+    """`aihub.documents.search.retriever.Retriever`."""
 
     async def retrieve(
         self,
@@ -45,7 +45,7 @@ class ChunkFinder(Protocol):
 
 
 class StoreDirectory(Protocol):
-    """`aihub.storage.vector_stores.VectorStoreTable`."""
+    """`aihub.documents.tables.vector_stores.VectorStoreTable`."""
 
     async def get_many(self, tenant_id: str, store_ids: Sequence[str]) -> list[VectorStoreRecord]:
         """Return the stores in the order asked; `NotFoundError` names a missing one."""

@@ -13,11 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aihub.cli import processes
-from aihub.profiles import load_profile
-from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
-from aihub.registry.selection import select_chat_model, select_embedding_model
-from aihub.settings import Settings
+from aihub.cli import serve as processes
+from aihub.core.profiles import load_profile
+from aihub.core.settings import Settings
+from aihub.models.store.default_models import (
+    prepare_chat_model,
+    prepare_embedding_model,
+    select_chat_model,
+    select_embedding_model,
+)
 from benchmarks.servers import free_port
 from tests.serve.second_model import build_second_model
 

@@ -10,8 +10,8 @@ import hypothesis
 import psycopg
 import pytest
 
-from aihub.storage.embedded import EmbeddedStores, StoreUrls
-from aihub.storage.postgres import Database
+from aihub.core.embedded.stores import EmbeddedStores, StoreUrls
+from aihub.core.postgres import Database
 from tests.external_servers import ExternalPostgres
 
 pytest_plugins = ["tests.cluster"]
@@ -24,7 +24,7 @@ hypothesis.settings.load_profile("hub")
 @pytest.fixture(scope="session")
 def embedded_stores() -> Iterator[StoreUrls]:
     """URLs of embedded servers with all migrations done; started on first use, gone at the end of the session."""
-    from aihub.storage.migrate import upgrade
+    from aihub.core.migrate import upgrade
 
     home = Path(tempfile.mkdtemp(prefix="aihub-test-"))
     stores = EmbeddedStores(home)
@@ -40,7 +40,7 @@ def embedded_stores() -> Iterator[StoreUrls]:
 @pytest.fixture(scope="session")
 def external_postgres() -> Iterator[ExternalPostgres]:
     """A migrated PostgreSQL on a TCP port; a test that ends it starts it again."""
-    from aihub.storage.migrate import upgrade
+    from aihub.core.migrate import upgrade
 
     server = ExternalPostgres()
     try:

@@ -6,7 +6,7 @@ import psutil
 import psycopg
 import redis
 
-from aihub.storage.embedded import StoreUrls
+from aihub.core.embedded.stores import StoreUrls
 from tests.external_servers import is_alive
 
 
@@ -16,7 +16,7 @@ def servers_of(home: Path) -> list[int]:
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         cwd, words = process.info["cwd"] or "", process.info["cmdline"] or []
         is_server = cwd.startswith(str(home))
-        is_supervisor = "aihub.storage.supervisor" in words and str(home) in words
+        is_supervisor = "aihub.core.embedded.supervisor" in words and str(home) in words
         if (is_server or is_supervisor) and is_alive(process.info["pid"]):
             found.append(process.info["pid"])
     return found

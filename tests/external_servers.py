@@ -15,9 +15,9 @@ import psutil
 import psycopg
 import pytest
 
-from aihub.storage.embedded_servers import postgres_binary, redis_binary
-from aihub.storage.server_process import run_tool, spawn
-from aihub.storage.server_user import ServerUser, choose_server_user
+from aihub.core.embedded.process import run_tool, spawn
+from aihub.core.embedded.servers import postgres_binary, redis_binary
+from aihub.core.embedded.user import ServerUser, choose_server_user
 
 
 def free_port() -> int:

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import HubError
+from aihub.chat.fake import FakeChatEngine
+from aihub.core.errors import HubError
 
 
 class Fault:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.storage.files import FileTable
-from aihub.storage.postgres import Database
-from aihub.storage.records import Attributes, ChunkRow, FileRecord, VectorStoreFileRecord, VectorStoreRecord
-from aihub.storage.vector_stores import VectorStoreFileTable, VectorStoreTable
+from aihub.core.postgres import Database
+from aihub.documents.tables.files import FileTable
+from aihub.documents.tables.records import Attributes, ChunkRow, FileRecord, VectorStoreFileRecord, VectorStoreRecord
+from aihub.documents.tables.vector_store_files import VectorStoreFileTable
+from aihub.documents.tables.vector_stores import VectorStoreTable
 
 DIMENSIONS = 384
 CHUNKING: dict[str, Any] = {"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 0}}

@@ -9,11 +9,11 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
-from aihub.errors import HubError, InternalError
-from aihub.recsys.leftovers import RUN_NOTES
+from aihub.core.errors import HubError, InternalError
+from aihub.recsys.open_models import RUN_NOTES
+from aihub.recsys.tables.runs import training_died
+from aihub.recsys.tables.session import write_failure
 from aihub.recsys.training import TrainingPlace, TrainingResult
-from aihub.storage.recsys_runs import training_died
-from aihub.storage.recsys_session import write_failure
 
 WORKER_CPUS = 0.5
 """Bookkeeping only: on a machine with two cores serving has taken most of Ray's."""
@@ -73,7 +73,7 @@ def train_on_worker(
 
 def _train_here(config: dict[str, Any]) -> dict[str, Any] | HubError:
     """Run in the worker. An error of the data is a result: trying again would not help."""
-    from aihub.recsys.families import choose_family
+    from aihub.recsys.trainers import choose_family
     from aihub.recsys.training import train
 
     os.nice(NICENESS)

@@ -12,13 +12,13 @@ from typing import Any
 
 import ray
 
-from aihub.errors import HubError
+from aihub.core.errors import HubError
+from aihub.core.logging import configure_logging
+from aihub.core.settings import Settings
 from aihub.recsys.artifacts import ModelType
-from aihub.recsys.families import choose_family
 from aihub.recsys.settings import RecsysSettings
+from aihub.recsys.trainers import choose_family
 from aihub.recsys.training import TrainingPlace, TrainingResult, train
-from aihub.settings import Settings
-from aihub.telemetry.logging import configure_logging
 
 logger = logging.getLogger("training.run")
 

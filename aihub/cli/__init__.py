@@ -1,1 +1,1 @@
-"""The `aihub` command, one file per command group."""
+"""The command line: mounts the commands of the capabilities; starting the hub and its database."""

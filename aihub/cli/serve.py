@@ -1,7 +1,11 @@
-"""`aihub serve`: check the machine, prepare the models, run the Serve config, wait until it answers, stop it cleanly."""
+"""`aihub serve`: check the machine, prepare the models, run the Serve config, wait until it answers, stop it cleanly.
+
+Every process of a run inherits `AIHUB_RUN_ID`, so what is left after a stop is found whatever its parent.
+"""
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,15 +16,103 @@ from types import FrameType
 from typing import Annotated
 
 import httpx
+import psutil
 import typer
 
-from aihub.cli import banner, preflight, processes
-from aihub.errors import ConfigurationError
-from aihub.profiles import load_profile
-from aihub.registry.default_models import prepare_chat_model, prepare_embedding_model
-from aihub.registry.progress import progress_bar
-from aihub.registry.selection import select_chat_model, select_embedding_model
-from aihub.settings import Settings
+from aihub.cli import preflight
+from aihub.core.errors import ConfigurationError
+from aihub.core.profiles import load_profile
+from aihub.core.progress import progress_bar
+from aihub.core.settings import Settings
+from aihub.models.store.default_models import (
+    prepare_chat_model,
+    prepare_embedding_model,
+    select_chat_model,
+    select_embedding_model,
+)
+
+_DASHBOARD = re.compile(r"dashboard at\s+(?:\x1b\[[0-9;]*m)*(https?://[^\s\x1b]+)")
+
+
+def render(api_url: str, log_path: Path, model_id: str) -> str:
+    """Return the addresses and one curl to paste."""
+    return f"""
+  API        {api_url}/v1        (any OpenAI client: base_url="{api_url}/v1", any api_key)
+  API docs   {api_url}/docs
+  Dashboard  {find_dashboard(log_path)}  (token: run `.venv/bin/ray get-auth-token`)
+  Log        {log_path}
+
+Try it:
+
+  curl {api_url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{model_id}", "max_tokens": 40, "temperature": 0,
+         "messages": [{{"role": "user", "content": "Name the capital of France."}}]}}'
+
+Ctrl-C stops everything.
+"""
+
+
+def find_dashboard(log_path: Path) -> str:
+    """Return the address Ray printed; Ray takes the next port when 8265 is busy."""
+    found = _DASHBOARD.search(log_path.read_text(encoding="utf-8", errors="replace"))
+    return found.group(1) if found else "http://127.0.0.1:8265"
+
+
+RUN_ID_VARIABLE = "AIHUB_RUN_ID"
+
+
+def stop_all(child: "subprocess.Popen[bytes]", run_id: str, *, timeout_s: float) -> None:
+    """Interrupt `child`, wait for every process of the run to end, and end by force those that do not.
+
+    Args:
+        child: The process that runs the Serve config.
+        run_id: Value of `AIHUB_RUN_ID` of this run.
+        timeout_s: Longest wait for an orderly stop.
+    """
+    if child.poll() is None:
+        child.send_signal(signal.SIGINT)
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        child.poll()
+        if not find_run(run_id):
+            return
+        time.sleep(0.2)
+        if child.returncode is not None:
+            # The driver has gone: Ray's own processes end within seconds, the rest only needs a nudge.
+            deadline_s = min(deadline_s, time.monotonic() + 10.0)
+    left = find_run(run_id)
+    for process in left:
+        _signal(process, terminate=True)
+    _, stubborn = psutil.wait_procs(left, timeout=8.0)
+    for process in stubborn:
+        _signal(process, terminate=False)
+    psutil.wait_procs(stubborn, timeout=5.0)
+
+
+def find_run(run_id: str) -> list[psutil.Process]:
+    """Return the live processes of a run, this one excluded."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(RUN_ID_VARIABLE) == run_id:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            # Gone meanwhile, or another user's: not ours.
+            continue
+    return found
+
+
+def _signal(process: psutil.Process, *, terminate: bool) -> None:
+    try:
+        if terminate:
+            process.terminate()
+        else:
+            process.kill()
+    except psutil.NoSuchProcess:
+        return
+
 
 READY_TIMEOUT_S = 900.0
 STOP_TIMEOUT_S = 40.0
@@ -41,7 +133,7 @@ def serve(
         prepare_embedding_model(embedding_choice.source, settings, progress, backend=profile.embeddings.backend)
         prepare_chat_model(select_chat_model(settings, profile).source, settings, progress)
 
-    run_id = os.environ.get(processes.RUN_ID_VARIABLE) or uuid.uuid4().hex
+    run_id = os.environ.get(RUN_ID_VARIABLE) or uuid.uuid4().hex
     log_path = settings.home_path / "logs" / "serve.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     stop = _StopRequest()
@@ -52,12 +144,12 @@ def serve(
             stderr=subprocess.STDOUT,
             # Its own session: Ctrl-C reaches this process only, which then stops the hub in order.
             start_new_session=True,
-            env=os.environ | {"AIHUB_HOME": str(settings.home_path), processes.RUN_ID_VARIABLE: run_id} | plan.environment,
+            env=os.environ | {"AIHUB_HOME": str(settings.home_path), RUN_ID_VARIABLE: run_id} | plan.environment,
         )
         try:
             _wait_until_ready(child, plan.api_url, log_path, stop)
             if not stop.requested:
-                typer.echo(banner.render(plan.api_url, log_path, select_chat_model(settings, profile).model_id))
+                typer.echo(render(plan.api_url, log_path, select_chat_model(settings, profile).model_id))
             while not stop.requested:
                 if child.poll() is not None:
                     raise ConfigurationError(f"The hub stopped by itself. The reason is at the end of {log_path}.")
@@ -66,7 +158,7 @@ def serve(
             with contextlib.suppress(BrokenPipeError):
                 # The terminal may be gone already; the hub must be stopped all the same.
                 typer.echo("Stopping ...")
-            processes.stop_all(child, run_id, timeout_s=STOP_TIMEOUT_S)
+            stop_all(child, run_id, timeout_s=STOP_TIMEOUT_S)
             typer.echo("Stopped.")
 
 

@@ -1,1 +1,1 @@
-"""From an uploaded file to text and chunks, inside a limited child process."""
+"""Files and vector stores: wire types, routes, tables, parsing, search, ingest."""

@@ -1,1 +1,1 @@
-"""Recommendations, trending and next item: data types, fit, predict, evaluate. Plain Python; imported by jobs and deployments."""
+"""Recommendations, trending and next item: data, training, serving. Plain Python; imported by jobs and deployments."""

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from aihub.errors import ConflictError, InternalError, InvalidRequestError, NotFoundError
-from aihub.registry.documents import write_document
-from aihub.registry.publish import Origin, damaged_files, hold_lock, move_into_place, read_manifest, seal_folder
-from aihub.security.principal import DEFAULT_TENANT
+from aihub.core.errors import ConflictError, InternalError, InvalidRequestError, NotFoundError
+from aihub.core.files import Origin, damaged_files, hold_lock, move_into_place, read_manifest, seal_folder, write_document
+from aihub.core.principal import DEFAULT_TENANT
 
 ModelType = Literal["recommendation", "trending", "next_item"]
 MODEL_TYPES: tuple[ModelType, ...] = get_args(ModelType)

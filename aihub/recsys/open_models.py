@@ -1,15 +1,16 @@
-"""Loaded models of many stores, the least recently used one closed first."""
+"""Model folders of many stores: those in memory, the least recently used closed first, and what killed trainings left behind."""
 
 import asyncio
 import math
+import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aihub.recsys.artifacts import ArtifactStore, ModelType
+from aihub.recsys.artifacts import CHECKPOINTS, ArtifactStore, ModelType
 
 Loader = Callable[[Path], Any]
 Key = tuple[str, int, ModelType]
@@ -94,3 +95,42 @@ class OpenModels:
             return OpenModel(found.version, found.model, now)
         version = artifacts.open(store_id, model_type)
         return OpenModel(version.name, self._loaders[model_type](version.path), now)
+
+
+RESULTS = "results"
+RUN_NOTES = "training"
+LEAST_AGE_S = 60.0
+"""A folder that was changed since is left alone: its training may be about to remove it itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A folder that belongs to one training."""
+
+    training_id: str
+    path: Path
+
+
+def find_leftovers(home: Path) -> list[Leftover]:
+    """Return the folders of all trainings of all tenants under the state folder, running ones included. Blocking."""
+    newest_s = time.time() - LEAST_AGE_S
+    return [Leftover(path.name, path) for path in _folders(home) if _changed_s(path) < newest_s]
+
+
+def remove_leftovers(leftovers: list[Leftover]) -> None:
+    """Remove these folders; one that cannot be removed stays for the next time. Blocking."""
+    for leftover in leftovers:
+        shutil.rmtree(leftover.path, ignore_errors=True)
+
+
+def _folders(home: Path) -> Iterator[Path]:
+    for stores in ("store_*", "tenants/*/store_*"):
+        yield from (home / RESULTS).glob(f"{stores}/*/{CHECKPOINTS}/*")
+    yield from (home / RUN_NOTES).glob("*")
+
+
+def _changed_s(path: Path) -> float:
+    try:
+        return max((one.stat().st_mtime for one in (path, *path.iterdir())), default=0.0)
+    except OSError:  # its training has removed it meanwhile
+        return float("inf")

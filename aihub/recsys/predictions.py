@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
 from aihub.recsys.artifacts import ModelType
+from aihub.recsys.data.live import Availability
 from aihub.recsys.open_models import OpenModel, OpenModels
 from aihub.recsys.results import NextItem, Scored, TrendItem
-from aihub.recsys.store_data.live import Availability
 
 Fallback = Literal["popular"]
 
@@ -20,7 +20,7 @@ _WIDEN = 4
 
 
 class AnswerCache(Protocol):
-    """Bytes by key, as `aihub.storage.cache.Cache`."""
+    """Bytes by key, as `aihub.core.cache.Cache`."""
 
     async def get(self, key: str) -> bytes | None: ...
 

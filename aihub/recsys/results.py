@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aihub.errors import ConflictError
+from aihub.core.errors import ConflictError
 
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and the fraction done, 0 to 1."""
@@ -57,7 +57,7 @@ class TrendItem:
     Attributes:
         variant_id, item_id: The shop's ids.
         predicted_sales: Units in the next period.
-        trend_score: See `aihub.recsys.trending`.
+        trend_score: See `aihub.recsys.trending.model`.
     """
 
     variant_id: int

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aihub.errors import HubError, InternalError, ModelUnavailableError
+from aihub.core.errors import HubError, InternalError, ModelUnavailableError
+from aihub.core.principal import DEFAULT_TENANT
+from aihub.recsys.array_files import FitCheckpoint
 from aihub.recsys.artifacts import GATES, ArtifactStore, ModelDamagedError, ModelType, Version
-from aihub.recsys.fit_checkpoint import FitCheckpoint
-from aihub.recsys.leftovers import RESULTS
-from aihub.recsys.model_family import ModelFamily, Trained
+from aihub.recsys.data.extraction import Limits
+from aihub.recsys.data.mapping import Mapping as ShopMapping
+from aihub.recsys.data.mapping import load_mapping
+from aihub.recsys.open_models import RESULTS
 from aihub.recsys.results import Cancelled, Progress, TrainingCancelledError, ignore_progress, never_cancelled, raise_if_cancelled
 from aihub.recsys.settings import RecsysSettings
-from aihub.recsys.store_data.extraction import Limits
-from aihub.recsys.store_data.mapping import Mapping as ShopMapping
-from aihub.recsys.store_data.mapping import load_mapping
+from aihub.recsys.tables.session import ResultNotWrittenError, TrainingSession
+from aihub.recsys.trainers import ModelFamily, Trained
 from aihub.recsys.training_data import read_training_data
-from aihub.security.principal import DEFAULT_TENANT
-from aihub.storage.recsys_session import ResultNotWrittenError, TrainingSession
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def train(
 
     Args:
         place: Where to read and write.
-        family: How such a model is read and fitted; see `aihub.recsys.families`.
+        family: How such a model is read and fitted; see `aihub.recsys.trainers`.
         store_id: Number of the store.
         model_type: Which model.
         parameters: Hyper-parameters; the family's defaults for what is left out.

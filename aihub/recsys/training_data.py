@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from aihub.recsys.fit_checkpoint import FitCheckpoint
-from aihub.recsys.model_family import ModelFamily
-from aihub.recsys.store_data.errors import NotEnoughDataError
-from aihub.recsys.store_data.extraction import Limits, open_store
-from aihub.recsys.store_data.mapping import Mapping as ShopMapping
+from aihub.recsys.array_files import FitCheckpoint
+from aihub.recsys.data.connections import NotEnoughDataError
+from aihub.recsys.data.extraction import Limits, open_store
+from aihub.recsys.data.mapping import Mapping as ShopMapping
+from aihub.recsys.trainers import ModelFamily
 
 _STAGE = "data"
 

@@ -83,7 +83,7 @@ def test_postgres_killed_comes_back_with_its_data(hub: RunningHub) -> None:
 
 
 def test_supervisor_of_the_stores_killed_comes_back_with_both_servers(hub: RunningHub) -> None:
-    (supervisor,) = hub.processes("aihub.storage.supervisor")
+    (supervisor,) = hub.processes("aihub.core.embedded.supervisor")
     supervisor.kill()
     wait_for(lambda: parts(hub)["postgres"] == "ok" and supervisor.pid not in psutil.pids(), 60)
     wait_for(lambda: httpx.get(f"{hub.url}/v1/files", timeout=30).status_code == 200, 30)
@@ -153,7 +153,7 @@ def test_embeddings_replica_killed_comes_back(hub: RunningHub) -> None:
 
 def store_servers(hub: RunningHub, name: str) -> list[psutil.Process]:
     """The embedded servers run in an environment of their own, below their supervisor."""
-    (supervisor,) = hub.processes("aihub.storage.supervisor")
+    (supervisor,) = hub.processes("aihub.core.embedded.supervisor")
     return [process for process in supervisor.children(recursive=True) if name in process.name()]
 
 

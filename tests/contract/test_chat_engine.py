@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from aihub.engines.base import ChatEngine
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import ContextLengthError
+from aihub.chat.fake import FakeChatEngine
+from aihub.chat.service import ChatEngine
+from aihub.core.errors import ContextLengthError
 
 STOPPED_WITHIN_S = 1.0
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from aihub.engines.base import Embedder
-from aihub.engines.embedder import SentenceEmbedder
-from aihub.engines.fake import FakeEmbedder
-from aihub.errors import InvalidRequestError
-from aihub.registry.default_models import prepare_embedding_model
-from aihub.settings import Settings
+from aihub.core.errors import InvalidRequestError
+from aihub.core.settings import Settings
+from aihub.embeddings.embedder import SentenceEmbedder
+from aihub.embeddings.fake import FakeEmbedder
+from aihub.embeddings.service import Embedder
+from aihub.models.store.default_models import prepare_embedding_model
 
 TEXTS = ["Xin chào các bạn", "hello", "a much longer text about shoes " * 20, "مرحبا", "👩‍👩‍👧 emoji", "Z̷a̷l̷g̷o̷"]
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from aihub.engines.base import ChatEngine
-from aihub.errors import EngineTimeoutError, HubError, InvalidRequestError, NotFoundError, RateLimitError
-from aihub.providers.failures import ProviderError, ProviderKeyError, ProviderUnavailableError
-from aihub.providers.metrics import ProviderMetrics
-from aihub.providers.origin import MAX_LINE_BYTES
-from aihub.providers.pool import ProviderPool
-from aihub.providers.resilience import RetryPolicy
-from aihub.providers.settings import KnownModel, KnownProvider, KnownProviders, ProviderName, ProviderSettings
+from aihub.chat.providers.connection import ProviderMetrics
+from aihub.chat.providers.failures import ProviderError, ProviderKeyError, ProviderUnavailableError
+from aihub.chat.providers.origin import MAX_LINE_BYTES
+from aihub.chat.providers.pool import ProviderPool
+from aihub.chat.providers.resilience import RetryPolicy
+from aihub.chat.providers.settings import KnownModel, KnownProvider, KnownProviders, ProviderName, ProviderSettings
+from aihub.chat.service import ChatEngine
+from aihub.core.errors import EngineTimeoutError, HubError, InvalidRequestError, NotFoundError, RateLimitError
 from tests.contract.test_chat_engine import ChatEngineContract, chat_body, collect
 from tests.provider_servers import Fault, OllamaServer, OpenAIServer, ProviderServer
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 import numpy as np
 import pytest
 
-from aihub.errors import HubError, NotFoundError, StorageUnavailableError
-from aihub.storage.cache import Cache
-from aihub.storage.chunks import ChunkTable
-from aihub.storage.embedded import StoreUrls
-from aihub.storage.postgres import Database
+from aihub.core.cache import Cache
+from aihub.core.embedded.stores import StoreUrls
+from aihub.core.errors import HubError, NotFoundError, StorageUnavailableError
+from aihub.core.postgres import Database
+from aihub.documents.tables.chunks import ChunkTable
 from tests.external_servers import ExternalPostgres, ExternalRedis
 from tests.storage_parts import Documents, chunk_rows, unit_vectors
 

@@ -15,10 +15,10 @@ from typing import Any
 import ray
 from ray import serve
 
-from aihub.engines.base import PartHealth
-from aihub.lifecycle.host import ModelSpec
-from aihub.lifecycle.requirement import GIB, MemoryRequirement
-from aihub.profiles import EmbeddingsProfile, load_profile
+from aihub.core.health import PartHealth
+from aihub.core.profiles import EmbeddingsProfile, load_profile
+from aihub.models.memory.host import ModelSpec
+from aihub.models.memory.requirement import GIB, MemoryRequirement
 from deployments.engine_failure import engine_error
 from deployments.llm import EngineOptions, LLMDeployment
 

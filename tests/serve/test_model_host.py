@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from ray import serve
 
-from aihub.errors import ModelUnavailableError
-from aihub.profiles import load_profile
+from aihub.core.errors import ModelUnavailableError
+from aihub.core.profiles import load_profile
 from deployments import model_host
 from deployments.engine_sleep import EngineSleep
 from deployments.llm_app import app_name

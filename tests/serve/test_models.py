@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from aihub.errors import InvalidRequestError
+from aihub.core.errors import InvalidRequestError
 from deployments.client import HubClient, LLMService
 from tests.cluster import MODELS_MEMORY_GB, SECOND_MODEL, RunningHub
 

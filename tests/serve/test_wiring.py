@@ -14,7 +14,8 @@ from vllm.device_allocator.cumem import AllocationData, CuMemAllocator
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 
-from aihub.errors import (
+from aihub.chat.history import EngineHistory
+from aihub.core.errors import (
     ConfigurationError,
     EngineTimeoutError,
     HubError,
@@ -23,19 +24,18 @@ from aihub.errors import (
     NotFoundError,
     OverloadedError,
 )
-from aihub.lifecycle.host import ModelSpec
-from aihub.lifecycle.requirement import GIB, MemoryRequirement
-from aihub.profiles import PROFILES_DIR, load_profile
-from deployments import vllm_adapter
+from aihub.core.profiles import PROFILES_DIR, load_profile
+from aihub.models.memory.host import ModelSpec
+from aihub.models.memory.requirement import GIB, MemoryRequirement
+from deployments import vllm_compat as vllm_adapter
 from deployments.app import AppArgs
 from deployments.engine_worker import WorkerReport
 from deployments.handles import AppConnection, translate_error
+from deployments.launch import check_serve_config
 from deployments.llm_app import engine_kwargs, gpu_share
 from deployments.model_directory import ModelDirectory
 from deployments.model_host import ServeModelHost
 from deployments.options import serve_options
-from deployments.serve_config import check_serve_config
-from pipelines.history import EngineHistory
 from tests.cluster import ROOT
 
 SERVE_CONFIG = ROOT / "serve_config.yaml"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aihub.cli import banner
+from aihub.cli import serve as banner
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

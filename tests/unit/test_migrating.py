@@ -8,14 +8,13 @@ import pytest
 from fastapi.routing import APIRoute
 from typer.main import get_command
 
-from aihub.api.app import create_app
 from aihub.cli.main import app as commands
-from aihub.recsys.settings import RecsysSettings
-from aihub.recsys.shop_database import ShopDatabase
-from aihub.registry.configuration import ENVIRONMENT
-from aihub.settings import Settings
+from aihub.core.settings import Settings
+from aihub.http.app import create_app
+from aihub.models.configuration import ENVIRONMENT
+from aihub.recsys.settings import RecsysSettings, ShopDatabase
 from deployments.client import LLMService
-from tests.unit.api.services import Parts
+from tests.unit.http.services import Parts
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "migrating.md").read_text(encoding="utf-8")
 SERVICES = ("Chat hub", "Model manager", "Offline LLM service", "RAG backend", "Recommendation service")

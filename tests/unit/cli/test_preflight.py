@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from aihub.cli import preflight
-from aihub.errors import ConfigurationError
-from aihub.settings import Settings
+from aihub.core.errors import ConfigurationError
+from aihub.core.settings import Settings
 
 CONFIG = "http_options: {host: 127.0.0.1, port: %d}\napplications: []\n"
 
@@ -72,7 +72,7 @@ def test_unusable_state_folder_is_named(tmp_path: Path) -> None:
 
 def test_log_line_of_a_configuration_error_becomes_the_message(tmp_path: Path) -> None:
     log = tmp_path / "serve.log"
-    log.write_text("noise\n(pid=1) aihub.errors.ConfigurationError: The model is missing. Run X.\nnoise\n", encoding="utf-8")
+    log.write_text("noise\n(pid=1) aihub.core.errors.ConfigurationError: The model is missing. Run X.\nnoise\n", encoding="utf-8")
     assert preflight.explain_failure(log) == "The model is missing. Run X."
 
 

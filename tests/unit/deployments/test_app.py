@@ -1,6 +1,6 @@
 import pytest
 
-from aihub.settings import Settings
+from aihub.core.settings import Settings
 from deployments.app import with_own_names
 
 

@@ -12,11 +12,11 @@ import pytest
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import RequestCancelledError
 
-from aihub.engines.base import PartHealth
-from aihub.errors import InvalidRequestError, ModelUnavailableError
+from aihub.core.errors import InvalidRequestError, ModelUnavailableError
+from aihub.core.health import PartHealth
 from deployments.cancellation import _is_no_refusal, quiet_cancellations, raise_if_cancelled
 from deployments.handles import AppConnection
-from deployments.short_way import _pass
+from deployments.local_fast_path import _pass
 
 
 class Response:

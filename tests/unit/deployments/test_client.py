@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from aihub.errors import InvalidRequestError, ModelUnavailableError, RateLimitError, UnavailableError
+from aihub.core.errors import InvalidRequestError, ModelUnavailableError, RateLimitError, UnavailableError
+from aihub.core.sse import DONE, comment, data_event, error_frame
 from deployments.client import HubClient, LLMService
 from pipelines.answer import GeneratedAnswer
-from pipelines.sse import DONE, comment, data_event, error_frame
 
 
 class Frames:

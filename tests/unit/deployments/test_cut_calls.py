@@ -11,8 +11,8 @@ pytest.importorskip("vllm")
 from vllm.exceptions import VLLMValidationError
 
 from deployments.cut_calls import HermesCalls, _KeptReasons, partial_calls
-from deployments.greedy import several_greedy
-from deployments.vllm_adapter import ChatCompletionRequest, DelegatingParser, Hermes2ProToolParser
+from deployments.llm_messages import several_greedy
+from deployments.vllm_compat import ChatCompletionRequest, DelegatingParser, Hermes2ProToolParser
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Hà Nội", "days": [1, 2]}}\n</tool_call>'

@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 
 from deployments import engine_process
-from deployments.engine_process import (
-    EarlyContext,
-    EarlyProcess,
-    cpu_environment,
-    describe_cause,
-    one_cpu_per_core,
-    parse_cpus,
-)
+from deployments.engine_process import EarlyContext, EarlyProcess, cpu_environment, describe_cause, one_cpu_per_core, parse_cpus
 
 WAIT_S = 20.0
 

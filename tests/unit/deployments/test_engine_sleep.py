@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aihub.errors import ModelUnavailableError
+from aihub.core.errors import ModelUnavailableError
 from deployments.engine_sleep import EngineSleep
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
-from aihub.engines.base import PartHealth
-from aihub.errors import ModelUnavailableError
+from aihub.core.errors import ModelUnavailableError
+from aihub.core.health import PartHealth
 from deployments import handles
 from deployments.handles import AppConnection
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from aihub.errors import InvalidRequestError
-from aihub.schemas.chat import ChatCompletionRequest
-from aihub.security.principal import Principal
+from aihub.chat.schemas import ChatCompletionRequest
+from aihub.core.errors import InvalidRequestError
+from aihub.core.principal import Principal
+from aihub.core.sse import DONE, data_event
 from deployments.ingress import Ingress
 from pipelines.prompts import load_prompts
-from pipelines.sse import DONE, data_event
 
 PROMPTS = load_prompts()
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from aihub.errors import ConfigurationError
-from aihub.settings import Settings
-from deployments import launch, serve_state
-from deployments.serve_state import ApplicationState
+from aihub.core.errors import ConfigurationError
+from aihub.core.settings import Settings
+from deployments import launch, ray_compat
+from deployments.ray_compat import ApplicationState
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def start(kind: str) -> None:
 
 
 def test_only_the_dashboard_is_told_which_parts_to_start(started: list[tuple[list[str], str]]) -> None:
-    launch.choose_dashboard_modules(Settings().dashboard_modules)
+    ray_compat.choose_dashboard_modules(Settings().dashboard_modules)
     start("dashboard")
     start("raylet")
     assert started == [
@@ -37,20 +37,20 @@ def test_only_the_dashboard_is_told_which_parts_to_start(started: list[tuple[lis
 
 
 def test_the_part_that_trainings_need_is_always_started(started: list[tuple[list[str], str]]) -> None:
-    launch.choose_dashboard_modules("NodeHead")
+    ray_compat.choose_dashboard_modules("NodeHead")
     start("dashboard")
     assert started[0][0][-1] == "--modules-to-load=JobHead,NodeHead"
 
 
 def test_all_parts_are_rays_own_choice(started: list[tuple[list[str], str]]) -> None:
-    launch.choose_dashboard_modules("all")
+    ray_compat.choose_dashboard_modules("all")
     start("dashboard")
     assert started == [(["program"], "dashboard")]
 
 
 def test_an_unknown_part_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigurationError, match="AIHUB_DASHBOARD_MODULES: the dashboard has no JobsHead. Choose from .*JobHead"):
-        launch.choose_dashboard_modules("JobsHead")
+        ray_compat.choose_dashboard_modules("JobsHead")
 
 
 def test_every_named_part_exists_in_this_version_of_ray() -> None:
@@ -58,7 +58,7 @@ def test_every_named_part_exists_in_this_version_of_ray() -> None:
     from ray.dashboard.utils import DashboardHeadModule, get_all_modules
 
     there = {cls.__name__ for kind in (SubprocessModule, DashboardHeadModule) for cls in get_all_modules(kind)}
-    assert launch.DASHBOARD_MODULES <= there
+    assert ray_compat.DASHBOARD_MODULES <= there
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def statuses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
 
     monkeypatch.setattr(launch, "POLL_S", 0.0)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(serve_state, "read_applications", read_applications)
+    monkeypatch.setattr(ray_compat, "read_applications", read_applications)
     yield looks
     assert looks == []
 

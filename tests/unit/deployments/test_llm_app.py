@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aihub.lifecycle.host import ModelSpec
-from aihub.lifecycle.requirement import GIB, MemoryRequirement
-from aihub.profiles import load_profile
+from aihub.core.profiles import load_profile
+from aihub.models.memory.host import ModelSpec
+from aihub.models.memory.requirement import GIB, MemoryRequirement
 from deployments.llm_app import app_name, engine_environment, engine_kwargs, gpu_share, model_of
 
 

@@ -13,23 +13,24 @@ import httpx2
 import openai
 import pytest
 
-from aihub.api.app import create_app
-from aihub.api.local_server import LocalServer
-from aihub.engines.base import ChatEngine, PartHealth
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.lifecycle import load_progress
-from aihub.lifecycle.fake import FakeHost
-from aihub.lifecycle.host import ModelSpec
-from aihub.lifecycle.status import ModelStatus
-from aihub.registry.configuration import HubConfiguration
+from aihub.chat.fake import FakeChatEngine
+from aihub.chat.history import EngineHistory
+from aihub.chat.service import ChatEngine
+from aihub.core.health import PartHealth
+from aihub.http.app import create_app
+from aihub.http.local_server import LocalServer
+from aihub.models.configuration import HubConfiguration
+from aihub.models.memory import loader
+from aihub.models.memory.fake import FakeHost
+from aihub.models.memory.host import ModelSpec
+from aihub.models.memory.status import ModelStatus
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
 from deployments.models import ModelsReport, ModelView
 from pipelines import load_wait
 from pipelines.chat import ChatPipeline
-from pipelines.history import EngineHistory
-from tests.unit.api.services import Parts
-from tests.unit.lifecycle.hub_parts import GIB, POLICY, Hub, running_hub, spec
+from tests.unit.http.services import Parts
+from tests.unit.models.memory.lifecycle_parts import GIB, POLICY, Hub, running_hub, spec
 from tests.unit.pipelines.rag_parts import hub as pipeline_hub
 
 MODEL = "mô-hình"
@@ -144,7 +145,7 @@ async def waiting_hub(*, load_wait_s: float = 50.0, max_waiting: int = 64) -> As
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_wait, "GRACE_S", 0.05)
     monkeypatch.setattr(load_wait, "COMMENT_PERIOD_S", 0.1)
-    monkeypatch.setattr(load_progress, "UNKNOWN_RETRY_S", 1)
+    monkeypatch.setattr(loader, "UNKNOWN_RETRY_S", 1)
 
 
 def body(path: str, **fields: Any) -> dict[str, Any]:

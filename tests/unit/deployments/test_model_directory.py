@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from aihub.engines.base import PartHealth
-from aihub.lifecycle.clients import Directory, ReadyModel
-from aihub.registry.configuration import HubConfiguration
+from aihub.chat.history import EngineHistory
+from aihub.core.health import PartHealth
+from aihub.models.configuration import HubConfiguration
+from aihub.models.memory.state import Directory, ReadyModel
 from deployments import model_directory
 from deployments.model_directory import CONNECT_TIMEOUT_S, ModelDirectory
 from deployments.models import ModelsReport, ModelView
-from pipelines.history import EngineHistory
 
 VIEW = ModelView("m", "unloaded", False, None, ("chat",), ("en",), 4096, 1, True)
 LOST = PartHealth("down", "its replica died; Serve starts a new one")

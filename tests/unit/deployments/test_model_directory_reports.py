@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from aihub.engines.base import PartHealth
-from aihub.errors import ModelUnavailableError
-from aihub.lifecycle.clients import Directory, ReadyModel
-from aihub.registry.configuration import HubConfiguration
+from aihub.chat.history import EngineHistory
+from aihub.core.errors import ModelUnavailableError
+from aihub.core.health import PartHealth
+from aihub.models.configuration import HubConfiguration
+from aihub.models.memory.state import Directory, ReadyModel
 from deployments import model_directory
 from deployments.model_directory import ModelDirectory
 from deployments.models import ModelsReport, ModelView
-from pipelines.history import EngineHistory
 
 MODEL = "tiny"
 PERIOD_S = 0.02
@@ -110,9 +110,8 @@ async def test_a_manager_that_has_died_is_asked_every_period_until_it_is_back(ma
 
 
 def test_the_quiet_period_is_shorter_than_the_lease_of_a_directory() -> None:
-    from aihub.lifecycle.board import Board
-    from aihub.lifecycle.ledger import MemoryLedger
-    from aihub.lifecycle.policy import LifecyclePolicy
+    from aihub.models.memory.ledger import MemoryLedger
+    from aihub.models.memory.manager_state import Board, LifecyclePolicy
 
     lease_s = Board(MemoryLedger({}), LifecyclePolicy()).directory().lease_s
     assert model_directory.QUIET_REPORT_PERIOD_S < lease_s

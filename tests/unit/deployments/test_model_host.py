@@ -3,9 +3,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aihub.lifecycle.generation_defaults import GenerationDefaultsInForce, GenerationDefaultsStore
-from aihub.profiles import load_profile
-from aihub.settings import Settings
+from aihub.core.profiles import load_profile
+from aihub.core.settings import Settings
+from aihub.models.memory.generation_defaults import GenerationDefaultsInForce, GenerationDefaultsStore
 from deployments.model_host import ServeModelHost
 
 MODEL = "smollm2"

@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from aihub.errors import ModelUnavailableError
-from aihub.lifecycle.state import ModelState
-from aihub.lifecycle.status import ModelStatus
-from aihub.security.principal import Principal
+from aihub.core.errors import ModelUnavailableError
+from aihub.core.principal import Principal
+from aihub.models.memory.state import ModelState
+from aihub.models.memory.status import ModelStatus
 from deployments.model_services import RemoteLifecycle
 
 

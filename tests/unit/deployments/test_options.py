@@ -1,4 +1,4 @@
-from aihub.profiles import Autoscaling, DeploymentProfile
+from aihub.core.profiles import Autoscaling, DeploymentProfile
 from deployments.options import serve_options
 
 

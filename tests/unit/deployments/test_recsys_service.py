@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from aihub.errors import ConflictError
-from aihub.security.principal import Principal
+from aihub.core.errors import ConflictError
+from aihub.core.principal import Principal
+from aihub.recsys import training_jobs
 from deployments.recsys_service import RemoteRecsys
-from pipelines import training_waits
 
 
 class Connection:
@@ -25,7 +25,7 @@ class Connection:
 
 
 async def test_a_request_that_waits_for_a_training_holds_no_request_of_the_recommender(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_waits, "PERIOD_S", 0.05)
+    monkeypatch.setattr(training_jobs, "WAIT_PERIOD_S", 0.05)
     connection = Connection()
     recsys = RemoteRecsys(connection)  # type: ignore[arg-type]
     waiting = asyncio.create_task(recsys.finish_training(Principal(), "train-1"))

@@ -7,13 +7,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aihub.api.app import create_app
-from aihub.errors import ModelUnavailableError
-from aihub.telemetry.metrics import Metrics
-from aihub.telemetry.replica_metrics import ReplicaBoard
+from aihub.core.errors import ModelUnavailableError
+from aihub.core.metrics import Metrics, ReplicaBoard
+from aihub.http.app import create_app
 from deployments import replica_metrics
 from deployments.replica_metrics import ReplicaMetrics
-from tests.unit.api.services import Parts
+from tests.unit.http.services import Parts
 
 
 class Models:

@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 
-from aihub.engines.base import PartHealth
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import HubError, OverloadedError, StorageUnavailableError
-from aihub.lifecycle.fake import FakeHost
-from aihub.lifecycle.policy import LifecyclePolicy
-from aihub.registry.configuration import HubConfiguration
-from aihub.storage.records import VectorStoreRecord
+from aihub.chat.fake import FakeChatEngine
+from aihub.chat.fallback import Candidate, FallbackEngine
+from aihub.chat.history import EngineHistory, ObservedEngine
+from aihub.core.errors import HubError, OverloadedError, StorageUnavailableError
+from aihub.core.health import PartHealth
+from aihub.documents.search.retriever import Retrieval
+from aihub.documents.tables.records import VectorStoreRecord
+from aihub.models.configuration import HubConfiguration
+from aihub.models.memory.fake import FakeHost
+from aihub.models.memory.manager_state import LifecyclePolicy
 from deployments import model_directory
 from deployments.model_directory import ModelDirectory
 from deployments.models import ModelsReport
 from pipelines.chat import ChatPipeline
-from pipelines.fallback import Candidate, FallbackEngine
-from pipelines.history import EngineHistory, ObservedEngine
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
-from pipelines.retrieve import Retrieval
-from tests.unit.lifecycle.hub_parts import GIB, Hub, running_hub, spec
+from tests.unit.models.memory.lifecycle_parts import GIB, Hub, running_hub, spec
 from tests.unit.pipelines.rag_parts import BATTERY, CALLER, CardOnlyEmbedder, ListedFinder, MemoryStores, chunks, request
 
 ENGINE = FakeChatEngine("first")

@@ -8,7 +8,7 @@ from ray.serve import context
 from ray.serve.schema import ApplicationStatus, ServeInstanceDetails
 
 from deployments.handles import _running_replicas
-from deployments.serve_state import read_applications
+from deployments.ray_compat import read_applications
 
 DETAILS: dict[str, Any] = {
     "applications": {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from aihub.documents.parse import DocumentParser
-from aihub.documents.tokens import TokenCounter
+from aihub.documents.chunking import TokenCounter
+from aihub.documents.parsing.parser import DocumentParser
 
 
 @pytest.fixture(scope="session")

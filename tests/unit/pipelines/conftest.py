@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.lifecycle.virtual_time import VirtualTimeLoop
+from tests.unit.models.memory.virtual_time import VirtualTimeLoop
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from aihub.engines.base import ChatEngine, ChatModelCard, EmbedderCard, Embeddings, PartHealth
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import HubError, NotFoundError
-from aihub.schemas.chat import ChatCompletionRequest
-from aihub.schemas.validation import validate
-from aihub.security.principal import Principal
-from aihub.storage.records import ChunkHit, FileCounts, VectorStoreRecord
+from aihub.chat.fake import FakeChatEngine
+from aihub.chat.schemas import ChatCompletionRequest
+from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.core.errors import HubError, NotFoundError
+from aihub.core.health import PartHealth
+from aihub.core.principal import Principal
+from aihub.core.schemas import validate
+from aihub.documents.search.retriever import Retrieval, ScoredChunk
+from aihub.documents.tables.records import ChunkHit, FileCounts, VectorStoreRecord
+from aihub.embeddings.service import EmbedderCard, Embeddings
 from pipelines.chat import ChatPipeline, model_not_found
 from pipelines.load_wait import LoadWait
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
-from pipelines.retrieve import Retrieval, ScoredChunk
 
 GOLDEN = Path(__file__).parent / "golden"
 CALLER = Principal()

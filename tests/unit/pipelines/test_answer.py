@@ -1,7 +1,7 @@
 import pytest
 
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import ContextLengthError, InvalidRequestError
+from aihub.chat.fake import FakeChatEngine
+from aihub.core.errors import ContextLengthError, InvalidRequestError
 from pipelines.answer import GeneratedAnswer, generate_answer, question_body
 from pipelines.prompts import load_prompts
 

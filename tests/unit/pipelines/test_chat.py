@@ -7,11 +7,11 @@ import httpx2
 import openai
 import pytest
 
-from aihub.engines.base import ChatModelCard
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import EngineTimeoutError, ModelUnavailableError, NotFoundError, OverloadedError
-from aihub.schemas.completions import CompletionRequest
-from aihub.schemas.validation import validate
+from aihub.chat.completions import CompletionRequest
+from aihub.chat.fake import FakeChatEngine
+from aihub.chat.service import ChatModelCard
+from aihub.core.errors import EngineTimeoutError, ModelUnavailableError, NotFoundError, OverloadedError
+from aihub.core.schemas import validate
 from pipelines.load_wait import LoadWait
 from tests.unit.pipelines.rag_parts import (
     BATTERY,

@@ -4,21 +4,21 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from aihub.engines.base import ChatEngine, ChatModelCard
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import ModelUnavailableError, NotFoundError
-from aihub.providers.failures import ProviderNotConfiguredError, ProviderUnavailableError
-from aihub.providers.metrics import ProviderMetrics
-from aihub.providers.pool import ProviderPool
-from aihub.providers.resilience import RetryPolicy
-from aihub.providers.settings import ProviderSettings, load_known_providers
-from aihub.telemetry.answer_notes import answer_notes
+from aihub.chat.fake import FakeChatEngine
+from aihub.chat.history import EngineHistory
+from aihub.chat.providers.connection import ProviderMetrics
+from aihub.chat.providers.failures import ProviderNotConfiguredError, ProviderUnavailableError
+from aihub.chat.providers.pool import ProviderPool
+from aihub.chat.providers.resilience import RetryPolicy
+from aihub.chat.providers.settings import ProviderSettings, load_known_providers
+from aihub.chat.routing import ModelCandidate, Router
+from aihub.chat.routing_rules import load_routing_rules
+from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.core.errors import ModelUnavailableError, NotFoundError
+from aihub.core.response_headers import answer_notes
 from pipelines.chat import model_not_found
 from pipelines.directory import ProviderDirectory
-from pipelines.history import EngineHistory
 from pipelines.load_wait import LoadWait
-from pipelines.routing import ModelCandidate, Router
-from pipelines.routing_rules import load_routing_rules
 
 KNOWN = load_known_providers()
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Xin chào"}]}

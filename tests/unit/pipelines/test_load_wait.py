@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from aihub.engines.base import ChatEngine
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import HubError, ModelUnavailableError, NotFoundError, OverloadedError
+from aihub.chat.fake import FakeChatEngine
+from aihub.chat.service import ChatEngine
+from aihub.core.errors import HubError, ModelUnavailableError, NotFoundError, OverloadedError
+from aihub.core.sse import DONE, comment, events, payload
 from pipelines.load_wait import COMMENT_PERIOD_S, GRACE_S, LoadWait
-from pipelines.sse import DONE, comment, events, payload
 from tests.unit.pipelines.rag_parts import BATTERY, CALLER, Hub, OneModel, data_of, hub, normalised, request, transcript
 from tests.unit.pipelines.test_chat import completion
 

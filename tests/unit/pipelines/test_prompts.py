@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aihub.errors import ConfigurationError
+from aihub.core.errors import ConfigurationError
+from aihub.core.language import has_vietnamese_letters
 from pipelines.prompts import (
     PROMPTS_DIR,
     Prompts,
     PromptTemplate,
     defuse,
-    has_vietnamese_letters,
     load_prompts,
     question_message,
     source_block,

@@ -1,8 +1,8 @@
 import pytest
 
-from aihub.documents.tokens import TokenCounter
+from aihub.documents.chunking import TokenCounter
 from pipelines.query import QueryChooser, SearchQuery
-from tests.unit.pipelines.ingest_parts import minilm_tokenizer
+from tests.unit.documents.ingest_parts import minilm_tokenizer
 from tests.unit.pipelines.rag_parts import CardOnlyEmbedder
 
 FILLER = "The report repeats that the weather was fine all week. "

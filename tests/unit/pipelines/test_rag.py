@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import ConflictError, ContextLengthError, InvalidRequestError, NotFoundError, StorageUnavailableError
+from aihub.chat.fake import FakeChatEngine
+from aihub.core.errors import ConflictError, ContextLengthError, InvalidRequestError, NotFoundError, StorageUnavailableError
+from aihub.documents.search.retriever import ScoredChunk
 from pipelines.prompts import load_prompts
-from pipelines.retrieve import ScoredChunk
 from tests.unit.pipelines.rag_parts import BATTERY, CALLER, PHO, REFUNDS, Hub, chunk, data_of, hub, request, store, transcript
 
 ANSWER = "The battery lasts 38 hours."

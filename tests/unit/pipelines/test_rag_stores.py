@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 
-from aihub.documents.parse import DocumentParser
-from aihub.engines.fake_chat import FakeChatEngine
-from aihub.errors import NotFoundError, StorageUnavailableError
-from aihub.retrieval.cache import LexicalIndexCache
-from aihub.security.principal import Principal
-from aihub.storage.chunks import ChunkTable
-from aihub.storage.embedded import StoreUrls
-from aihub.storage.postgres import Database
-from aihub.storage.vector_stores import VectorStoreTable
+from aihub.chat.fake import FakeChatEngine
+from aihub.core.embedded.stores import StoreUrls
+from aihub.core.errors import NotFoundError, StorageUnavailableError
+from aihub.core.postgres import Database
+from aihub.core.principal import Principal
+from aihub.documents.parsing.parser import DocumentParser
+from aihub.documents.search.bm25 import LexicalIndexCache
+from aihub.documents.search.retriever import Retriever
+from aihub.documents.tables.chunks import ChunkTable
+from aihub.documents.tables.vector_stores import VectorStoreTable
 from pipelines.chat import ChatPipeline
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
-from pipelines.retrieve import Retriever
-from tests.unit.pipelines.ingest_parts import CuttableLine, Ingest, SteeredEmbedder, running_ingest, started_parser
+from tests.unit.documents.ingest_parts import CuttableLine, Ingest, SteeredEmbedder, running_ingest, started_parser
 from tests.unit.pipelines.rag_parts import OneModel, request
 
 MENU = (

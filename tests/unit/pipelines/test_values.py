@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.values import names, spoken_values, written_values
+from pipelines.fact_support import names, spoken_values, written_values
 
 SAME = [
     ("1,250 L", "1250", "1.250 lít", "1 250"),

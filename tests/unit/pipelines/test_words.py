@@ -1,6 +1,6 @@
 import asyncio
 
-from pipelines.words import Word, content_words, words
+from pipelines.sentence_index import Word, content_words, words
 
 
 def test_words_are_case_folded_and_stemmed() -> None:

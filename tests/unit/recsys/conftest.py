@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from aihub.storage.embedded import StoreUrls
-
-from .shop_parts import Shop
+from aihub.core.embedded.stores import StoreUrls
+from tests.unit.recsys.shop_parts import Shop
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aihub.recsys.array_files import FitCheckpoint
 from aihub.recsys.artifacts import Version
-from aihub.recsys.fit_checkpoint import FitCheckpoint
-from aihub.recsys.interactions import Interactions
+from aihub.recsys.data.interactions import Interactions
 from aihub.recsys.results import NextItem, Scored, TrendItem
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from aihub.recsys.store_data.import_csv import CsvSource, import_sources
+from aihub.recsys.data.import_csv import CsvSource, import_sources
 
 MONDAY_S = 1_767_571_200
 """2026-01-05 00:00 UTC."""

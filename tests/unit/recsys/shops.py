@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from aihub.recsys.interactions import Interactions
+from aihub.recsys.data.interactions import Interactions
 
 TASTES = 4
 ITEMS_PER_TASTE = 30

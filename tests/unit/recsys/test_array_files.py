@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aihub.errors import ModelUnavailableError
+from aihub.core.errors import ModelUnavailableError
 from aihub.recsys.array_files import load_array, save_arrays
 
 

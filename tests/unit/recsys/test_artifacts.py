@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aihub.errors import ConflictError, InternalError, InvalidRequestError, NotFoundError
+from aihub.core.errors import ConflictError, InternalError, InvalidRequestError, NotFoundError
 from aihub.recsys.artifacts import GATES, ArtifactStore, ModelDamagedError, Version
 
 

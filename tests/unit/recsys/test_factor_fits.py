@@ -3,12 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aihub.recsys.evaluation import HoldOut
-from aihub.recsys.factor_fits import FactorFits
-from aihub.recsys.fit_checkpoint import FitCheckpoint
-from aihub.recsys.ials import IalsSettings
-from aihub.recsys.neumf_fit import ScorePairs
-from aihub.recsys.recommendation_settings import RecommendationSettings
+from aihub.recsys.array_files import FitCheckpoint
+from aihub.recsys.collaborative.evaluation import HoldOut
+from aihub.recsys.collaborative.factor_fits import FactorFits
+from aihub.recsys.collaborative.ials import IalsSettings
+from aihub.recsys.collaborative.neumf_training import ScorePairs
+from aihub.recsys.collaborative.settings import RecommendationSettings
 from aihub.recsys.results import ignore_progress, never_cancelled
 from tests.unit.recsys.shops import shop_of_tastes
 

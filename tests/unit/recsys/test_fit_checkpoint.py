@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aihub.recsys import fit_checkpoint
-from aihub.recsys.fit_checkpoint import FitCheckpoint
+from aihub.recsys import array_files
+from aihub.recsys.array_files import FitCheckpoint
 
 
 def test_stage_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -50,13 +50,13 @@ def test_without_a_folder_nothing_is_kept() -> None:
 def test_saving_is_due_when_the_last_one_is_long_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = FitCheckpoint(tmp_path, "train-1")
     assert not checkpoint.is_due()
-    monkeypatch.setattr(fit_checkpoint, "LEAST_GAP_S", 0.0)
+    monkeypatch.setattr(array_files, "LEAST_GAP_S", 0.0)
     assert checkpoint.is_due()
 
 
 def test_checkpoint_of_another_version_of_the_hub_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FitCheckpoint(tmp_path, "train-1").save("epoch", {"number": np.arange(9)})
-    monkeypatch.setattr(fit_checkpoint, "FORMAT", "another")
+    monkeypatch.setattr(array_files, "FORMAT", "another")
     assert FitCheckpoint(tmp_path, "train-1").load("epoch") is None
 
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from aihub.errors import NotFoundError
+from aihub.core.errors import NotFoundError
 from aihub.recsys import open_models
 from aihub.recsys.artifacts import MODEL_TYPES, ArtifactStore, ModelType
 from aihub.recsys.open_models import OpenModels
 from aihub.recsys.predictions import Answer, Predictions
-
-from .model_parts import CountingModel, MemoryCache, MemoryShop
+from tests.unit.recsys.model_parts import CountingModel, MemoryCache, MemoryShop
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from aihub.errors import ConfigurationError
-from aihub.recsys.settings import RecsysSettings
-from aihub.recsys.shop_database import ShopDatabase
-from aihub.storage.embedded import StoreUrls
+from aihub.core.embedded.stores import StoreUrls
+from aihub.core.errors import ConfigurationError
+from aihub.recsys.settings import RecsysSettings, ShopDatabase
 
 NAMES = ("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD", "RECSYS_DATABASE_URL")
 

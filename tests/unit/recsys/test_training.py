@@ -7,21 +7,20 @@ import numpy as np
 import psycopg
 import pytest
 
-from aihub.errors import ConflictError, InternalError, ModelUnavailableError
+from aihub.core.errors import ConflictError, InternalError, ModelUnavailableError
+from aihub.core.postgres import Database
+from aihub.recsys.array_files import FitCheckpoint
 from aihub.recsys.artifacts import ArtifactStore
-from aihub.recsys.families import TrendingFamily
-from aihub.recsys.fit_checkpoint import FitCheckpoint
+from aihub.recsys.data.connections import NotEnoughDataError, ShopUnavailableError
+from aihub.recsys.data.mapping import load_mapping
 from aihub.recsys.results import TrainingCancelledError, raise_if_cancelled
-from aihub.recsys.store_data.errors import NotEnoughDataError, ShopUnavailableError
-from aihub.recsys.store_data.mapping import load_mapping
+from aihub.recsys.tables.runs import TrainingRunTable
+from aihub.recsys.tables.session import TrainingSession
+from aihub.recsys.trainers import TrendingFamily
 from aihub.recsys.training import TrainingPlace, TrainingResult, train
-from aihub.storage.postgres import Database
-from aihub.storage.recsys_runs import TrainingRunTable
-from aihub.storage.recsys_session import TrainingSession
 from tests.external_servers import free_port
-
-from .model_parts import SmallFamily
-from .shop_parts import DAY_S, MONDAY_S, Shop
+from tests.unit.recsys.model_parts import SmallFamily
+from tests.unit.recsys.shop_parts import DAY_S, MONDAY_S, Shop
 
 
 class Work:

@@ -5,16 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aihub.errors import StorageUnavailableError
+from aihub.core.errors import StorageUnavailableError
+from aihub.core.postgres import Database
+from aihub.recsys.array_files import FitCheckpoint
 from aihub.recsys.artifacts import ArtifactStore
-from aihub.recsys.fit_checkpoint import FitCheckpoint
-from aihub.recsys.leftovers import RESULTS, RUN_NOTES
-from aihub.storage.postgres import Database
-from aihub.storage.recsys_runs import TrainingRunTable
-from aihub.storage.recsys_session import TrainingSession
-from pipelines.training_cleanup import TrainingCleanup
-
-from .shop_parts import Shop
+from aihub.recsys.open_models import RESULTS, RUN_NOTES
+from aihub.recsys.tables.runs import TrainingRunTable
+from aihub.recsys.tables.session import TrainingSession
+from aihub.recsys.training_jobs import TrainingCleanup
+from tests.unit.recsys.shop_parts import Shop
 
 
 class Scene:

@@ -3,19 +3,18 @@ from typing import Any
 
 import pytest
 
+from aihub.core.postgres import Database
+from aihub.recsys import training_jobs
+from aihub.recsys.data.mapping import load_mapping
 from aihub.recsys.results import TrainingCancelledError
-from aihub.recsys.store_data.mapping import load_mapping
+from aihub.recsys.tables import session as recsys_session
+from aihub.recsys.tables.open_runs import OpenRunTable
+from aihub.recsys.tables.runs import RunRecord, TrainingRunTable
+from aihub.recsys.tables.session import TrainingSession
 from aihub.recsys.training import TrainingPlace, train
-from aihub.storage import recsys_session
-from aihub.storage.postgres import Database
-from aihub.storage.recsys_open_runs import OpenRunTable
-from aihub.storage.recsys_runs import RunRecord, TrainingRunTable
-from aihub.storage.recsys_session import TrainingSession
-from pipelines import training_watch
-from pipelines.training_watch import JobServerError, JobState, TrainingWatch
-
-from .model_parts import SmallFamily
-from .shop_parts import MONDAY_S, Shop
+from aihub.recsys.training_jobs import JobServerError, JobState, TrainingWatch
+from tests.unit.recsys.model_parts import SmallFamily
+from tests.unit.recsys.shop_parts import MONDAY_S, Shop
 
 
 class FakeJobs:
@@ -189,7 +188,7 @@ async def test_living_training_is_asked_and_its_death_on_the_way_counts_as_cance
 
 
 async def test_training_that_does_not_stop_when_asked_is_ended(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_watch, "CANCEL_PATIENCE_S", 0)
+    monkeypatch.setattr(training_jobs, "CANCEL_PATIENCE_S", 0)
     run_id = await scene.started()
     frozen = scene.process(run_id)
     try:

@@ -1,1 +1,0 @@
-"""One router per area; routes parse, call a service and render."""

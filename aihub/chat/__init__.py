@@ -1,0 +1,1 @@
+"""Chat: wire types, routes, engines as a Protocol, providers, routing and fallback."""

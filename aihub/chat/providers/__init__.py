@@ -1,0 +1,1 @@
+"""Engines of remote services: OpenAI-compatible ones, Ollama, GitHub Models."""

@@ -1,0 +1,222 @@
+"""`POST /v1/chat/completions`: the request with the hub's own `retrieval`, the body an engine gets of it, and the answers.
+
+Source: OpenAI API reference, chat completions; vLLM 0.32 for the sampling extras. Engines' answers pass through as they are; the
+classes say what clients can rely on, not everything vLLM adds.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from aihub.chat.markers import neutralise_markers, neutralise_values
+from aihub.chat.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, check_order
+from aihub.chat.sampling import SamplingRequest
+from aihub.chat.tools import ResponseFormat, Tool, ToolChoice, check_response_format, check_tools
+from aihub.core.errors import InvalidRequestError
+from aihub.core.filters import Filters
+from aihub.core.limits import (
+    MAX_MESSAGES,
+    MAX_RETRIEVED_CHUNKS,
+    MAX_STORES_PER_QUESTION,
+    MAX_TEXT_CHARS,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    AnswerTokens,
+)
+from aihub.core.schemas import ClosedModel, ObjectId
+
+
+class AnswerModel(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Usage(AnswerModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class FileCitation(AnswerModel):
+    """`quote` is the exact text of the source from `start_char` to `end_char`."""
+
+    type: Literal["file_citation"]
+    file_id: str
+    filename: str
+    quote: str
+    start_char: int
+    end_char: int
+
+
+class AnswerMessage(AnswerModel):
+    role: Literal["assistant"]
+    content: str | None
+    tool_calls: list[dict[str, Any]] | None = None
+    annotations: list[FileCitation] | None = None
+
+
+class ChatChoice(AnswerModel):
+    index: int
+    message: AnswerMessage
+    finish_reason: str | None
+    logprobs: dict[str, Any] | None = None
+
+
+class ChatCompletion(AnswerModel):
+    """OpenAI's `chat.completion`; `retrieval` holds the passages, their scores and the time of each stage."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    retrieval: dict[str, Any] | None = None
+
+
+class CompletionChoice(AnswerModel):
+    index: int
+    text: str
+    finish_reason: str | None
+    logprobs: dict[str, Any] | None = None
+
+
+class Completion(AnswerModel):
+    """OpenAI's `text_completion`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class RetrievalOptions(ClosedModel):
+    """Where to look for sources before answering.
+
+    Attributes:
+        top_k: Chunks to put before the model, best first.
+        mode: `vector` by meaning, `text` by words, `hybrid` both.
+        score_threshold: Chunks that score less are not put before the model; without it, in `hybrid`, the hub's own.
+        filters: OpenAI attribute filters over the files' attributes.
+    """
+
+    vector_store_ids: Annotated[list[ObjectId], Field(min_length=1, max_length=MAX_STORES_PER_QUESTION)]
+    top_k: Annotated[int, Field(ge=1, le=MAX_RETRIEVED_CHUNKS)] = 5
+    mode: Literal["hybrid", "vector", "text"] = "hybrid"
+    score_threshold: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    filters: Filters | None = None
+
+
+UNPARSED_ARGUMENTS = "unparsed_arguments"
+"""Name under which the model sees the arguments of an earlier call that were no JSON object."""
+
+
+class ChatCompletionRequest(SamplingRequest):
+    """A chat request, strict in types and bounded in every number.
+
+    Raises:
+        InvalidRequestError: From validation, for fields that contradict each other; `param` names the place.
+    """
+
+    engine_fields: ClassVar[tuple[str, ...]] = (
+        *SamplingRequest.engine_fields,
+        "logprobs",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "top_logprobs",
+    )
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    logprobs: bool | None = None
+    max_completion_tokens: AnswerTokens | None = None
+    modalities: list[Literal["text"]] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    response_format: ResponseFormat | None = None
+    retrieval: RetrievalOptions | None = None
+    store: bool | None = Field(default=None, description="Accepted; answers are never stored.")
+    tool_choice: ToolChoice | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        chars = sum(len(message.content or "") for message in self.messages)
+        if chars > MAX_TEXT_CHARS:
+            raise InvalidRequestError(
+                f"The messages hold {chars} characters; at most {MAX_TEXT_CHARS} are allowed. Send less text.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequestError("'top_logprobs' is only allowed with 'logprobs': true.", param="top_logprobs")
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise InvalidRequestError(
+                "'max_tokens' and 'max_completion_tokens' differ; send only 'max_completion_tokens'.", param="max_tokens"
+            )
+        check_tools(self.tools or (), self.tool_choice)
+        check_response_format(self.response_format)
+        check_order(self.messages)
+        return self
+
+    @property
+    def answer_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    def to_engine_body(self, special_tokens: Iterable[str] = ()) -> dict[str, Any]:
+        """Return the plain JSON body for a `ChatEngine`: whitelisted fields only, chat-template markers neutralised.
+
+        Args:
+            special_tokens: The served model's special tokens, neutralised in addition to the well-known families.
+        """
+        tokens = tuple(special_tokens)
+        body = self.sampling_body()
+        body["messages"] = [_engine_message(message, tokens) for message in self.messages]
+        if self.answer_tokens is not None:
+            body["max_completion_tokens"] = self.answer_tokens
+        if self.response_format is not None:
+            body["response_format"] = self.response_format.model_dump(exclude_none=True)
+        if self.tools:
+            tools = [tool.model_dump(exclude_none=True) for tool in self.tools]
+            body["tools"] = neutralise_values(tools, tokens)
+            choice = self.tool_choice if self.tool_choice is not None else "auto"
+            if choice not in {"auto", "none"}:
+                # A forced call must be one: vLLM holds the model to the schema of strict functions only.
+                for tool in body["tools"]:
+                    tool["function"].setdefault("strict", True)
+            body["tool_choice"] = choice if isinstance(choice, str) else choice.model_dump()
+        else:
+            body.pop("parallel_tool_calls", None)
+        return body
+
+
+def _engine_message(message: Message, special_tokens: tuple[str, ...]) -> dict[str, Any]:
+    # Some chat templates concatenate the content, so an absent one becomes an empty string.
+    content = neutralise_markers(message.content or "", special_tokens)
+    role = "system" if isinstance(message, SystemMessage) else message.role
+    result: dict[str, Any] = {"role": role, "content": content}
+    if isinstance(message, ToolMessage):
+        result["tool_call_id"] = message.tool_call_id
+        return result
+    if message.name is not None:
+        result["name"] = message.name
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        result["tool_calls"] = [_engine_call(call, special_tokens) for call in message.tool_calls]
+    return result
+
+
+def _engine_call(call: ToolCall, special_tokens: tuple[str, ...]) -> dict[str, Any]:
+    """Build a call whose arguments every engine can read as an object.
+
+    Chat templates need one, and vLLM puts an empty one in place of what is none; so text that is none goes in as its only
+    value. What is decoded here cannot hide a marker behind JSON's escapes.
+    """
+    values = call.function.arguments_object()
+    if values is None:
+        values = {UNPARSED_ARGUMENTS: call.function.arguments}
+    arguments = neutralise_markers(json.dumps(values, ensure_ascii=False), special_tokens)
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": neutralise_markers(call.id, special_tokens), "type": call.type, "function": function}

@@ -1,0 +1,100 @@
+"""Chat as the rest of the hub sees it: the service behind the routes, and the engine that pipelines ask.
+
+Real engines, Serve handles (`deployments/handles.py`) and the fake (`aihub/chat/fake.py`) all satisfy `ChatEngine`;
+`tests/contract` runs one suite on every implementation.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from aihub.core.health import PartHealth
+from aihub.core.principal import Principal
+
+if TYPE_CHECKING:
+    from aihub.chat.completions import CompletionRequest
+    from aihub.chat.schemas import ChatCompletionRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ChatModelCard:
+    """What a pipeline must know of a chat model.
+
+    Attributes:
+        model_id: The name clients send in `model`.
+        context_tokens: Prompt plus answer, in the model's tokens.
+        created: Unix seconds.
+        special_tokens: Tokens of its vocabulary that steer the model; neutralised in text from outside.
+    """
+
+    model_id: str
+    context_tokens: int
+    created: int
+    owned_by: str = "aihub"
+    special_tokens: tuple[str, ...] = ()
+
+
+class ChatEngine(Protocol):
+    """One chat model that can be asked now.
+
+    `body` is an OpenAI chat completion (or completion) request as plain JSON values, already validated and bounded.
+    Streams yield finished server-sent event text: one or more `data: {...}` frames, each ended by a blank line, the last
+    `data: [DONE]`. Every method raises `HubError` children only; a stream raises before its first item or ends with an
+    error frame. Closing a stream (`aclose`) stops the engine within a second.
+    """
+
+    async def card(self) -> ChatModelCard: ...
+
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]: ...
+
+    def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]: ...
+
+    async def complete(self, body: dict[str, Any]) -> dict[str, Any]: ...
+
+    def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]: ...
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        """Prompt tokens of a chat body (`messages` and `tools`) after the chat template."""
+        ...
+
+    async def health(self) -> PartHealth: ...
+
+
+@runtime_checkable
+class HeldEngine(Protocol):
+    """A chat engine, found for one request, that keeps count of its requests."""
+
+    def hold(self) -> AbstractContextManager[None]: ...
+
+
+def hold(engine: ChatEngine) -> AbstractContextManager[None]:
+    """Count a request as in flight at its engine until the context ends, whatever it asks the engine meanwhile, or nothing yet.
+
+    Engines that keep no count are as they are.
+
+    Raises:
+        OverloadedError: On entering, when the engine holds as many requests as it may.
+    """
+    return engine.hold() if isinstance(engine, HeldEngine) else nullcontext()
+
+
+class ChatService(Protocol):
+    """Answers by a chat model, with or without retrieval.
+
+    Plain calls return OpenAI's response object as JSON values. Streams return finished server-sent event text, the last
+    frame being `data: [DONE]`; awaiting `open_*` raises every error that can be known before the first byte, and
+    closing the generator (`aclose`) stops the engine.
+    """
+
+    async def chat(self, principal: Principal, request: "ChatCompletionRequest") -> dict[str, Any]: ...
+
+    async def open_chat_stream(self, principal: Principal, request: "ChatCompletionRequest") -> AsyncGenerator[str, None]: ...
+
+    async def complete(self, principal: Principal, request: "CompletionRequest") -> dict[str, Any]: ...
+
+    async def open_complete_stream(self, principal: Principal, request: "CompletionRequest") -> AsyncGenerator[str, None]: ...
+
+    async def models(self, principal: Principal) -> list[dict[str, Any]]:
+        """Chat models as OpenAI model objects (`id`, `object`, `created`, `owned_by`)."""
+        ...

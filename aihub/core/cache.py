@@ -1,0 +1,85 @@
+"""Redis as a cache that may vanish at any time."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from aihub.core.health import PartHealth
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+_PAUSE_S = 1.0
+"""After a failure Redis is left alone for so long, so that its loss costs one request the timeout and not each."""
+
+
+class Cache:
+    """Bytes by key with an expiry. A lost or slow Redis is a miss within `timeout_s`, never an error.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`; with None every call is a miss.
+        timeout_s: Longest wait for Redis.
+    """
+
+    def __init__(self, url: str | None, *, timeout_s: float = 0.25) -> None:
+        self._timeout_s = timeout_s
+        self._resume_at = 0.0
+        self._problem: str | None = None
+        self._client: redis.asyncio.Redis | None = None
+        if url is not None:
+            self._client = redis.asyncio.Redis.from_url(
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1)
+            )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def get(self, key: str) -> bytes | None:
+        """Return the value, or None when it is not there or Redis does not answer in time."""
+        if self._client is None or time.monotonic() < self._resume_at:
+            return None
+        value = await self._ask(self._client.get(key))
+        return value if isinstance(value, bytes) else None
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep a value for `ttl_s` seconds, if Redis likes to."""
+        if self._client is not None and time.monotonic() >= self._resume_at:
+            await self._ask(self._client.set(key, value, px=max(1, round(ttl_s * 1000))))
+
+    async def delete(self, key: str) -> None:
+        """Forget a value. While Redis is away this does nothing, so give every value an expiry you can live with."""
+        if self._client is not None and time.monotonic() >= self._resume_at:
+            await self._ask(self._client.delete(key))
+
+    async def check(self) -> PartHealth:
+        """`ok`, or `degraded` with the reason. Never raises."""
+        if self._client is None:
+            return PartHealth("degraded", "no Redis is configured")
+        await self._ask(self._client.ping())
+        return PartHealth("ok") if self._problem is None else PartHealth("degraded", self._problem)
+
+    async def _ask(self, question: Awaitable[Answer]) -> Answer | None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await question
+        except (RedisError, OSError, TimeoutError) as error:
+            self._resume_at = time.monotonic() + _PAUSE_S
+            problem = f"Redis does not answer: {error or type(error).__name__}"
+            if self._problem is None:
+                logger.warning("%s; going on without a cache", problem)
+            self._problem = problem
+            return None
+        if self._problem is not None:
+            logger.warning("Redis answers again")
+            self._problem = None
+        return answer

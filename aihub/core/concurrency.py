@@ -1,0 +1,78 @@
+"""Work in threads that must not go on behind the back of who asked for it, and a limit on how much goes on at a time."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+async def run_to_end(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """Run blocking work in a thread; a cancelled caller is held until the thread has ended.
+
+    `asyncio.to_thread` returns at once when cancelled and leaves its thread running: what the caller then does with the same
+    file, lock or index happens at the same time as the thread's work, or a second time.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled; the work has been done, or its failure is in the log.
+        Exception: Whatever `work` raises.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    cancelled: asyncio.CancelledError | None = None
+    while not thread.done():
+        try:
+            await asyncio.wait({thread})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return thread.result()
+    if (failure := thread.exception()) is not None:
+        logger.warning("Work of a cancelled caller failed: %r", failure)
+    raise cancelled
+
+
+class Slots:
+    """An async context manager that is inside at most `limit` times at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def resize(self, limit: int) -> None:
+        """Let `limit` in from now on; those who are inside stay."""
+        self._limit = limit
+        self._admit()
+
+    async def __aenter__(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave()
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._taken -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._taken < self._limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._taken += 1
+                turn.set_result(None)

@@ -1,0 +1,130 @@
+"""One typed settings object, read once in `main()` or a Serve builder and passed down.
+
+Every field is an environment variable; nothing else in the product reads the environment.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from aihub.core.host_names import parse_names
+from aihub.core.limits import AnswerTokens, Temperature, TopK, TopP
+from aihub.core.typed_configuration import EnvironmentSettings
+
+MIN_CONTEXT_TOKENS = 256
+"""Smallest MAX_LENGTH: a question and a short answer need that much."""
+
+
+class Settings(EnvironmentSettings):
+    """Where state lives, which stores to use and the limits of one request.
+
+    Raises:
+        ConfigurationError: A variable has a wrong value; the message names each.
+    """
+
+    earlier_variables = {"LLM_MODEL_PATH": "chat_model", "VOSK_MODEL_PATH": "speech_model"}
+    model_config = SettingsConfigDict(env_prefix="AIHUB_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    home: Path = Field(default=Path(".aihub"), description="State folder; everything the hub writes lies under it.")
+    profile: str | None = Field(
+        default=None, description="Hardware profile name in configs/profiles; chosen by the machine when unset."
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        validation_alias="DATABASE_URL",
+        description="PostgreSQL 14+ with pgvector 0.8.2+; an embedded server when unset.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, validation_alias="REDIS_URL", description="Redis 6+; an embedded server when unset."
+    )
+
+    chat_model: str | None = Field(default=None, description="Folder or hub id of the chat model; overrides the profile's.")
+    chat_model_id: str | None = Field(
+        default=None, description="Name clients use for AIHUB_CHAT_MODEL; its last path part when unset."
+    )
+    embedding_model: str | None = Field(
+        default=None, description="Folder or hub id of a sentence-transformers model; overrides the profile's."
+    )
+    embedding_model_id: str | None = Field(
+        default=None, description="Name clients use for AIHUB_EMBEDDING_MODEL; its last path part when unset."
+    )
+
+    speech_model: Path | None = Field(
+        default=None, description="Folder of a Vosk model, or of several; listed beside those in the state folder."
+    )
+
+    models_memory_gb: PositiveFloat | None = Field(
+        default=None, description="GiB that local chat models may take together; most of the device when unset."
+    )
+
+    default_max_tokens: AnswerTokens | None = Field(
+        default=None,
+        validation_alias="DEFAULT_MAX_TOKENS",
+        description="Most tokens a local model answers with where the request says nothing.",
+    )
+    default_temperature: Temperature | None = Field(
+        default=None,
+        validation_alias="DEFAULT_TEMPERATURE",
+        description="Temperature of local models where the request says nothing.",
+    )
+    default_top_p: TopP | None = Field(
+        default=None, validation_alias="DEFAULT_TOP_P", description="top_p of local models where the request says nothing."
+    )
+    default_top_k: TopK | None = Field(
+        default=None, validation_alias="DEFAULT_TOP_K", description="top_k of local models where the request says nothing."
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=MIN_CONTEXT_TOKENS,
+        validation_alias="MAX_LENGTH",
+        description="Longest context of local models, prompt plus answer in tokens; replaces the profile's.",
+    )
+    dashboard_modules: str = Field(
+        default="JobHead,NodeHead,ReportHead,ServeHead,StateHead",
+        description="Parts of the Ray dashboard, each started by the first look at it; `all` starts every one with the hub.",
+    )
+
+    openai_api_key: SecretStr | None = Field(
+        default=None, validation_alias="OPENAI_API_KEY", description="Key of OpenAI or the service at OPENAI_BASE_URL."
+    )
+    github_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("GITHUB_MODELS_TOKEN", "GITHUB_TOKEN"),
+        description="Key of GitHub Models.",
+    )
+    local_llm_api_key: SecretStr | None = Field(
+        default=None, validation_alias="LOCAL_LLM_API_KEY", description="Key of the service at LOCAL_LLM_API_URL."
+    )
+
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names, separated by commas, that the hub is reached by; localhost and addresses always work.",
+    )
+    max_json_bytes: PositiveInt = Field(default=4 * 2**20, description="Largest JSON body.")
+    max_upload_bytes: PositiveInt = Field(default=64 * 2**20, description="Largest uploaded file.")
+    body_timeout_s: PositiveFloat = Field(default=30.0, description="Longest wait for the next piece of a request body.")
+    chat_timeout_s: PositiveFloat = Field(default=600.0, description="Longest answer, streamed or not.")
+    load_wait_s: PositiveFloat = Field(
+        default=50.0,
+        description="Longest wait of an answer that is not streamed for its model's load; most proxies cut silence at 60 s.",
+    )
+    storage_timeout_s: PositiveFloat = Field(default=2.0, description="Longest wait for a PostgreSQL connection.")
+    cache_timeout_s: PositiveFloat = Field(default=0.25, description="Longest wait for Redis before it counts as a miss.")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return parse_names(value.split(",") if isinstance(value, str) else value)
+
+    @cached_property
+    def home_path(self) -> Path:
+        """State folder, absolute, so that every Ray worker means the same place."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def models_path(self) -> Path:
+        """Folder of installed model folders."""
+        return self.home_path / "models"

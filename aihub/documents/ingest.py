@@ -1,0 +1,247 @@
+"""From an attached file to searchable chunks: claim, read, parse, embed, complete.
+
+The queue is the table of attached files itself. A worker claims a record under a lease and renews it while it works; when
+the worker dies, the lease runs out and another one starts over. Nothing of a document is visible before the one
+transaction that completes it, so a document is absent or complete.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
+
+from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotFoundError
+from aihub.core.metrics import Metrics
+from aihub.documents.chunk_vectors import ChunkVectors
+from aihub.documents.parsing.clean import DocumentError
+from aihub.documents.parsing.options import ChunkingOptions, ParsedDocument
+from aihub.documents.parsing.parser import DocumentParser
+from aihub.documents.serializers import require_same_model
+from aihub.documents.tables.files import FileTable
+from aihub.documents.tables.records import ChunkRow, VectorStoreFileRecord
+from aihub.documents.tables.vector_store_files import VectorStoreFileTable
+from aihub.documents.tables.vector_stores import VectorStoreTable
+from aihub.embeddings.service import Embedder, EmbedderCard, Embeddings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Outcome = Literal["completed", "failed", "lost", "postponed"]
+
+MAX_PAUSE_S = 15.0
+SWEEP_S = 60.0
+
+
+class IngestWorker:
+    """Indexes attached files in the background until its `run` is cancelled.
+
+    Args:
+        worker_id: Unique per process; the lease carries it.
+        concurrency: Documents worked on at a time.
+        lease_s: How long a dead worker keeps its documents from others.
+        poll_s: Longest time until a file attached by another process is noticed.
+        outage_patience_s: How long one attempt waits for a missing embedder or database. After that the document stays
+            `in_progress` for the next attempt; storage fails it when all attempts are used up.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: FileTable,
+        stores: VectorStoreTable,
+        store_files: VectorStoreFileTable,
+        parser: DocumentParser,
+        embedder: Embedder,
+        metrics: Metrics,
+        worker_id: str,
+        concurrency: int = 2,
+        lease_s: float = 30.0,
+        poll_s: float = 5.0,
+        outage_patience_s: float = 600.0,
+    ) -> None:
+        self._files = files
+        self._stores = stores
+        self._store_files = store_files
+        self._parser = parser
+        self._embedder = embedder
+        self._metrics = metrics
+        self._worker_id = worker_id
+        self._concurrency = concurrency
+        self._lease_s = lease_s
+        self._poll_s = poll_s
+        self._outage_patience_s = outage_patience_s
+        self._wake = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Look for work now instead of at the next poll."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled; documents in hand are then given back for another worker."""
+        async with asyncio.TaskGroup() as slots:
+            for _ in range(self._concurrency):
+                slots.create_task(self._serve_slot())
+            slots.create_task(self._sweep())
+
+    async def _serve_slot(self) -> None:
+        failures = 0
+        while True:
+            try:
+                record = await self._store_files.claim(self._lease_s, self._worker_id)
+            except HubError as error:
+                failures += 1
+                logger.warning("Ingest waits for PostgreSQL: %s", error.message)
+                await asyncio.sleep(_pause_s(failures))
+                continue
+            failures = 0
+            if record is None:
+                await self._wait_for_work()
+                continue
+            self._wake.set()  # where one file waits there may be more for the other slots
+            await self._work_on(record)
+
+    async def _wait_for_work(self) -> None:
+        try:
+            async with asyncio.timeout(self._poll_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    async def _work_on(self, record: VectorStoreFileRecord) -> None:
+        """Index one document while renewing its lease; stop at once when the claim is lost."""
+        work = asyncio.create_task(self._index(record))
+        lease = asyncio.create_task(self._hold_lease(record))
+        try:
+            await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                lease.result()
+            self._metrics.ingested_files.labels(status=work.result() if work.done() else "lost").inc()
+        except asyncio.CancelledError:
+            await _stopped(work)
+            with suppress(HubError):  # then the lease runs out by itself
+                await self._store_files.release(record)
+            raise
+        finally:
+            await _stopped(work, lease)
+
+    async def _hold_lease(self, record: VectorStoreFileRecord) -> None:
+        """Return when the claim is lost: cancelled, detached, deleted, or taken over after an outage."""
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            try:
+                if not await self._store_files.heartbeat(record, self._lease_s):
+                    return
+            except HubError as error:
+                logger.warning("The lease of file %s could not be renewed: %s", record.file_id, error.message)
+
+    async def _sweep(self) -> None:
+        """Delete files whose time has passed."""
+        while True:
+            try:
+                await self._files.delete_expired()
+            except HubError as error:
+                logger.warning("Expired files are deleted later: %s", error.message)
+            await asyncio.sleep(SWEEP_S)
+
+    async def _index(self, record: VectorStoreFileRecord) -> Outcome:
+        try:
+            return await self._complete(record)
+        except DocumentError as error:
+            code = "unsupported_file" if error.code == "unsupported_file" else "invalid_file"
+            return await self._fail(record, code, error.message)
+        except NotFoundError:
+            return "lost"
+        except ConflictError as error:
+            return await self._fail(record, "server_error", error.message)
+        except InvalidRequestError as error:
+            return await self._fail(record, "invalid_file", error.message)
+        except Exception as error:
+            if isinstance(error, HubError) and error.retryable:
+                logger.warning("File %s waits for its next attempt: %s", record.file_id, error.message)
+                return "postponed"
+            logger.exception("File %s could not be indexed", record.file_id)
+            return await self._fail(
+                record, "server_error", "Indexing failed inside the hub; its log tells why. Attach the file again."
+            )
+
+    async def _complete(self, record: VectorStoreFileRecord) -> Outcome:
+        if await self._outlast(lambda: self._store_files.complete_from_duplicate(record)):
+            return "completed"
+        store = await self._outlast(lambda: self._stores.get(record.tenant_id, record.store_id))
+        card = await self._outlast(self._embedder.card)
+        require_same_model(store, card)
+        document = await self._parse(record)
+        rows = await self._embed(document, card)
+        if not await self._outlast(lambda: self._store_files.complete(record, document.text, document.format, rows)):
+            return "lost"
+        self._metrics.ingested_chunks.inc(len(rows))
+        return "completed"
+
+    async def _parse(self, record: VectorStoreFileRecord) -> ParsedDocument:
+        data = await self._outlast(lambda: self._read(record))
+        sizes = record.chunking_strategy["static"]
+        chunking = ChunkingOptions(max_tokens=sizes["max_chunk_size_tokens"], overlap_tokens=sizes["chunk_overlap_tokens"])
+        return await self._parser.parse(record.filename, data, chunking, encoding=record.text_encoding)
+
+    async def _read(self, record: VectorStoreFileRecord) -> bytes:
+        return b"".join([part async for part in self._files.content(record.tenant_id, record.file_id)])
+
+    async def _embed(self, document: ParsedDocument, card: EmbedderCard) -> list[ChunkRow]:
+        async def embed(texts: Sequence[str]) -> Embeddings:
+            return await self._outlast(lambda: self._embedder.embed(texts))
+
+        texts = [chunk.text for chunk in document.chunks]
+        vectors = await ChunkVectors(embed, card).of(texts, [chunk.token_count for chunk in document.chunks])
+        return [
+            ChunkRow(
+                ordinal=chunk.ordinal,
+                text=chunk.text,
+                start_char=chunk.start_char,
+                end_char=chunk.end_char,
+                token_count=chunk.token_count,
+                language=chunk.language,
+                term_ids=chunk.term_ids,
+                term_freqs=chunk.term_freqs,
+                term_total=chunk.term_total,
+                embedding=vector,
+            )
+            for chunk, vector in zip(document.chunks, vectors, strict=True)
+        ]
+
+    async def _fail(self, record: VectorStoreFileRecord, code: str, message: str) -> Outcome:
+        try:
+            recorded = await self._outlast(lambda: self._store_files.fail(record, code, message))
+        except HubError as error:
+            logger.warning("The failure of file %s could not be recorded: %s", record.file_id, error.message)
+            return "postponed"
+        return "failed" if recorded else "lost"
+
+    async def _outlast(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat `call` while a part it needs is away, as long as the patience lasts."""
+        deadline = asyncio.get_running_loop().time() + self._outage_patience_s
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except HubError as error:
+                failures += 1
+                pause_s = _pause_s(failures)
+                if not error.retryable or asyncio.get_running_loop().time() + pause_s > deadline:
+                    raise
+                logger.warning("Ingest tries again in %.1f s: %s", pause_s, error.message)
+            await asyncio.sleep(pause_s)
+
+
+async def _stopped(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _pause_s(failures: int) -> float:
+    """Exponential pause with jitter, so that slots and workers do not return in step."""
+    longest: float = min(MAX_PAUSE_S, 0.25 * 2 ** min(failures, 8))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not for secrets

@@ -1,0 +1,1 @@
+"""Bytes of a document to text, in a limited process."""

@@ -1,0 +1,1 @@
+"""Which encoding a plain text is in."""

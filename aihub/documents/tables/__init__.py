@@ -1,0 +1,1 @@
+"""Files, vector stores, chunks and batches in PostgreSQL."""

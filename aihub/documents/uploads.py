@@ -1,0 +1,184 @@
+"""How a multipart upload is read: one file and a few short fields, at most 1 MiB of it in memory.
+
+The file goes to an unnamed temporary file of bounded size, because `purpose` may follow it in the body and a slow client
+must not hold a database connection. The client's filename is only a label and never a path.
+"""
+
+import asyncio
+import re
+import unicodedata
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from aihub.core.errors import (
+    InvalidRequestError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RequestTimeoutError,
+    UnavailableError,
+    UnsupportedMediaError,
+)
+from aihub.documents.part_headers import file_name, names_file, text_encoding
+from aihub.http.bodies import body_chunks
+from aihub.http.services import Services
+
+MAX_FIELDS = 8
+MAX_FIELD_BYTES = 4096
+ENVELOPE_BYTES = 64 * 2**10  # boundaries, part headers and fields around the file
+MAX_FILENAME_CHARS = 255
+SLOT_WAIT_S = 10.0
+UPLOAD_TIMEOUT_S = 600.0
+READ_BYTES = 2**20
+
+_FIELD_NAME = re.compile(r"([a-z_]{1,64})(?:\[([a-z_]{1,64})\])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One received file and the text fields around it.
+
+    Attributes:
+        filename: The client's name for it, reduced to a harmless label.
+        size_bytes: At least 1.
+        fields: Text fields; `expires_after[seconds]` becomes `{"expires_after": {"seconds": ...}}`.
+        file: The spooled content, at its start.
+        text_encoding: Python's codec for the charset of the file's own Content-Type, None without one.
+    """
+
+    filename: str
+    size_bytes: int
+    fields: dict[str, Any]
+    file: UploadFile
+    text_encoding: str | None = None
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the content in pieces of at most 1 MiB."""
+        while piece := await self.file.read(READ_BYTES):
+            yield piece
+
+
+@asynccontextmanager
+async def read_upload(request: Request, *, max_bytes: int, stall_s: float) -> AsyncIterator[Upload]:
+    """Receive the multipart body of `request`; the temporary file is gone when the context ends.
+
+    Raises:
+        UnsupportedMediaError: The body is not multipart/form-data.
+        PayloadTooLargeError: The file is over `max_bytes`, or there are too many or too long fields; told before the body
+            is read where Content-Length says so.
+        InvalidRequestError: The body is broken, or holds no file, or an empty one.
+        RequestTimeoutError: The body stalled for `stall_s`, or took over ten minutes.
+        OverloadedError: Too many uploads at a time.
+        UnavailableError: No temporary disk space.
+    """
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise UnsupportedMediaError("Send the file as multipart/form-data with the parts `file` and `purpose`.")
+    services: Services = request.app.state.services
+    async with _slot(services.upload_slots):
+        form = await _receive(request, max_bytes, stall_s)
+        try:
+            yield _checked(form)
+        finally:
+            await form.close()
+
+
+async def _receive(request: Request, max_bytes: int, stall_s: float) -> FormData:
+    try:
+        async with (
+            asyncio.timeout(UPLOAD_TIMEOUT_S),
+            aclosing(body_chunks(request, max_bytes=max_bytes + ENVELOPE_BYTES, stall_s=stall_s)) as body,
+        ):
+            return await _BoundedParser(request, body, max_bytes).parse()
+    except MultiPartException as error:
+        raise InvalidRequestError(f"The multipart body is broken: {error.message}") from error
+    except TimeoutError as error:
+        raise RequestTimeoutError(f"The upload took longer than {UPLOAD_TIMEOUT_S:.0f} s; try again on a faster line.") from error
+    except OSError as error:
+        raise UnavailableError("The server has no disk space for the upload. Try again later.", code="no_disk_space") from error
+
+
+class _BoundedParser(MultiPartParser):
+    """Starlette's parser, with a limit on the file and with limits told apart from broken bodies."""
+
+    def __init__(self, request: Request, body: AsyncGenerator[bytes, None], max_bytes: int) -> None:
+        super().__init__(request.headers, body, max_files=1, max_fields=MAX_FIELDS)
+        self._max_bytes = max_bytes
+        self._parts = 0
+        self._part_bytes = 0
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self._parts += 1
+        self._part_bytes = 0
+        if self._parts > MAX_FIELDS + 1:
+            raise PayloadTooLargeError(f"An upload has one file and at most {MAX_FIELDS} fields.")
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        disposition = part.content_disposition or b""
+        if names_file(disposition) and b"filename" not in parse_options_header(disposition)[1]:
+            part.content_disposition = disposition + b'; filename=""'  # named by `filename*` alone
+        super().on_headers_finished()
+        if part.file is not None:
+            part.file.filename = file_name(disposition, part.file.filename or "")
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._part_bytes += end - start
+        if self._current_part.file is None and self._part_bytes > MAX_FIELD_BYTES:
+            raise PayloadTooLargeError(f"A text field of an upload may hold at most {MAX_FIELD_BYTES} bytes.")
+        if self._part_bytes > self._max_bytes:
+            raise PayloadTooLargeError(f"The file is larger than {self._max_bytes} bytes, the limit. Split it.", param="file")
+        super().on_part_data(data, start, end)
+
+
+def _checked(form: FormData) -> Upload:
+    fields: dict[str, Any] = {}
+    file: UploadFile | None = None
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            file = value if name == "file" else None
+        elif match := _FIELD_NAME.fullmatch(name):
+            _put(fields, match[1], match[2], value)
+    if file is None:
+        raise InvalidRequestError("The upload holds no file. Send it as a part named `file` with a filename.", param="file")
+    if not file.size:
+        raise InvalidRequestError("The file is empty. Upload a file with content.", param="file", code="empty_file")
+    return Upload(safe_filename(file.filename or ""), file.size, fields, file, text_encoding(file.content_type or ""))
+
+
+def _put(fields: dict[str, Any], name: str, key: str | None, value: str) -> None:
+    holder = fields if key is None else fields.setdefault(name, {})
+    slot = name if key is None else key
+    if not isinstance(holder, dict) or slot in holder:
+        raise InvalidRequestError(f"The field `{name}` is given more than once.", param=name)
+    holder[slot] = value
+
+
+def safe_filename(name: str) -> str:
+    """Reduce a client's filename to a label: last path part, NFC, no control or format characters, at most 255 long."""
+    last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
+    visible = "".join(c for c in last if not unicodedata.category(c).startswith("C")).strip()
+    if len(visible) > MAX_FILENAME_CHARS:
+        stem, dot, suffix = visible.rpartition(".")
+        kept = f"{dot}{suffix}"[:16] if stem else ""
+        visible = visible[: MAX_FILENAME_CHARS - len(kept)] + kept
+    return visible if visible.strip(".") else "file"
+
+
+@asynccontextmanager
+async def _slot(slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(SLOT_WAIT_S):
+            await slots.acquire()
+    except TimeoutError as error:
+        raise OverloadedError("Too many uploads at the same time. Try again in a moment.") from error
+    try:
+        yield
+    finally:
+        slots.release()

@@ -1,0 +1,1 @@
+"""Embeddings: wire types, route, encoders and the queue that batches requests."""

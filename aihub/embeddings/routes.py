@@ -1,0 +1,58 @@
+"""`POST /v1/embeddings`."""
+
+import asyncio
+import base64
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic_core import to_json
+
+from aihub.core.errors import InvalidRequestError, NotFoundError
+from aihub.embeddings.schemas import EmbeddingList, EmbeddingRequest
+from aihub.embeddings.service import Embeddings
+from aihub.http.bodies import StrictRoute
+from aihub.http.services import ServicesDep
+from aihub.http.streaming import until_disconnect, usage_observer
+
+router = APIRouter(route_class=StrictRoute, tags=["embeddings"])
+
+
+@router.post("/v1/embeddings", responses={200: {"model": EmbeddingList}})
+async def create_embeddings(body: EmbeddingRequest, request: Request, services: ServicesDep) -> Response:
+    """Turn texts or token ids into vectors of norm 1."""
+    card = await services.embedder.card()
+    if body.model != card.model_id:
+        raise NotFoundError(
+            f"There is no embedding model {body.model!r}. The one served is {card.model_id!r}.",
+            param="model",
+            code="model_not_found",
+        )
+    if body.dimensions not in {None, card.dimensions}:
+        raise InvalidRequestError(
+            f"{card.model_id} gives vectors of {card.dimensions} dimensions and cannot shorten them. Leave `dimensions` out.",
+            param="dimensions",
+        )
+    embeddings = await until_disconnect(request, services.embedder.embed(body.input), timeout_s=services.settings.chat_timeout_s)
+    tokens = sum(embeddings.token_counts)
+    usage_observer(services.metrics, request).answer({"usage": {"prompt_tokens": tokens}})
+    # Thousands of vectors take long to write as text; not on the event loop.
+    content = await asyncio.to_thread(_render, embeddings, card.model_id, as_base64=body.encoding_format == "base64")
+    return Response(content, media_type="application/json")
+
+
+def _render(embeddings: Embeddings, model: str, *, as_base64: bool) -> bytes:
+    vectors: list[Any]
+    if as_base64:
+        vectors = [base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii") for vector in embeddings.vectors]
+    else:
+        vectors = embeddings.vectors.tolist()
+    tokens = sum(embeddings.token_counts)
+    return to_json(
+        {
+            "object": "list",
+            "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
+            "model": model,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+    )

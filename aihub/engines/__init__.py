@@ -1,1 +1,0 @@
-"""Local model cores behind Protocols. Heavy libraries are imported inside the engine that needs them."""

@@ -1,0 +1,118 @@
+"""What happens around every request: its id, the header limit, the guard, metrics, one log line, a last net for bugs.
+
+Pure ASGI: Starlette's `BaseHTTPMiddleware` adds tasks and queues per request, and gets in the way of cancelling streams.
+"""
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aihub.core.errors import HubError, InvalidRequestError, NotFoundError
+from aihub.core.limits import MAX_HEADER_BYTES
+from aihub.core.logging import request_id
+from aihub.core.metrics import RequestMetrics
+from aihub.core.response_headers import answer_notes
+from aihub.http.csrf_guard import check_request
+from aihub.http.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
+from aihub.http.services import PredictionServices, Services
+
+logger = logging.getLogger("aihub.access")
+
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class RequestContext:
+    """Outermost middleware of the hub. An `x-request-id` from the client (or Ray Serve's proxy) is kept if well-formed.
+
+    Args:
+        app: What it wraps.
+        sends_id: Whether answers get the id; False where a server in front adds the same one.
+    """
+
+    def __init__(self, app: ASGIApp, *, sends_id: bool = True) -> None:
+        self._app = app
+        self._sends_id = sends_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.perf_counter()
+        services: Services | PredictionServices = scope["app"].state.services
+        metrics: RequestMetrics = services.metrics
+        header_bytes, sent_id = _scan_headers(scope)
+        current = sent_id or f"req_{secrets.token_hex(12)}"
+        token = request_id.set(current)
+        id_header = (b"x-request-id", current.encode())
+        notes: dict[str, str] = {}
+        notes_token = answer_notes.set(notes)
+        status, has_ended = 0, False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, has_ended
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                kept = (pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id")
+                noted = [(name.encode(), value.encode()) for name, value in notes.items()]
+                message["headers"] = [*kept, *noted, id_header] if self._sends_id else [*kept, *noted]
+            await send(message)
+            has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        metrics.in_flight.inc()
+        try:
+            refusal = _refuse_head(scope, header_bytes, services.settings.allowed_hosts)
+            if refusal is not None:
+                await refusal(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
+        except Exception as error:  # the edge: a bug becomes a stable 500
+            shown = public_error(error)
+            if status:
+                has_ended = True  # broken off by the hub, not by the client
+                raise  # The answer has begun; only a broken connection can tell the client.
+            await error_response(shown)(scope, receive, send_with_id)
+        finally:
+            metrics.in_flight.dec()
+            _record(metrics, scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s, has_ended=has_ended)
+            request_id.reset(token)
+            answer_notes.reset(notes_token)
+
+
+def _record(metrics: RequestMetrics, scope: Scope, status: int, seconds: float, *, has_ended: bool) -> None:
+    route = getattr(scope.get("route"), "path", "unmatched")
+    method = scope["method"] if scope.get("route") is not None and scope["method"] in _METHODS else "any"
+    metrics.observe_request(method, route, status, seconds)
+    if logger.isEnabledFor(logging.INFO):
+        fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        has_left = status == CLIENT_CLOSED_REQUEST or not has_ended
+        logger.info("The client left; its request was cancelled." if has_left else "answered", extra={"fields": fields})
+
+
+def _refuse_head(scope: Scope, header_bytes: int, allowed_hosts: tuple[str, ...]) -> Response | None:
+    if header_bytes > MAX_HEADER_BYTES:
+        too_large = InvalidRequestError(f"The headers are larger than {MAX_HEADER_BYTES} bytes.", code="headers_too_large")
+        return error_response(too_large, status=431)
+    try:
+        check_request(scope, allowed_hosts)
+    except HubError as refused:
+        # The body was not read, so the connection cannot carry another request.
+        return error_response(refused, headers={"Connection": "close"})
+    if not scope["path"].isprintable():
+        # Starlette's path patterns end in `$`, which a newline slips past; NUL breaks PostgreSQL's text.
+        return error_response(NotFoundError("The path holds characters that cannot be printed.", code="unknown_url"))
+    return None
+
+
+def _scan_headers(scope: Scope) -> tuple[int, str | None]:
+    size = 0
+    sent_id: str | None = None
+    for name, value in scope["headers"]:
+        size += len(name) + len(value)
+        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            sent_id = value.decode()
+    return size, sent_id

@@ -1,0 +1,91 @@
+"""Everything a route may call, and how it asks for it.
+
+Capabilities declare the Protocols; pipelines and deployments implement them over real parts, tests over fakes, and the edge
+never learns which. Every method takes the `Principal` first, raises `HubError` children only, and works on validated wire
+types. What routes ask for as parameters are coroutines: FastAPI would run plain functions in a thread.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+from aihub.chat.service import ChatService
+from aihub.core.health import PartHealth
+from aihub.core.metrics import Metrics, RequestMetrics
+from aihub.core.principal import Principal
+from aihub.core.settings import Settings
+from aihub.documents.service import FileBatchService, FileService, VectorStoreService, new_upload_slots
+from aihub.embeddings.service import Embedder
+from aihub.recsys.service import WaitingPlaces, new_training_places
+
+if TYPE_CHECKING:
+    from aihub.models.service import LifecycleService, RegistryService
+    from aihub.recsys.service import PredictionService, RecsysService
+
+
+async def no_metrics() -> bytes:
+    """Metrics of other processes where there are none."""
+    return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may call; kept in `app.state.services`.
+
+    Attributes:
+        registry: Every model the hub could use.
+        lifecycle: Local models in memory.
+        recsys: Recommendations of each store.
+        health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `postgres`,
+            `redis`); must answer within 2 s and
+            never raise.
+        more_metrics: Metrics of other processes in Prometheus' text format.
+        replica_metrics: `metrics` of all replicas of this application, where it may have several.
+        upload_slots: Shared by all applications of the process, as their temporary files are on one disk.
+        training_places: For requests that wait until a training ends; shared likewise.
+    """
+
+    settings: Settings
+    chat: ChatService
+    embedder: Embedder
+    files: FileService
+    vector_stores: VectorStoreService
+    file_batches: FileBatchService
+    registry: "RegistryService"
+    lifecycle: "LifecycleService"
+    recsys: "RecsysService"
+    health: Callable[[], Awaitable[dict[str, PartHealth]]]
+    metrics: Metrics
+    more_metrics: Callable[[], Awaitable[bytes]] = no_metrics
+    replica_metrics: Callable[[], Awaitable[bytes]] | None = None
+    upload_slots: asyncio.Semaphore = field(default_factory=new_upload_slots)
+    training_places: WaitingPlaces = field(default_factory=new_training_places)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionServices:
+    """What `/predict` may call where it is served alone."""
+
+    settings: Settings
+    recsys: "PredictionService"
+    metrics: RequestMetrics
+
+
+_DEFAULT_PRINCIPAL = Principal()
+
+
+async def get_services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def get_principal() -> Principal:
+    """The caller. One tenant until accounts exist."""
+    return _DEFAULT_PRINCIPAL
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+PrincipalDep = Annotated[Principal, Depends(get_principal)]

@@ -1,0 +1,157 @@
+"""Answers that take long: waiting for them only as long as the client waits, and sending them as they come."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from aihub.core.errors import EngineTimeoutError, HubError
+from aihub.core.metrics import Metrics
+from aihub.http.errors import public_error
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+WRITE_TIMEOUT_S = 60.0
+"""Longest wait for a slow client to take the next frame; its stream is dropped then."""
+
+
+async def until_disconnect(request: Request, work: Coroutine[Any, Any, Answer], *, timeout_s: float) -> Answer:
+    """Await `work`; cancel it as soon as the client leaves or the time is up. The body must have been read.
+
+    Raises:
+        ClientDisconnect: The client left first.
+        EngineTimeoutError: No answer within `timeout_s`.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait((task, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ClientDisconnect
+        raise EngineTimeoutError(f"No answer within {timeout_s:g} s. Ask for fewer tokens, or stream.")
+    finally:
+        await _cancel(task, gone)
+
+
+class EventStream(Response):
+    """Server-sent events from a generator of finished frames.
+
+    The generator is closed promptly when the client leaves, also between frames. An error in the middle ends the stream
+    with an error frame and `[DONE]`, as vLLM does, so a client never waits in silence.
+
+    Args:
+        on_frame: Called with each frame before it is sent, for metrics.
+    """
+
+    def __init__(self, frames: AsyncGenerator[str, None], *, timeout_s: float, on_frame: Callable[[str], None]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Content-Type": "text/event-stream; charset=utf-8"}
+        super().__init__(headers=headers)
+        # A stream has no length; Starlette adds that of the empty body.
+        del self.headers["content-length"]
+        self._frames = frames
+        self._timeout_s = timeout_s
+        self._on_frame = on_frame
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sender = asyncio.ensure_future(self._send_all(send))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((sender, gone), return_when=asyncio.FIRST_COMPLETED)
+            if sender.done():
+                sender.result()
+        finally:
+            await _cancel(sender, gone)
+            await self._frames.aclose()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            await self._send_frames(send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except _SlowClientError:
+            # Without the last piece of the body the server closes the connection.
+            logger.warning("A client took no data for %g s; its stream was dropped.", WRITE_TIMEOUT_S)
+
+    async def _send_frames(self, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for frame in self._frames:
+                    self._on_frame(frame)
+                    await _write(send, frame)
+        except _SlowClientError:
+            raise
+        except TimeoutError:
+            await _write(send, _error_frames(EngineTimeoutError(f"The answer took longer than {self._timeout_s:g} s.")))
+        except Exception as error:  # noqa: BLE001  # the edge: any failure must reach the client as a frame
+            await _write(send, _error_frames(public_error(error)))
+
+
+class UsageObserver:
+    """Counts the first token and the tokens of one request."""
+
+    def __init__(self, metrics: Metrics, route: str) -> None:
+        self._metrics = metrics
+        self._route = route
+        self._started_s = time.perf_counter()
+        self._has_begun = False
+
+    def frame(self, frame: str) -> None:
+        """Look at one frame of a stream: the first one is the first token, one may carry the usage; comments are neither."""
+        if frame.startswith(":"):
+            return
+        if not self._has_begun:
+            self._has_begun = True
+            self._metrics.first_token.labels(self._route).observe(time.perf_counter() - self._started_s)
+        if '"usage":{' in frame or '"usage": {' in frame:
+            for line in frame.splitlines():
+                if line.startswith("data: {"):
+                    self.answer(json.loads(line.removeprefix("data: ")))
+
+    def answer(self, answer: Mapping[str, Any]) -> None:
+        """Count the usage of a whole answer or chunk."""
+        usage = answer.get("usage")
+        if isinstance(usage, dict):
+            self._metrics.observe_usage(self._route, usage)
+
+
+def usage_observer(metrics: Metrics, request: Request) -> UsageObserver:
+    """Start observing a request by its route's template."""
+    return UsageObserver(metrics, request.scope["route"].path)
+
+
+class _SlowClientError(Exception):
+    pass
+
+
+async def _write(send: Send, frame: str) -> None:
+    try:
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            await send({"type": "http.response.body", "body": frame.encode(), "more_body": True})
+    except TimeoutError as error:
+        raise _SlowClientError from error
+
+
+def _error_frames(error: HubError) -> str:
+    return f"data: {json.dumps(error.to_openai(), ensure_ascii=False)}\n\ndata: [DONE]\n\n"
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: "asyncio.Future[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Models: what is on the disk (`store`) and what is in memory (`memory`)."""

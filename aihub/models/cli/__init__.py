@@ -1,0 +1,1 @@
+"""`aihub models`: commands over a running hub or over the state folder."""

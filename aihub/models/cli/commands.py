@@ -1,0 +1,233 @@
+"""`aihub models`: what is here, get, check and tidy models, load and unload them.
+
+Downloads of `aihub models`: bars while they run, and what became of each.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from aihub.core.command_arguments import parse_settings
+from aihub.core.errors import HubError, InvalidRequestError
+from aihub.models.cli import tables
+from aihub.models.cli.backend import Answer, Backend
+from aihub.models.cli.run import run
+from aihub.models.memory.state import UnloadLevel
+
+Report = Callable[[Answer], None]
+
+
+async def follow_downloads(backend: Backend, keys: Sequence[str], *, is_quiet: bool) -> Answer:
+    """Get all of `keys` at once and return `{"downloads": [{"key", "error"}]}`; one that fails does not stop the others.
+
+    Raises:
+        InvalidRequestError: A key is none.
+    """
+    with _bars(is_quiet=is_quiet) as bar:
+        results = await asyncio.gather(*(_follow(backend, key, bar(key)) for key in dict.fromkeys(keys)))
+    return {"downloads": list(results)}
+
+
+async def _follow(backend: Backend, key: str, report: Report) -> Answer:
+    try:
+        async for event in backend.download(key):
+            report(event)
+    except InvalidRequestError as error:
+        if error.status == InvalidRequestError.status:
+            raise
+        return {"key": key, "error": error.message}
+    except HubError as error:
+        return {"key": key, "error": error.message}
+    return {"key": key, "error": None}
+
+
+@contextmanager
+def _bars(*, is_quiet: bool) -> Iterator[Callable[[str], Report]]:
+    """Yield what makes a bar for a key, on standard error; nothing is drawn where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(file=sys.stderr)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=is_quiet or not console.is_terminal) as bars:
+
+        def bar(key: str) -> Report:
+            task = bars.add_task(key, total=None, detail="")
+
+            def report(event: Answer) -> None:
+                detail = "" if event["step"] == "downloading" else str(event["step"])
+                bars.update(task, completed=event.get("done_bytes") or 0, total=event.get("total_bytes"), detail=detail)
+
+            return report
+
+        yield bar
+
+
+app = typer.Typer(help="Models: what is here, download, check, pin, load.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Key = Annotated[str, typer.Argument(help="Model key, such as hf:Qwen/Qwen2.5-0.5B-Instruct or ollama:gemma2:9b.")]
+Keys = Annotated[list[str] | None, typer.Option("--models", help="Model keys; several may follow.")]
+MoreKeys = Annotated[list[str] | None, typer.Argument(help="More model keys.", show_default=False)]
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show every known model and whether it can be used."""
+    run(lambda backend: backend.status(), tables.show_status, as_json=as_json)
+
+
+@app.command()
+def detect(as_json: Json = False) -> None:
+    """Look for models: packages, installs, folders, caches, Ollama, remote services."""
+    run(lambda backend: backend.detect(), tables.show_detection, as_json=as_json)
+
+
+@app.command()
+def download(
+    models: Keys = None,
+    more: MoreKeys = None,
+    recommended: Annotated[bool, typer.Option("--recommended", help="Get all that this machine should have.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Get models; without names, the required ones that are missing."""
+
+    async def get(backend: Backend) -> Answer:
+        keys = [*(models or []), *(more or [])]
+        if recommended:
+            judged = (await backend.recommended())["models"]
+            keys += [item["key"] for item in judged if item["is_recommended"] and not item["key"].startswith("package:")]
+        return await follow_downloads(backend, keys or await _missing(backend), is_quiet=as_json)
+
+    run(get, tables.show_downloads, as_json=as_json, fails=lambda answer: any(item["error"] for item in answer["downloads"]))
+
+
+@app.command()
+def validate(
+    models: Keys = None,
+    more: MoreKeys = None,
+    load: Annotated[bool, typer.Option(help="Also load and measure each model, where the hub runs.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Check the hashes of all files, and that models load; exit code 1 when one is bad."""
+    keys = [*(models or []), *(more or [])]
+    run(
+        lambda backend: backend.validate(keys, with_load=load),
+        tables.show_validation,
+        as_json=as_json,
+        fails=lambda answer: not answer["is_good"],
+    )
+
+
+@app.command()
+def bench(models: Keys = None, more: MoreKeys = None, as_json: Json = False) -> None:
+    """Measure models through the running hub: tokens or embeddings a second."""
+    keys = [*(models or []), *(more or [])]
+    run(
+        lambda backend: backend.bench(keys),
+        tables.show_validation,
+        as_json=as_json,
+        fails=lambda answer: not answer["is_good"],
+        needs_hub=True,
+    )
+
+
+@app.command()
+def cleanup(
+    keep: Annotated[int, typer.Option(min=0, max=1000, help="Versions of each model to keep.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Remove old versions; never one that is pinned, loaded or required."""
+    run(lambda backend: backend.cleanup(keep), tables.show_cleanup, as_json=as_json)
+
+
+@app.command()
+def recommended(as_json: Json = False) -> None:
+    """Show which models fit this machine, and why."""
+    run(lambda backend: backend.recommended(), tables.show_recommended, as_json=as_json)
+
+
+@app.command()
+def configure(
+    settings: Annotated[list[str] | None, typer.Argument(help="name=value; `name=` returns to the default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the run-time settings, or change some."""
+    changes = parse_settings(settings or [])
+    run(lambda backend: backend.configure(changes), tables.show_configuration, as_json=as_json)
+
+
+@app.command()
+def pin(
+    key: Key,
+    digest: Annotated[str | None, typer.Option(help="Version, by the start of its digest; else the one in use.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Keep one version of a model in use whatever is installed later."""
+    run(lambda backend: backend.pin(key, digest), tables.show_version, as_json=as_json)
+
+
+@app.command()
+def unpin(key: Key, as_json: Json = False) -> None:
+    """Let later installs of a model be used again."""
+    run(lambda backend: backend.unpin(key), tables.show_version, as_json=as_json)
+
+
+@app.command()
+def rollback(key: Key, as_json: Json = False) -> None:
+    """Go back to the version of a model used before."""
+    run(lambda backend: backend.rollback(key), tables.show_version, as_json=as_json)
+
+
+@app.command()
+def update(
+    key: Key,
+    apply: Annotated[bool, typer.Option("--apply", help="Also download what is newer.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask the source of a model whether there is a newer version."""
+
+    async def check(backend: Backend) -> Answer:
+        found = await backend.check_update(key)
+        if apply and found["update_available"] is not False:
+            return found | await follow_downloads(backend, [key], is_quiet=as_json)
+        return found
+
+    run(check, tables.show_update, as_json=as_json, fails=lambda answer: any(d["error"] for d in answer.get("downloads", [])))
+
+
+@app.command()
+def load(
+    model_id: Annotated[str, typer.Argument(help="Name clients send, such as qwen2.5-0.5b-instruct.")],
+    force_reload: Annotated[bool, typer.Option("--force-reload", help="Load it anew if it is loaded.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Load a model in the running hub."""
+    run(lambda backend: backend.load(model_id, force_reload), tables.show_model, as_json=as_json, needs_hub=True)
+
+
+@app.command()
+def unload(
+    model_id: Annotated[str, typer.Argument(help="Name clients send.")],
+    level: Annotated[UnloadLevel, typer.Option(help="sleep keeps its weights in RAM, if it can; full ends it.")] = "sleep",
+    as_json: Json = False,
+) -> None:
+    """Unload a model and wait until its memory is back."""
+    run(lambda backend: backend.unload(model_id, level), tables.show_model, as_json=as_json, needs_hub=True)
+
+
+@app.command()
+def ps(as_json: Json = False) -> None:
+    """Show what is loaded, how much memory it takes and who holds the rest."""
+    run(lambda backend: backend.loaded(), tables.show_loaded, as_json=as_json, needs_hub=True)
+
+
+async def _missing(backend: Backend) -> list[str]:
+    return [str(key) for key in (await backend.status())["missing_required_keys"]]

@@ -1,0 +1,80 @@
+"""Measured memory of models, kept on disk; replaces the guessed part of an estimate."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from aihub.models.memory.host import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+MAX_ENTRIES = 512
+
+
+class PeakStore:
+    """The largest memory each model was seen to use.
+
+    The file is read once; `save` writes it when something grew. Unreadable content counts as no measurements.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._peaks: dict[str, int] = {}
+        self._is_changed = False
+
+    def load(self) -> None:
+        """Read the file, if there is one (blocking)."""
+        if self._path is None:
+            return
+        try:
+            document: Any = json.loads(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            logger.warning("%s is not readable (%s); memory is estimated until it is measured again.", self._path, error)
+            return
+        if isinstance(document, dict):
+            self._peaks = {str(key): size for key, size in document.items() if type(size) is int and size > 0}
+
+    def record(self, spec: ModelSpec, used_bytes: int) -> None:
+        """Note a measurement; only a new peak counts."""
+        key = _key(spec)
+        if used_bytes > self._peaks.get(key, 0):
+            self._peaks.pop(key, None)
+            self._peaks[key] = used_bytes  # the newest stand last
+            self._is_changed = True
+            while len(self._peaks) > MAX_ENTRIES:
+                del self._peaks[next(iter(self._peaks))]
+
+    def save(self) -> None:
+        """Write the file when a peak grew since the last call (blocking).
+
+        Raises:
+            OSError: The state folder cannot be written.
+        """
+        if self._path is None or not self._is_changed:
+            return
+        self._is_changed = False
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(self._peaks, indent=1), encoding="utf-8")
+        partial.replace(self._path)
+
+    def is_measured(self, spec: ModelSpec) -> bool:
+        """Whether a peak is known."""
+        return _key(spec) in self._peaks
+
+    def need_bytes(self, spec: ModelSpec) -> int:
+        """What the model must be given: its measured peak, else the estimate.
+
+        Never less than weights and KV cache: an engine that has served little has not touched all of its cache yet.
+        """
+        peak = self._peaks.get(_key(spec))
+        return spec.requirement.total_bytes if peak is None else max(peak, spec.requirement.certain_bytes)
+
+
+def _key(spec: ModelSpec) -> str:
+    """What a measurement holds for; another context, batch or version is another measurement."""
+    parts = (spec.key, spec.digest, spec.device, spec.context_tokens, spec.max_num_seqs, spec.quantization or "")
+    return "|".join(map(str, parts))

@@ -1,0 +1,130 @@
+"""`/v1/models`: what can be asked now. `/api/v1/models`: local models in memory. What can be installed is under `/models`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from aihub.core.errors import NotFoundError, UnavailableError
+from aihub.core.principal import Principal
+from aihub.http.bodies import StrictRoute
+from aihub.http.services import PrincipalDep, Services, ServicesDep
+from aihub.models.schemas import (
+    CacheReport,
+    GenerationConfigReport,
+    GenerationConfigRequest,
+    LifecycleReport,
+    LoadRequest,
+    ModelInfo,
+    ModelList,
+    ModelObject,
+    ModelReport,
+    ModelReports,
+    ModelRequest,
+    Success,
+    UnloadRequest,
+    lifecycle_report,
+    model_report,
+)
+from aihub.models.service import LifecycleService
+
+models_router = APIRouter(route_class=StrictRoute, prefix="/v1/models", tags=["models"])
+
+
+@models_router.get("")
+async def list_models(services: ServicesDep, principal: PrincipalDep) -> ModelList:
+    """Every chat and embedding model that answers now; one that is loading or down is left out."""
+    return ModelList(data=await _models(services, principal))
+
+
+@models_router.get("/{model_id:path}")
+async def get_model(model_id: str, services: ServicesDep, principal: PrincipalDep) -> ModelObject:
+    for model in await _models(services, principal):
+        if model.id == model_id:
+            return model
+    raise NotFoundError(
+        f"The model {model_id[:256]!r} does not exist. GET /v1/models lists what does.", param="model", code="model_not_found"
+    )
+
+
+async def _models(services: Services, principal: Principal) -> list[ModelObject]:
+    models = [ModelObject.model_validate(model) for model in await services.chat.models(principal)]
+    try:
+        card = await services.embedder.card()
+    except UnavailableError:
+        return models  # /health says why.
+    return [*models, ModelObject(id=card.model_id, created=card.created, owned_by="aihub")]
+
+
+loaded_models_router = APIRouter(route_class=StrictRoute, prefix="/api/v1/models", tags=["loaded models"])
+
+
+async def get_lifecycle(request: Request) -> LifecycleService:
+    lifecycle: LifecycleService = request.app.state.services.lifecycle
+    return lifecycle
+
+
+LifecycleDep = Annotated[LifecycleService, Depends(get_lifecycle)]
+ModelId = Annotated[str, Query(min_length=1, max_length=256)]
+
+
+@loaded_models_router.get("")
+async def list_local_models(lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReports]:
+    """Every installed local model and its state."""
+    status = await lifecycle.status(principal)
+    return Success(data=ModelReports(models=[model_report(model) for model in status.models]))
+
+
+@loaded_models_router.get("/status")
+async def get_lifecycle_status(lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[LifecycleReport]:
+    """Models with memory, last use and speed; devices with who holds how much."""
+    return Success(data=lifecycle_report(await lifecycle.status(principal)))
+
+
+@loaded_models_router.get("/info")
+async def get_model_info(lifecycle: LifecycleDep, principal: PrincipalDep, model_id: ModelId) -> Success[ModelInfo]:
+    """Device, memory, quantisation, context and generation defaults of a loaded model."""
+    return Success(data=await lifecycle.info(principal, model_id))
+
+
+@loaded_models_router.post("/load")
+async def load_model(body: LoadRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
+    """Load a model and answer once it is ready; idle models make room where needed."""
+    model = await lifecycle.load(principal, body.model_id, force_reload=body.force_reload)
+    return Success(data=model_report(model))
+
+
+@loaded_models_router.post("/unload")
+async def unload_model(body: UnloadRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
+    """Unload a model and answer once its memory is back; its next request wakes or loads it.
+
+    On a GPU it sleeps, its weights in RAM, unless `level` is `full` or RAM is short. The answer's `state` says which.
+    """
+    return Success(data=model_report(await lifecycle.unload(principal, body.model_id, level=body.level)))
+
+
+@loaded_models_router.post("/pin")
+async def pin_model(body: ModelRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
+    """Never unload this model to make room or when idle, and load it at each start."""
+    return Success(data=model_report(await lifecycle.pin(principal, body.model_id)))
+
+
+@loaded_models_router.post("/unpin")
+async def unpin_model(body: ModelRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
+    """Let this model be unloaded like any other."""
+    return Success(data=model_report(await lifecycle.unpin(principal, body.model_id)))
+
+
+@loaded_models_router.post("/generation_config")
+async def update_generation_config(
+    body: GenerationConfigRequest, lifecycle: LifecycleDep, principal: PrincipalDep
+) -> Success[GenerationConfigReport]:
+    """Change what requests to a loaded model get where they say nothing."""
+    defaults = await lifecycle.update_generation_config(principal, body.model_id, body.generation_config)
+    return Success(data=GenerationConfigReport(model_id=body.model_id, generation_config=defaults))
+
+
+@loaded_models_router.post("/clear_cache")
+async def clear_cache(body: ModelRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[CacheReport]:
+    """Forget the prompts a loaded model keeps to answer similar ones faster."""
+    is_cleared = await lifecycle.clear_cache(principal, body.model_id)
+    return Success(data=CacheReport(model_id=body.model_id, cleared=is_cleared))

@@ -1,0 +1,138 @@
+"""The catalogue: every model the hub could use, from `configs/models/*.yaml`. Unknown keys in it are refused."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+
+from aihub.core.errors import ConfigurationError, InvalidRequestError
+from aihub.models.keys import KeyField, ModelKey, parse_key
+
+CATALOGUE_DIR = Path(__file__).resolve().parents[3] / "configs" / "models"
+
+ModelType = Literal["chat", "code", "vision", "embeddings", "speech"]
+Device = Literal["cpu", "cuda"]
+
+
+class CatalogueEntry(BaseModel):
+    """One model.
+
+    Attributes:
+        key: Its key.
+        model_id: Name clients send.
+        types: What it is for, its main use first.
+        required: The hub is not complete without it.
+        size_bytes: Bytes to fetch: exact where there is a `source_url`, else as published, rounded. None when unknown.
+        languages: ISO 639-1 codes of the languages it was made for; empty where that has no meaning.
+        devices: Where the local engine can run it; empty for remote services.
+        min_vram_gb: GiB of graphics memory it needs on a GPU; 0 when it uses none.
+        min_ram_gb: GiB of memory it needs when it runs without a GPU.
+        source_url: Where its archive comes from (speech models).
+        sha256: Of that archive, lower hex.
+        quantization: Format of the weights where they are quantised.
+        context_tokens: Prompt plus answer it was made for.
+        licence: SPDX id, or the licence's own name.
+        tool_call_parser: vLLM's name for the way it writes tool calls.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: KeyField
+    model_id: str = Field(min_length=1, max_length=200)
+    title: str = Field(min_length=1)
+    types: tuple[ModelType, ...] = Field(min_length=1)
+    required: bool = False
+    size_bytes: PositiveInt | None = None
+    languages: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ("cpu", "cuda")
+    min_vram_gb: NonNegativeFloat = 0.0
+    min_ram_gb: NonNegativeFloat = 0.0
+    source_url: str | None = Field(default=None, pattern=r"^https://[^\s]+\.zip$")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    quantization: Literal["awq", "gptq", "fp8", "mxfp4"] | None = None
+    context_tokens: PositiveInt | None = None
+    licence: str = Field(min_length=1)
+    tool_call_parser: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_provider(self) -> Self:
+        if (self.source_url is not None) != (self.key.provider == "vosk"):
+            raise ValueError("speech models have a source_url, others have none")
+        if self.key.is_remote == bool(self.devices):
+            raise ValueError("models of remote services run on no device of this machine, others on at least one")
+        return self
+
+    @property
+    def provider(self) -> str:
+        """Who has the model."""
+        return self.key.provider
+
+
+class Catalogue:
+    """Entries by key.
+
+    Raises:
+        ConfigurationError: Two entries share a key or a model id.
+    """
+
+    def __init__(self, entries: Iterable[CatalogueEntry]) -> None:
+        self.entries: tuple[CatalogueEntry, ...] = tuple(entries)
+        self._by_key = {entry.key: entry for entry in self.entries}
+        self._by_model_id = {entry.model_id: entry for entry in self.entries}
+        if not len(self.entries) == len(self._by_key) == len(self._by_model_id):
+            raise ConfigurationError("Two models of the catalogue share a key or a model_id. Give each its own.")
+
+    def get(self, key: ModelKey) -> CatalogueEntry | None:
+        """Return the entry of `key`, or None: models outside of the catalogue can be used too."""
+        return self._by_key.get(key)
+
+    def by_model_id(self, model_id: str) -> CatalogueEntry | None:
+        """Return the entry of the model that clients call `model_id`."""
+        return self._by_model_id.get(model_id)
+
+    @property
+    def required(self) -> tuple[CatalogueEntry, ...]:
+        """Entries the hub is not complete without."""
+        return tuple(entry for entry in self.entries if entry.required)
+
+    def parse(self, text: str, others: Iterable[ModelKey] = ()) -> ModelKey:
+        """Return the key that `text` spells.
+
+        Args:
+            text: From a request or the command line.
+            others: Further keys in use, beside the catalogue's.
+
+        Raises:
+            InvalidRequestError: It is no key, or it is a known one in other capitals.
+        """
+        key = parse_key(text)
+        known = {str(other).lower(): other for other in [*self._by_key, *others]}
+        meant = known.get(str(key).lower())
+        if meant is not None and meant != key and key not in self._by_key:
+            raise InvalidRequestError(
+                f"There is a model {meant}; capitals count in model keys. Write it so.", param="key", code="invalid_model_key"
+            )
+        return key
+
+
+def load_catalogue(directory: Path = CATALOGUE_DIR) -> Catalogue:
+    """Read all catalogue files, by file name.
+
+    Raises:
+        ConfigurationError: A file or an entry is wrong; the message names both.
+    """
+    entries: list[CatalogueEntry] = []
+    for path in sorted(directory.glob("*.yaml")):
+        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        models = document.get("models") if isinstance(document, dict) else None
+        if not isinstance(models, list) or set(document) != {"models"}:
+            raise ConfigurationError(f"{path} must hold one list called models.")
+        for position, model in enumerate(models):
+            try:
+                entries.append(CatalogueEntry.model_validate(model))
+            except ValidationError as error:
+                problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+                raise ConfigurationError(f"Model {position + 1} of {path} is wrong: {problems}.") from error
+    return Catalogue(entries)

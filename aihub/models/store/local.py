@@ -1,0 +1,77 @@
+"""The registry of one state folder, put together from settings and environment."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from aihub.core.settings import Settings
+from aihub.models.configuration import CONFIGURATION_NAME, ConfigurationStore
+from aihub.models.keys import Provider
+from aihub.models.store.catalogue import load_catalogue
+from aihub.models.store.derived_artifacts import find_model_folders
+from aihub.models.store.downloads.jobs import DownloadJobs
+from aihub.models.store.installs import InstallStore
+from aihub.models.store.metrics import RegistryMetrics
+from aihub.models.store.registry import ModelRegistry, RegistryPlaces, nothing_in_use
+from aihub.models.store.validation import HISTORY_NAME, Prober, Validator
+
+INSTALLS_FOLDER = "installs"
+DOWNLOADS_FOLDER = "downloads"
+KEY_VARIABLES: dict[Provider, tuple[str, ...]] = {
+    "openai": ("OPENAI_API_KEY",),
+    "github": ("GITHUB_TOKEN", "GITHUB_MODELS_TOKEN"),
+}
+
+
+def open_registry(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    metrics: RegistryMetrics,
+    prober: Prober | None = None,
+    digests_in_use: Callable[[], Awaitable[set[str]]] = nothing_in_use,
+) -> ModelRegistry:
+    """Return the registry of `settings.home_path`; nothing is written until something is asked of it. Close it at the end.
+
+    Args:
+        settings: Says where the state folder is.
+        environ: The environment variables.
+        metrics: Counts models, downloads and checks.
+        prober: Loads and measures models; without one only files are checked.
+        digests_in_use: Digests of the installs that are loaded.
+
+    Raises:
+        ConfigurationError: The catalogue is wrong.
+    """
+    catalogue = load_catalogue()
+    installs = InstallStore(settings.home_path / INSTALLS_FOLDER)
+    find_folders = partial(find_model_folders, installs=installs, models_path=settings.models_path, catalogue=catalogue)
+    configuration = ConfigurationStore(settings.home_path / CONFIGURATION_NAME, environ)
+    downloads = DownloadJobs(
+        installs, catalogue, configuration.read, folder=settings.home_path / DOWNLOADS_FOLDER, metrics=metrics
+    )
+    return ModelRegistry(
+        RegistryPlaces(settings.home_path, settings.models_path, _hf_cache(environ), settings.speech_model),
+        catalogue,
+        installs=installs,
+        configuration=configuration,
+        validator=Validator(settings.home_path / HISTORY_NAME, find_folders, prober),
+        downloads=downloads,
+        digests_in_use=digests_in_use,
+        providers_with_key=providers_with_key(environ),
+        metrics=metrics,
+    )
+
+
+def providers_with_key(environ: Mapping[str, str]) -> frozenset[Provider]:
+    """Return the remote services that have a key in the environment."""
+    return frozenset(
+        provider for provider, names in KEY_VARIABLES.items() if any(environ.get(name, "").strip() for name in names)
+    )
+
+
+def _hf_cache(environ: Mapping[str, str]) -> Path | None:
+    """Where the Hugging Face cache is when its variables name a place; None leaves it to the library's default."""
+    if environ.get("HF_HUB_CACHE"):
+        return Path(environ["HF_HUB_CACHE"]).expanduser()
+    return Path(environ["HF_HOME"]).expanduser() / "hub" if environ.get("HF_HOME") else None

@@ -1,0 +1,212 @@
+"""`/models`: what the hub has, could have and is getting. Models that answer now are under `/v1/models`.
+
+Events of a job are server-sent, with a comment when nothing happens so that proxies keep the line open.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from aihub.core.schemas import ObjectId
+from aihub.http.bodies import StrictRoute
+from aihub.http.services import PrincipalDep
+from aihub.http.streaming import EventStream, until_disconnect
+from aihub.models.keys import ModelKey, parse_key
+from aihub.models.schemas import (
+    Configuration,
+    ConfigureRequest,
+    EnsureRequest,
+    JobList,
+    KeyRequest,
+    PinRequest,
+    Success,
+    ValidateRequest,
+)
+from aihub.models.service import RegistryService
+from aihub.models.store.downloads.orders import Job, JobEvent
+from aihub.models.store.reports import (
+    CleanupReport,
+    DetectionReport,
+    RecommendationReport,
+    RegistryHealth,
+    RegistryStatus,
+    UpdateReport,
+    ValidationReport,
+    VersionItem,
+)
+
+KEEP_ALIVE_S = 15.0
+
+
+async def job_frames(events: AsyncGenerator[JobEvent, None], *, keep_alive_s: float = KEEP_ALIVE_S) -> AsyncGenerator[str, None]:
+    """Yield `event: progress` frames, one `event: end`, and `data: [DONE]`; closing it closes `events`."""
+    following: asyncio.Task[JobEvent | None] | None = None
+    try:
+        while True:
+            following = following or asyncio.create_task(_following(events))
+            done, _ = await asyncio.wait({following}, timeout=keep_alive_s)
+            if not done:
+                yield ": still running\n\n"
+                continue
+            event, following = following.result(), None
+            if event is None:
+                break
+            yield f"event: {event.type}\nid: {event.job.sequence}\ndata: {event.job.model_dump_json()}\n\n"
+        yield "data: [DONE]\n\n"
+    finally:
+        if following is not None:
+            following.cancel()
+            # Gathered, so that what it ends with is taken.
+            await asyncio.gather(following, return_exceptions=True)
+        await events.aclose()
+
+
+async def _following(events: AsyncGenerator[JobEvent, None]) -> JobEvent | None:
+    return await anext(events, None)
+
+
+router = APIRouter(route_class=StrictRoute, prefix="/models", tags=["model registry"])
+
+VALIDATE_TIMEOUT_S = 3600.0
+WATCH_TIMEOUT_S = 24 * 3600.0
+
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events `progress` and, as the last one, `end`, each with the job; then `[DONE]`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+async def get_registry(request: Request) -> RegistryService:
+    registry: RegistryService = request.app.state.services.registry
+    return registry
+
+
+RegistryDep = Annotated[RegistryService, Depends(get_registry)]
+
+
+@router.get("/status")
+async def get_status(registry: RegistryDep, principal: PrincipalDep) -> Success[RegistryStatus]:
+    """Every known model: is it here, what is it for, which required ones are missing."""
+    return Success(data=await registry.status(principal))
+
+
+@router.get("/detect")
+async def detect_models(registry: RegistryDep, principal: PrincipalDep) -> Success[DetectionReport]:
+    """Look at every source again: Ollama, speech folders, model folders, packages, services with a key."""
+    return Success(data=await registry.detect(principal))
+
+
+@router.get("/recommended")
+async def recommend_models(registry: RegistryDep, principal: PrincipalDep) -> Success[RecommendationReport]:
+    """Say which models of the catalogue fit this machine, and why others do not."""
+    return Success(data=await registry.recommended(principal))
+
+
+@router.get("/health")
+async def get_registry_health(registry: RegistryDep, principal: PrincipalDep) -> Success[RegistryHealth]:
+    return Success(data=await registry.health(principal))
+
+
+@router.post("/ensure", status_code=202)
+async def ensure_models(registry: RegistryDep, principal: PrincipalDep, body: EnsureRequest | None = None) -> Success[JobList]:
+    """Start getting what is missing: the named models, or the required ones. No jobs means that all are here."""
+    keys = _parse(body.models if body else None)
+    return Success(data=JobList(jobs=await registry.ensure(principal, keys)))
+
+
+@router.post("/download/{key:path}", status_code=202)
+async def download_model(key: str, response: Response, registry: RegistryDep, principal: PrincipalDep) -> Success[Job]:
+    """Start getting one model, such as `ollama:gemma2:9b` or `hf:Qwen/Qwen2.5-0.5B-Instruct`. Two starts are one job."""
+    job = await registry.start_download(principal, parse_key(key))
+    response.headers["Location"] = f"{router.prefix}/jobs/{job.id}"
+    return Success(data=job)
+
+
+@router.get("/jobs")
+async def list_jobs(registry: RegistryDep, principal: PrincipalDep) -> Success[JobList]:
+    """The last downloads, newest first."""
+    return Success(data=JobList(jobs=await registry.jobs(principal)))
+
+
+@router.get("/jobs/{job_id}")
+async def get_job(job_id: ObjectId, registry: RegistryDep, principal: PrincipalDep) -> Success[Job]:
+    return Success(data=await registry.job(principal, job_id))
+
+
+@router.get("/jobs/{job_id}/events", response_class=Response, responses=_EVENTS)
+async def watch_job(job_id: ObjectId, registry: RegistryDep, principal: PrincipalDep) -> Response:
+    """The job now and at each change. Leaving does not stop the download."""
+    await registry.job(principal, job_id)  # an unknown one is a 404, not a stream
+    frames = job_frames(registry.job_events(principal, job_id))
+    return EventStream(frames, timeout_s=WATCH_TIMEOUT_S, on_frame=lambda _: None)
+
+
+@router.delete("/jobs/{job_id}")
+async def cancel_job(job_id: ObjectId, registry: RegistryDep, principal: PrincipalDep) -> Success[Job]:
+    """Stop a download. What has arrived is kept, and the next start goes on with it."""
+    return Success(data=await registry.cancel_job(principal, job_id))
+
+
+@router.post("/validate")
+async def validate_models(
+    request: Request, registry: RegistryDep, principal: PrincipalDep, body: ValidateRequest | None = None
+) -> Success[ValidationReport]:
+    """Check files by their hashes, and unless `with_load` is false load and measure each model. Takes long."""
+    wanted = body or ValidateRequest()
+    work = registry.validate(principal, _parse(wanted.models), with_load=wanted.with_load)
+    return Success(data=await until_disconnect(request, work, timeout_s=VALIDATE_TIMEOUT_S))
+
+
+@router.post("/cleanup")
+async def clean_up(
+    registry: RegistryDep, principal: PrincipalDep, keep_recent: Annotated[int, Query(ge=0, le=1000)] = 3
+) -> Success[CleanupReport]:
+    """Remove versions beyond the newest `keep_recent` of each model; never a pinned, loaded or required one."""
+    return Success(data=await registry.cleanup(principal, keep=keep_recent))
+
+
+@router.get("/configuration")
+async def get_configuration(registry: RegistryDep, principal: PrincipalDep) -> Success[Configuration]:
+    return Success(data=Configuration(await registry.configuration(principal)))
+
+
+@router.post("/configure")
+async def configure(body: ConfigureRequest, registry: RegistryDep, principal: PrincipalDep) -> Success[Configuration]:
+    """Change run-time settings for good. Unknown ones, and addresses the hub connects to, are refused."""
+    return Success(data=Configuration(await registry.configure(principal, body.root)))
+
+
+@router.get("/versions/{key:path}")
+async def list_versions(key: str, registry: RegistryDep, principal: PrincipalDep) -> Success[list[VersionItem]]:
+    return Success(data=await registry.versions(principal, parse_key(key)))
+
+
+@router.get("/update/{key:path}")
+async def check_update(key: str, registry: RegistryDep, principal: PrincipalDep) -> Success[UpdateReport]:
+    """Ask where the model comes from whether there is a newer one; nothing is fetched."""
+    return Success(data=await registry.check_update(principal, parse_key(key)))
+
+
+@router.post("/pin")
+async def pin_version(body: PinRequest, registry: RegistryDep, principal: PrincipalDep) -> Success[VersionItem]:
+    """Keep one version in use, whatever is installed later."""
+    return Success(data=await registry.pin(principal, parse_key(body.key), body.digest))
+
+
+@router.post("/unpin")
+async def unpin_version(body: KeyRequest, registry: RegistryDep, principal: PrincipalDep) -> Success[VersionItem]:
+    return Success(data=await registry.unpin(principal, parse_key(body.key)))
+
+
+@router.post("/rollback")
+async def roll_back(body: KeyRequest, registry: RegistryDep, principal: PrincipalDep) -> Success[VersionItem]:
+    """Return to the version that was in use before."""
+    return Success(data=await registry.rollback(principal, parse_key(body.key)))
+
+
+def _parse(texts: list[str] | None) -> list[ModelKey] | None:
+    return None if texts is None else [parse_key(text) for text in dict.fromkeys(texts)]

@@ -1,0 +1,1 @@
+"""Recommendations by matrix factors and NeuMF."""

@@ -1,1 +1,0 @@
-"""Getting models: fetchers of one provider each, and the jobs that run them. Imports nothing above `aihub`."""

@@ -1,1 +1,0 @@
-"""Text analysis, BM25, language weights and rank fusion."""

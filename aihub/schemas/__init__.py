@@ -1,1 +1,0 @@
-"""Wire types: OpenAI's shapes and the hub's own. Strict types, numeric bounds; database rows are other classes."""

@@ -1,1 +1,0 @@
-"""Who asks (principals), and the limits that bound what they may send."""

@@ -1,1 +1,0 @@
-"""Metrics and logging, each declared in one place."""

@@ -1,0 +1,220 @@
+"""Everything the ingress holds: connections to other applications, tables, providers, pipelines and the ingest worker."""
+
+import asyncio
+import uuid
+
+from aihub.chat.history import EngineHistory
+from aihub.chat.providers.connection import ProviderMetrics
+from aihub.chat.providers.pool import ProviderPool
+from aihub.chat.providers.settings import ProviderSettings, load_known_providers
+from aihub.chat.routing import Router
+from aihub.chat.routing_rules import load_routing_rules
+from aihub.core.cache import Cache
+from aihub.core.errors import HubError, InternalError
+from aihub.core.health import PartHealth
+from aihub.core.metrics import Metrics
+from aihub.core.postgres import Database
+from aihub.core.profiles import Profile
+from aihub.core.settings import Settings
+from aihub.documents.files import FileBatches, Files
+from aihub.documents.ingest import IngestWorker
+from aihub.documents.parsing.options import ParseLimits
+from aihub.documents.parsing.parser import DocumentParser
+from aihub.documents.search.bm25 import LexicalIndexCache
+from aihub.documents.search.retriever import Retriever
+from aihub.documents.tables.chunks import ChunkTable
+from aihub.documents.tables.file_batches import FileBatchTable
+from aihub.documents.tables.files import FileTable
+from aihub.documents.tables.vector_store_files import VectorStoreFileTable
+from aihub.documents.tables.vector_stores import VectorStoreTable
+from aihub.documents.vector_stores import VectorStores
+from aihub.http.services import Services
+from aihub.models.configuration import HubConfiguration
+from deployments.engine_handles import EmbedderHandle
+from deployments.handles import AppConnection
+from deployments.model_directory import ModelDirectory
+from deployments.model_services import RemoteLifecycle, RemoteRegistry
+from deployments.recsys_service import RemoteRecsys
+from deployments.replica_metrics import ReplicaMetrics
+from pipelines.chat import ChatPipeline
+from pipelines.directory import ProviderDirectory
+from pipelines.prompts import load_prompts
+from pipelines.rag import RagPipeline
+
+
+def provider_settings(settings: Settings, configuration: HubConfiguration) -> ProviderSettings:
+    """Put the two together."""
+    return ProviderSettings(
+        default_provider=configuration.llm_provider,
+        local_api_url=configuration.local_llm_api_url,
+        local_api_key=settings.local_llm_api_key,
+        openai_base_url=configuration.openai_base_url,
+        openai_api_key=settings.openai_api_key,
+        github_base_url=configuration.github_base_url,
+        github_api_key=settings.github_token,
+        ollama_url=configuration.ollama_url,
+        ollama_model=configuration.ollama_model,
+        timeout_s=configuration.provider_timeout_s,
+        fallback_order=configuration.fallback_order,
+        preferred_model=configuration.preferred_model,
+        proxy=configuration.download_proxy,
+    )
+
+
+EMBEDDINGS_APP = "embeddings"
+MODELS_APP = "models"
+RECSYS_APP = "recsys"
+
+
+class HubParts:
+    """Builds the parts in dependency order and closes them in the reverse one."""
+
+    def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:
+        assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
+        self._models = AppConnection(MODELS_APP, "The model manager")
+        self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model")
+        self._recsys = AppConnection(RECSYS_APP, "The recommender")
+        self._database = Database(settings.database_url.get_secret_value(), timeout_s=settings.storage_timeout_s)
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
+        self._parser = DocumentParser(
+            tokenizer_path, profile.hub.parser_processes, limits=ParseLimits(memory_mb=profile.hub.parser_memory_mb)
+        )
+        metrics = Metrics()
+        embedder = EmbedderHandle(self._embeddings)
+        files, stores, store_files = (
+            FileTable(self._database),
+            VectorStoreTable(self._database),
+            VectorStoreFileTable(self._database),
+        )
+        chunks = ChunkTable(self._database)
+        retriever = Retriever(chunks, LexicalIndexCache(chunks), embedder)
+        self._worker = IngestWorker(
+            files=files,
+            stores=stores,
+            store_files=store_files,
+            parser=self._parser,
+            embedder=embedder,
+            metrics=metrics,
+            worker_id=uuid.uuid4().hex,
+        )
+        is_alone = profile.hub.autoscaling.max_replicas == 1
+        self._replicas = None if is_alone else ReplicaMetrics(self._models, metrics.registry)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.prompts = load_prompts()
+        known, history = load_known_providers(), EngineHistory()
+        self._settings = settings
+        self._pool = ProviderPool(provider_settings(settings, HubConfiguration()), known, ProviderMetrics(metrics.registry))
+        llm = profile.llm
+        self._directory = ModelDirectory(
+            self._models,
+            default_model=model_id,
+            history=history,
+            configured=self._configure_providers,
+            max_in_flight=(llm.max_ongoing_requests + llm.max_queued_requests) * llm.autoscaling.max_replicas,
+        )
+        self.engines = ProviderDirectory(
+            local=self._directory,
+            local_candidates=self._directory.candidates,
+            pool=self._pool,
+            known=known,
+            router=Router(load_routing_rules(), history),
+            history=history,
+        )
+        self.lifecycle = RemoteLifecycle(self._models)
+        self.recsys = RemoteRecsys(self._recsys)
+        rag = RagPipeline(finder=retriever, stores=stores, embedder=embedder, prompts=self.prompts)
+        # Between a caller by handle and the hub no proxy cuts silence.
+        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s)
+        self.services = Services(
+            settings=settings,
+            chat=ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s),
+            embedder=embedder,
+            files=Files(files, max_bytes=settings.max_upload_bytes),
+            vector_stores=VectorStores(
+                files=files,
+                stores=stores,
+                store_files=store_files,
+                retriever=retriever,
+                embedder=embedder,
+                nudge=self._worker.nudge,
+            ),
+            file_batches=FileBatches(
+                batches=FileBatchTable(self._database), stores=stores, embedder=embedder, nudge=self._worker.nudge
+            ),
+            registry=RemoteRegistry(self._models),
+            lifecycle=self.lifecycle,
+            recsys=self.recsys,
+            health=self.health,
+            metrics=metrics,
+            more_metrics=self._more_metrics,
+            replica_metrics=None if self._replicas is None else self._replicas.render,
+        )
+
+    async def start(self) -> None:
+        """Open what can be opened; a part that is missing now is used when it comes."""
+        self._models.start()
+        self._embeddings.start()
+        self._recsys.start()
+        self._tasks.append(asyncio.create_task(self._directory.run()))
+        if self._replicas is not None:
+            self._tasks.append(asyncio.create_task(self._replicas.run()))
+        await self._database.open()
+        await self._parser.start()
+        self._tasks.append(asyncio.create_task(self._worker.run()))
+
+    async def close(self) -> None:
+        """Stop working and let go of every connection."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(self._parser.close(), self.recsys.close())
+        await asyncio.gather(self._models.close(), self._embeddings.close(), self._recsys.close(), self._cache.close())
+        await asyncio.gather(self._directory.close(), self._pool.close())
+        await self._database.close()
+
+    def check(self) -> None:
+        """Raise when a background task has ended.
+
+        Raises:
+            InternalError: It ended; the message says with which error.
+        """
+        for task in self._tasks:
+            if task.done():
+                raise InternalError(
+                    f"A background task of the hub ended: {task.exception() if not task.cancelled() else 'cancelled'}"
+                )
+
+    async def health(self) -> dict[str, PartHealth]:
+        """State of every part."""
+        postgres, redis, models, embeddings, recsys, llm = await asyncio.gather(
+            self._database.check(),
+            self._cache.check(),
+            self._models.look(),
+            self._embeddings.look(),
+            self._recsys.look(),
+            self._directory.look(),
+        )
+        return {
+            "llm": llm,
+            "models": models,
+            "embeddings": embeddings,
+            "recsys": recsys,
+            "postgres": postgres,
+            "redis": redis,
+        }
+
+    def _configure_providers(self, configuration: HubConfiguration) -> None:
+        self._pool.configure(provider_settings(self._settings, configuration))
+
+    async def _more_metrics(self) -> bytes:
+        """Metrics of the model manager and the recommender; none of one that is away."""
+        return b"".join(await asyncio.gather(_metrics_of(self._models), _metrics_of(self._recsys)))
+
+
+async def _metrics_of(part: AppConnection) -> bytes:
+    try:
+        text: bytes = await part.call("metrics")
+    except HubError:
+        return b""
+    return text

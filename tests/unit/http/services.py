@@ -1,0 +1,117 @@
+"""Services for tests of the edge: real wire types and streams, a fake engine behind them."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+
+from aihub.chat.completions import CompletionRequest
+from aihub.chat.fake import FakeChatEngine
+from aihub.chat.schemas import ChatCompletionRequest
+from aihub.core.errors import HubError, NotFoundError
+from aihub.core.health import PartHealth
+from aihub.core.metrics import Metrics
+from aihub.core.principal import Principal
+from aihub.core.settings import Settings
+from aihub.documents.service import FileBatchService, FileService, VectorStoreService
+from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.http.services import Services
+from aihub.models.service import LifecycleService, RegistryService
+from aihub.recsys.service import RecsysService
+
+
+class OneEngineChat:
+    """The plain part of a chat service: one engine, no retrieval."""
+
+    def __init__(self, engine: FakeChatEngine) -> None:
+        self.engine = engine
+
+    async def chat(self, principal: Principal, request: ChatCompletionRequest) -> dict[str, Any]:
+        await self._find(request.model)
+        return await self.engine.chat(request.to_engine_body())
+
+    async def open_chat_stream(self, principal: Principal, request: ChatCompletionRequest) -> AsyncGenerator[str, None]:
+        await self._find(request.model)
+        return await _begin(self.engine.stream_chat(request.to_engine_body()))
+
+    async def complete(self, principal: Principal, request: CompletionRequest) -> dict[str, Any]:
+        await self._find(request.model)
+        return await self.engine.complete(request.to_engine_body())
+
+    async def open_complete_stream(self, principal: Principal, request: CompletionRequest) -> AsyncGenerator[str, None]:
+        await self._find(request.model)
+        return await _begin(self.engine.stream_complete(request.to_engine_body()))
+
+    async def models(self, principal: Principal) -> list[dict[str, Any]]:
+        card = await self.engine.card()
+        return [{"id": card.model_id, "object": "model", "created": card.created, "owned_by": card.owned_by}]
+
+    async def _find(self, model: str) -> None:
+        if model != (await self.engine.card()).model_id:
+            raise NotFoundError(f"The model {model!r} does not exist.", param="model", code="model_not_found")
+
+
+async def _begin(stream: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """Wait for the first frame, so that errors come before any byte."""
+    first = await anext(stream)
+
+    async def frames() -> AsyncGenerator[str, None]:
+        try:
+            yield first
+            async for frame in stream:
+                yield frame
+        finally:
+            await stream.aclose()
+
+    return frames()
+
+
+class TinyEmbedder:
+    """Unit vectors by text length; enough for the edge."""
+
+    error: HubError | None = None
+
+    async def card(self) -> EmbedderCard:
+        if self.error is not None:
+            raise self.error
+        return EmbedderCard("fake-embedder", 4, 256, 1000, ("en",), "", 1_700_000_000)
+
+    async def embed(self, inputs: Any) -> Embeddings:
+        vectors = np.zeros((len(inputs), 4), dtype=np.float32)
+        vectors[np.arange(len(inputs)), [len(item) % 4 for item in inputs]] = 1.0
+        return Embeddings(vectors, [max(len(item), 1) for item in inputs])
+
+    async def health(self) -> PartHealth:
+        return PartHealth("ok")
+
+
+@dataclass
+class Parts:
+    """Knobs of one test application."""
+
+    engine: FakeChatEngine = field(default_factory=FakeChatEngine)
+    embedder: TinyEmbedder = field(default_factory=TinyEmbedder)
+    metrics: Metrics = field(default_factory=Metrics)
+    settings: Settings = field(default_factory=Settings)
+    health: dict[str, PartHealth] = field(
+        default_factory=lambda: {name: PartHealth("ok") for name in ("llm", "embeddings", "postgres", "redis")}
+    )
+
+    def services(self) -> Services:
+        async def health() -> dict[str, PartHealth]:
+            return self.health
+
+        return Services(
+            settings=self.settings,
+            chat=OneEngineChat(self.engine),
+            embedder=self.embedder,
+            files=cast(FileService, None),  # The files' own tests bring one.
+            vector_stores=cast(VectorStoreService, None),
+            file_batches=cast(FileBatchService, None),
+            registry=cast(RegistryService, None),
+            lifecycle=cast(LifecycleService, None),
+            recsys=cast(RecsysService, None),
+            health=health,
+            metrics=self.metrics,
+        )

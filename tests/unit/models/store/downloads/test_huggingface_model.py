@@ -1,0 +1,210 @@
+"""Hub models against a small server that speaks the hub's protocol; the real client library asks it."""
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aihub.models.store.downloads.failures import CorruptDownloadError, DiskFullError, DownloadError, Patience, SourceRefusedError
+from aihub.models.store.downloads.huggingface_model import HubFetcher
+from tests.unit.models.store.downloads.orders import Reports, order
+
+QUICK = Patience(attempts=2, backoff_s=0.01, connect_s=2.0, stall_s=0.5)
+COMMIT = "a" * 40
+KEY = "hf:org/Toy-Mo"
+WEIGHTS = b"\x08\0\0\0\0\0\0\0{}      " + bytes(range(256)) * 4000
+
+
+class Hub:
+    """One repository: files by name, and what was asked for."""
+
+    def __init__(self) -> None:
+        self.commit = COMMIT
+        self.files: dict[str, bytes] = {
+            "config.json": b'{"model_type": "llama"}',
+            "tokenizer.json": '{"chào": 1}'.encode(),
+            "model.safetensors": WEIGHTS,
+            "pytorch_model.bin": b"\x80\x04.",
+            "modeling_custom.py": b"raise SystemExit",
+            "onnx/config.json": b"{}",
+        }
+        self.damaged: dict[str, bytes] = {}
+        self.cut_after: dict[str, int] = {}
+        self.asked: list[tuple[str, str | None, str | None]] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                hub.answer(self)
+
+            def log_message(self, *args: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        path = request.path.split("?")[0]
+        resolve = f"/org/Toy-Mo/resolve/{self.commit}/"
+        if path.startswith("/api/models/org/Toy-Mo"):
+            self._send(request, 200, json.dumps(self._info()).encode(), {"Content-Type": "application/json"})
+        elif path.startswith("/api/models/org/gated"):
+            self._send(request, 403, b"", {"X-Error-Code": "GatedRepo"})
+        elif path.startswith(resolve):
+            self._give(request, path.removeprefix(resolve))
+        else:
+            self._send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
+
+    def _give(self, request: BaseHTTPRequestHandler, name: str) -> None:
+        self.asked.append((name, request.headers.get("Range"), request.headers.get("Authorization")))
+        data = self.damaged.get(name, self.files[name])
+        start = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        headers = {"ETag": '"e"', "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        cut = self.cut_after.pop(name, None)
+        self._send(request, 206 if start else 200, data[start:], headers, cut)
+
+    def _info(self) -> dict[str, Any]:
+        return {"id": "org/Toy-Mo", "sha": self.commit, "siblings": [self._sibling(name) for name in self.files], "tags": []}
+
+    def _sibling(self, name: str) -> dict[str, Any]:
+        data = self.files[name]
+        git_id = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        sibling: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_id}
+        if name.endswith(".safetensors"):
+            sibling["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        return sibling
+
+    @staticmethod
+    def _send(request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], cut: int | None = None) -> None:
+        request.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body[:cut])
+        if cut is not None:
+            request.close_connection = True
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    # The library reads the variable once, when it is imported; these tests talk to their own server even in an offline run.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    started = Hub()
+    yield started
+    started.server.shutdown()
+    started.server.server_close()
+
+
+async def fetch(hub: Hub, staging: Path, key: str = KEY, *, installed: str | None = None, **parts: Any) -> Any:
+    fetcher = HubFetcher(endpoint=hub.url, patience=QUICK, **parts)
+    return await fetcher.fetch(order(staging, key, installed=installed), parts.pop("reports", Reports()))
+
+
+def content(staging: Path) -> dict[str, bytes]:
+    folder = staging / "content"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def wanted(hub: Hub) -> dict[str, bytes]:
+    return {name: hub.files[name] for name in ("config.json", "tokenizer.json", "model.safetensors")}
+
+
+async def test_safe_files_of_the_newest_commit_arrive(hub: Hub, tmp_path: Path) -> None:
+    fetched = await fetch(hub, tmp_path)
+    assert (fetched.digest, fetched.source, fetched.folder) == (COMMIT, KEY, tmp_path / "content")
+    assert content(tmp_path) == wanted(hub)
+    assert sorted(name for name, _, _ in hub.asked) == sorted(wanted(hub))
+    assert {token for _, _, token in hub.asked} == {"Bearer hf_secret"}
+
+
+async def test_progress_counts_all_files_together(hub: Hub, tmp_path: Path) -> None:
+    reports = Reports()
+    await HubFetcher(endpoint=hub.url, patience=QUICK).fetch(order(tmp_path, KEY), reports)
+    total = sum(map(len, wanted(hub).values()))
+    downloading = [done for step, done, _ in reports.seen if step == "downloading"]
+    assert downloading == sorted(downloading)
+    assert downloading[-1] == total
+    assert reports.steps == ["looking up", "downloading", "verifying"]
+
+
+async def test_an_installed_commit_is_not_fetched_again(hub: Hub, tmp_path: Path) -> None:
+    assert (await fetch(hub, tmp_path, installed=COMMIT)).folder is None
+    assert hub.asked == []
+
+
+async def test_a_cut_weights_file_is_continued_and_whole_files_are_kept(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_after["model.safetensors"] = 500_000
+    await fetch(hub, tmp_path)
+    assert ("model.safetensors", "bytes=500000-", "Bearer hf_secret") in hub.asked
+    hub.asked.clear()
+    await fetch(hub, tmp_path)
+    assert hub.asked == []
+    assert content(tmp_path) == wanted(hub)
+
+
+async def test_a_new_commit_replaces_what_an_earlier_try_left(hub: Hub, tmp_path: Path) -> None:
+    hub.files["old.json"] = b"{}"
+    await fetch(hub, tmp_path)
+    hub.commit = "b" * 40
+    del hub.files["old.json"]
+    hub.files["config.json"] = b'{"model_type": "qwen2"}'
+    hub.asked.clear()
+    assert (await fetch(hub, tmp_path)).digest == "b" * 40
+    assert content(tmp_path) == wanted(hub)
+    assert [name for name, _, _ in hub.asked] == ["config.json"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+async def test_a_file_that_is_not_the_commits_is_refused(hub: Hub, tmp_path: Path, name: str) -> None:
+    hub.damaged[name] = hub.files[name][:-1] + b"?"
+    with pytest.raises(CorruptDownloadError):
+        await fetch(hub, tmp_path)
+    assert name not in content(tmp_path)
+
+
+@pytest.mark.parametrize(("hub_id", "reason"), [("org/unknown", "shows no org/unknown"), ("org/gated", "asks for a licence")])
+async def test_what_the_hub_refuses_is_said(hub: Hub, tmp_path: Path, hub_id: str, reason: str) -> None:
+    with pytest.raises(DownloadError, match=reason):
+        await fetch(hub, tmp_path, f"hf:{hub_id}")
+
+
+async def test_weights_without_safetensors_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
+    del hub.files["model.safetensors"]
+    with pytest.raises(SourceRefusedError, match="no safetensors weights"):
+        await fetch(hub, tmp_path)
+    assert hub.asked == []
+
+
+async def test_a_model_that_asks_to_run_its_code_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.files["config.json"] = b'{"auto_map": {"AutoModel": "modeling_custom.Model"}}'
+    with pytest.raises(SourceRefusedError, match="auto_map"):
+        await fetch(hub, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../evil.json", "/etc/evil.json", "a/../../evil.json", "a\\evil.json"])
+async def test_a_file_name_that_leaves_the_folder_is_refused(hub: Hub, tmp_path: Path, name: str) -> None:
+    hub.files[name] = b"{}"
+    with pytest.raises(SourceRefusedError, match="unsafe path"):
+        await fetch(hub, tmp_path)
+    assert hub.asked == []
+
+
+async def test_room_is_asked_for_before_the_first_byte(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError):
+        await fetch(hub, tmp_path, free=lambda _: 2**20)
+    assert hub.asked == []
+
+
+async def test_no_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    fetcher = HubFetcher(endpoint="http://127.0.0.1:9", patience=QUICK)
+    async with asyncio.timeout(30):
+        with pytest.raises(DownloadError, match="the hub does not answer"):
+            await fetcher.fetch(order(tmp_path, KEY), Reports())
