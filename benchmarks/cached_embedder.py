@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aihub.core.health import PartHealth
-from aihub.embeddings.service import Embedder, EmbedderCard, Embeddings
+from aihub.embeddings.service import Embedder, EmbedderInfo, Embeddings
 
 
 class CachedEmbedder:
@@ -32,8 +32,8 @@ class CachedEmbedder:
                 keys = [key.tobytes() for key in saved["keys"]]
                 self._known = dict(zip(keys, zip(saved["vectors"], saved["tokens"].tolist(), strict=True), strict=True))
 
-    async def card(self) -> EmbedderCard:
-        return await self._inner.card()
+    async def model_info(self) -> EmbedderInfo:
+        return await self._inner.model_info()
 
     async def health(self) -> PartHealth:
         return await self._inner.health()

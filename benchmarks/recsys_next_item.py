@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aihub.recsys.next_item.evaluation import Questions, evaluate_next_item, fit_next_item
+from aihub.recsys.next_item.evaluation import HeldOutCases, evaluate_next_item, fit_next_item
 from aihub.recsys.next_item.model import NextItemModel, NextItemSettings
 from aihub.recsys.next_item.sequences import Sequences
 
@@ -34,12 +34,12 @@ online-retail, by plain scripts: most popular .040/.021, rules of the last item 
 @dataclass(frozen=True, slots=True)
 class NextItemSet:
     train: Sequences
-    test: Questions
+    test: HeldOutCases
 
 
-def last_items(sequences: Sequences) -> Questions:
+def last_items(sequences: Sequences) -> HeldOutCases:
     """Ask for the last item of each sequence."""
-    return Questions(sequences, sequences.offsets[1:] - 1, np.arange(len(sequences)))
+    return HeldOutCases(sequences, sequences.offsets[1:] - 1, np.arange(len(sequences)))
 
 
 def read_diginetica(folder: Path, *, every_prefix: bool) -> NextItemSet:
@@ -77,7 +77,7 @@ def seconds(moment: str) -> int:
 READERS = {"diginetica": read_diginetica, "online-retail": read_online_retail}
 
 
-def answer_times_ms(model: NextItemModel, test: Questions) -> tuple[float, float]:
+def answer_times_ms(model: NextItemModel, test: HeldOutCases) -> tuple[float, float]:
     """Median and 99th percentile of the time for one answer of 20 items."""
     times = []
     for number in range(min(TIMED, len(test))):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from aihub.recsys.data.import_csv import CsvSource, import_sources
 from aihub.recsys.data.mapping import MAPPING_PATH, load_mapping
-from aihub.recsys.trainers import choose_family
+from aihub.recsys.trainers import choose_trainer
 from aihub.recsys.training import TrainingPlace, TrainingResult, train
 
 STORE = 1
@@ -68,7 +68,7 @@ def train_factors(dsn: str, home: Path) -> TrainingResult:
             bar.update(round(100 * share) - bar.n)
 
         parameters = {"model": "ials", "search": False, "time_limit_s": 120}
-        return train(place, choose_family("recommendation"), STORE, "recommendation", parameters, progress=show)
+        return train(place, choose_trainer("recommendation"), STORE, "recommendation", parameters, progress=show)
 
 
 def _purchases(random: np.random.Generator, items: int) -> NDArray[np.int64]:

@@ -44,14 +44,14 @@ async def fill(hub: DocumentHub, chunks: int, vectors: NDArray[np.float32]) -> V
     generator = np.random.default_rng(1)
     stores, store_files, files = VectorStoreTable(hub.database), VectorStoreFileTable(hub.database), FileTable(hub.database)
     tenant = hub.principal.tenant_id
-    card = await hub.embedder.card()
+    model_info = await hub.embedder.model_info()
     store = await stores.create(
         tenant,
         name="speed",
         description=None,
         metadata={},
-        embedding_model=card.model_id,
-        dimensions=card.dimensions,
+        embedding_model=model_info.model_id,
+        dimensions=model_info.dimensions,
         expires_after=None,
     )
     for start in tqdm(range(0, chunks, CHUNKS_PER_FILE), desc="storing chunks", unit="file"):
@@ -103,7 +103,7 @@ async def recall(hub: DocumentHub, store: VectorStoreRecord, vectors: NDArray[np
 
 async def run(chunks: int) -> None:
     async with document_hub(works=False) as hub:
-        vectors = make_vectors(np.random.default_rng(0), chunks, (await hub.embedder.card()).dimensions)
+        vectors = make_vectors(np.random.default_rng(0), chunks, (await hub.embedder.model_info()).dimensions)
         store = await fill(hub, chunks, vectors)
         generator = np.random.default_rng(3)
         print(f"retrieval at {chunks} chunks{'':<24} {'p50 ms':>8} {'p95 ms':>8}  aim p95 50 ms", flush=True)

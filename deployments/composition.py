@@ -66,7 +66,7 @@ MODELS_APP = "models"
 RECSYS_APP = "recsys"
 
 
-class HubParts:
+class Composition:
     """Builds the parts in dependency order and closes them in the reverse one."""
 
     def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:

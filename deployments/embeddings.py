@@ -6,7 +6,7 @@ from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
 from aihub.core.profiles import EmbeddingsProfile
 from aihub.embeddings.embedder import SentenceEmbedder
-from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.embeddings.service import EmbedderInfo, Embeddings
 
 
 class EmbeddingsDeployment:
@@ -22,8 +22,8 @@ class EmbeddingsDeployment:
         )
         await self._embedder.start()
 
-    async def card(self) -> EmbedderCard:
-        return await self._embedder.card()
+    async def model_info(self) -> EmbedderInfo:
+        return await self._embedder.model_info()
 
     async def embed(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> Embeddings:
         """Return one vector per input; raises `InvalidRequestError` for inputs the model cannot take."""

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.health import PartHealth
-from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.embeddings.service import EmbedderInfo, Embeddings
 from deployments.handles import AppConnection
 
 
@@ -17,16 +17,16 @@ class LLMHandle:
 
     def __init__(self, connection: AppConnection) -> None:
         self._connection = connection
-        self._card: ChatModelCard | None = None
+        self._model_info: ChatModelInfo | None = None
         self._card_lock = asyncio.Lock()
 
-    async def card(self) -> ChatModelCard:
-        if self._card is None:
+    async def model_info(self) -> ChatModelInfo:
+        if self._model_info is None:
             # Once for all who ask: in a burst, a call each would fill the model's queue, and the refusals would wait in it.
             async with self._card_lock:
-                if self._card is None:
-                    self._card = await self._connection.call("card")
-        return self._card
+                if self._model_info is None:
+                    self._model_info = await self._connection.call("model_info")
+        return self._model_info
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = await self._connection.call("chat_once", body)
@@ -55,12 +55,12 @@ class EmbedderHandle:
 
     def __init__(self, connection: AppConnection) -> None:
         self._connection = connection
-        self._card: EmbedderCard | None = None
+        self._model_info: EmbedderInfo | None = None
 
-    async def card(self) -> EmbedderCard:
-        if self._card is None:
-            self._card = await self._connection.call("card")
-        return self._card
+    async def model_info(self) -> EmbedderInfo:
+        if self._model_info is None:
+            self._model_info = await self._connection.call("model_info")
+        return self._model_info
 
     async def embed(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> Embeddings:
         embeddings: Embeddings = await self._connection.call("embed", list(inputs))
@@ -87,9 +87,9 @@ class LocalEngine:
         self._directory = directory
         self._is_held = False
 
-    async def card(self) -> ChatModelCard:
+    async def model_info(self) -> ChatModelInfo:
         with self._counted():
-            return await self._engine.card()
+            return await self._engine.model_info()
 
     async def health(self) -> PartHealth:
         return await self._engine.health()

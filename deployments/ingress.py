@@ -19,7 +19,7 @@ from aihub.models.memory.status import ModelStatus
 from aihub.models.schemas import GenerationDefaults, UnloadRequest
 from aihub.recsys.schemas import NextItemsRequest, RecommendationsRequest, TrendingRequest
 from deployments.cancellation import quiet_cancellations
-from deployments.composition import HubParts
+from deployments.composition import Composition
 from deployments.local_fast_path import HUB, socket_path
 from pipelines.answer import GeneratedAnswer, generate_answer, question_body
 
@@ -37,7 +37,7 @@ class Ingress:
         quiet_cancellations()
         self._model_id = model_id
         self._server: LocalServer | None = None
-        self._parts = HubParts(settings, profile, model_id, tokenizer_path)
+        self._parts = Composition(settings, profile, model_id, tokenizer_path)
         await self._parts.start()
         if profile.hub.autoscaling.max_replicas == 1:  # several share their requests, and Serve decides how
             self._server = LocalServer(create_app(self._parts.services), socket_path(settings.home_path, HUB))

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aihub.chat.service import ChatModelCard
+from aihub.chat.service import ChatModelInfo
 from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
 from aihub.models.memory.generation_defaults import with_room_for_minimum
@@ -55,17 +55,17 @@ class LLMDeployment:
 
     Args:
         engine: How to start the engine.
-        card: What the model is called and takes.
+        model_info: What the model is called and takes.
         defaults: Sampling fields for requests that do not set them, see `GenerationDefaultsInForce`.
 
     Raises:
         EngineStartError: The engine did not start; the message is the innermost cause.
     """
 
-    async def __init__(self, engine: EngineOptions, *, card: ChatModelCard, defaults: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, engine: EngineOptions, *, model_info: ChatModelInfo, defaults: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         os.environ.update(engine.environment)
         quiet_refusals()
-        self._card = card
+        self._model_info = model_info
         self._defaults = defaults
         self._last_progress_s = time.monotonic()
         self._sleep = EngineSleep(self._put_engine_to_sleep, self._wake_engine)
@@ -73,8 +73,8 @@ class LLMDeployment:
         await self.set_generation_defaults(defaults)
         await self._warm_up()
 
-    async def card(self) -> ChatModelCard:
-        return self._card
+    async def model_info(self) -> ChatModelInfo:
+        return self._model_info
 
     async def health(self) -> PartHealth:
         """Say whether the engine process lives; Serve's own probe does the deeper check."""
@@ -157,7 +157,7 @@ class LLMDeployment:
         from deployments.vllm_compat import TokenizeChatRequest, TokenizeResponse
 
         request = TokenizeChatRequest(
-            model=self._card.model_id, messages=body["messages"], tools=body.get("tools"), add_generation_prompt=True
+            model=self._model_info.model_id, messages=body["messages"], tools=body.get("tools"), add_generation_prompt=True
         )
         async for item in await self._server.tokenize(request):
             if isinstance(item, TokenizeResponse):
@@ -176,7 +176,7 @@ class LLMDeployment:
             await self._sleep.check_awake(self._send_canary)
 
     async def _send_canary(self) -> None:
-        canary = {"model": self._card.model_id, "prompt": "1", "max_tokens": 1, "temperature": 0.0}
+        canary = {"model": self._model_info.model_id, "prompt": "1", "max_tokens": 1, "temperature": 0.0}
         try:
             await asyncio.wait_for(self.complete_once(canary), CANARY_TIMEOUT_S)
         except TimeoutError as error:
@@ -192,7 +192,7 @@ class LLMDeployment:
             from deployments.vllm_compat import LLMConfig, release_cache_pages, start_server
 
             config = LLMConfig(
-                model_loading_config={"model_id": self._card.model_id, "model_source": engine.source},
+                model_loading_config={"model_id": self._model_info.model_id, "model_source": engine.source},
                 engine_kwargs=engine.arguments,
                 # The default of 50 ms holds the first token back by up to 50 ms.
                 experimental_configs={"stream_batching_interval_ms": 0},
@@ -219,14 +219,14 @@ class LLMDeployment:
 
     async def _warm_up(self) -> None:
         """Answer with each kind of sampling once, so that its kernels are compiled before somebody waits for them."""
-        body = {"model": self._card.model_id, "prompt": "1", "max_tokens": WARM_UP_TOKENS, "ignore_eos": True}
+        body = {"model": self._model_info.model_id, "prompt": "1", "max_tokens": WARM_UP_TOKENS, "ignore_eos": True}
         kinds: list[dict[str, Any]] = [
             {"temperature": 0.0},
             {"temperature": 0.7, "top_p": 0.9, "top_k": 50},
             {"temperature": 0.7, "min_p": 0.05, "repetition_penalty": 1.1, "logprobs": 1},
         ]
         await asyncio.gather(*(self.complete_once(body | kind) for kind in kinds))
-        chat = {"model": self._card.model_id, "messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
+        chat = {"model": self._model_info.model_id, "messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
         async for _ in self.chat_stream(chat | {"stream": True}):
             pass
 

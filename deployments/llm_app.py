@@ -9,7 +9,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from aihub.chat.service import ChatModelCard
+from aihub.chat.service import ChatModelInfo
 from aihub.core.hardware import has_bfloat16_units
 from aihub.core.model_folder import read_special_tokens
 from aihub.core.profiles import LLMProfile, Profile
@@ -74,13 +74,13 @@ def build_llm_application(
         max_constructor_retry_count=2,
         ray_actor_options={"num_cpus": llm.num_cpus, "num_gpus": 0.0 if spec.device == "cpu" else GPU_TICKET},
     )
-    card = ChatModelCard(
+    model_info = ChatModelInfo(
         model_id=spec.model_id,
         context_tokens=spec.context_tokens,
         created=spec.created or int(time.time()),
         special_tokens=read_special_tokens(spec.path),
     )
-    return serve.deployment(LLMDeployment, **options).bind(engine, card=card, defaults=defaults)
+    return serve.deployment(LLMDeployment, **options).bind(engine, model_info=model_info, defaults=defaults)
 
 
 def gpu_share(spec: ModelSpec, profile: Profile, card_bytes: int | None = None) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aihub.chat.history import EngineHistory
 from aihub.chat.routing import ModelCandidate, ModelState
-from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, NotFoundError, OverloadedError
 from aihub.core.health import PartHealth
 from aihub.models.configuration import HubConfiguration
@@ -122,16 +122,16 @@ class ModelDirectory:
             for view in views
         ]
 
-    async def list(self) -> list[ChatModelCard]:
+    async def list(self) -> list[ChatModelInfo]:
         """Return the models that can be asked: loaded ones first, then those that their first request loads."""
         if self._report is None:
             return []
-        cards = []
+        model_infos = []
         for view in sorted(self._report.models, key=lambda view: (view.state != "ready", view.model_id != self._default_model)):
             if view.fits and view.failure is None:
                 ready = self._report.directory.ready.get(view.model_id)
-                cards.append(ChatModelCard(view.model_id, view.context_tokens, ready.created if ready else 0))
-        return cards
+                model_infos.append(ChatModelInfo(view.model_id, view.context_tokens, ready.created if ready else 0))
+        return model_infos
 
     def health(self) -> PartHealth:
         """State of the default model. One that is not loaded is fine, as its next request loads it; so is that load.

@@ -57,8 +57,10 @@ class ServeModelHost:
             ModelUnavailableError: It does not start now; the message is the reason.
         """
         defaults = await asyncio.to_thread(self._read_defaults, spec.model_id)
-        cards = {memory.device: memory.total_bytes for memory in await self.device_memory()}
-        application = build_llm_application(spec, self._profile, defaults, card_bytes=cards.get(spec.device), cache=self._cache)
+        model_infos = {memory.device: memory.total_bytes for memory in await self.device_memory()}
+        application = build_llm_application(
+            spec, self._profile, defaults, card_bytes=model_infos.get(spec.device), cache=self._cache
+        )
         await asyncio.to_thread(_deploy, application, app_name(spec.model_id))
         await self._wait_until_running(spec.model_id)
         self._process_ids[spec.model_id] = await self._meet_replica(spec.model_id)

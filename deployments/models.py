@@ -27,7 +27,7 @@ from aihub.models.memory.device import (
     read_engine_facts,
 )
 from aihub.models.memory.generation_defaults import GenerationDefaultsInForce, GenerationDefaultsStore
-from aihub.models.memory.high_water_marks import PeakStore
+from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.installed_models import DefaultModel, InstalledModels, LocalModel
 from aihub.models.memory.ledger import device_budget, open_ledger, sleep_budget
@@ -144,7 +144,7 @@ class Models:
             self._specs,
             policy=policy_of(self._configuration),
             desired=DesiredState(folder / "desired.json", first=(self._default.model_id,)),
-            peaks=PeakStore(folder / "peaks.json"),
+            high_water_marks=HighWaterMarks(folder / "peaks.json"),
             metrics=LifecycleMetrics(self._metrics),
             default_models={self._default.model_id},
         )

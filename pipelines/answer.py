@@ -69,9 +69,9 @@ async def generate_answer(
 
 
 async def _answer(engine: ChatEngine, values: dict[str, Any]) -> GeneratedAnswer:
-    card = await engine.card()
-    request = validate(ChatCompletionRequest, {"model": card.model_id} | values)
-    answer = await engine.chat(request.to_engine_body(card.special_tokens))
+    model_info = await engine.model_info()
+    request = validate(ChatCompletionRequest, {"model": model_info.model_id} | values)
+    answer = await engine.chat(request.to_engine_body(model_info.special_tokens))
     choice, usage = answer["choices"][0], answer["usage"]
     return GeneratedAnswer(
         answer=(choice["message"].get("content") or "").strip(),

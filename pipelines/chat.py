@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from aihub.chat.completions import CompletionRequest
 from aihub.chat.routing import AUTO
 from aihub.chat.schemas import ChatCompletionRequest
-from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, NotFoundError
 from aihub.core.principal import Principal
 from aihub.core.sse import error_frame
@@ -36,7 +36,7 @@ class EngineDirectory(Protocol):
         """
         ...
 
-    async def list(self) -> list[ChatModelCard]: ...
+    async def list(self) -> list[ChatModelInfo]: ...
 
 
 def model_not_found(model_id: str, known: Iterable[str]) -> NotFoundError:
@@ -72,7 +72,7 @@ class ChatPipeline:
         async with self._time_limit():
             engine = await self._resolve(request, LoadWait(self._load_wait_s))
             if request.retrieval is None:
-                return await engine.chat(request.to_engine_body((await engine.card()).special_tokens))
+                return await engine.chat(request.to_engine_body((await engine.model_info()).special_tokens))
             return await self._rag.answer(principal, engine, request)
 
     async def open_chat_stream(self, principal: Principal, request: ChatCompletionRequest) -> AsyncGenerator[str, None]:
@@ -95,16 +95,19 @@ class ChatPipeline:
 
     async def models(self, principal: Principal) -> list[dict[str, Any]]:
         """Return the chat models as OpenAI model objects."""
-        cards = await self._engines.list()
-        return [{"id": card.model_id, "object": "model", "created": card.created, "owned_by": card.owned_by} for card in cards]
+        model_infos = await self._engines.list()
+        return [
+            {"id": model_info.model_id, "object": "model", "created": model_info.created, "owned_by": model_info.owned_by}
+            for model_info in model_infos
+        ]
 
     async def _chat_frames(
         self, principal: Principal, request: ChatCompletionRequest, wait: LoadWait
     ) -> AsyncGenerator[str, None]:
         engine = await self._resolve(request, wait)
-        card = await engine.card()
+        model_info = await engine.model_info()
         if request.retrieval is None:
-            return engine.stream_chat(request.to_engine_body(card.special_tokens))
+            return engine.stream_chat(request.to_engine_body(model_info.special_tokens))
         return self._rag.stream(principal, engine, request)
 
     async def _complete_frames(self, request: CompletionRequest, wait: LoadWait) -> AsyncGenerator[str, None]:

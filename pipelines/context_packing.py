@@ -23,16 +23,16 @@ class SourceText:
 
 
 @dataclass(frozen=True, slots=True)
-class FittedPrompt:
+class PackedPrompt:
     """A chat body with sources in it, and the numbers of those that fitted."""
 
     body: dict[str, Any]
     used: frozenset[int]
 
 
-async def fit_sources(
+async def pack_sources(
     engine: ChatEngine, body: dict[str, Any], *, template: PromptTemplate, sources: Sequence[SourceText], reserve: int | None
-) -> FittedPrompt:
+) -> PackedPrompt:
     """Put the sources into the last user message, best first, as far as the context goes. Nothing is ever cut.
 
     In the common case, everything fits, this costs one token count. Otherwise each source is counted once, those that
@@ -46,16 +46,16 @@ async def fit_sources(
     Raises:
         ContextLengthError: The conversation alone does not fit, or not even one source does; with the numbers.
     """
-    context = (await engine.card()).context_tokens
+    context = (await engine.model_info()).context_tokens
     window = _Window(engine, body, template, context, default_reserve(context) if reserve is None else reserve)
     if not sources:
         bare = window.sourceless()
         window.require_room(await engine.count_tokens(bare))
-        return FittedPrompt(bare, frozenset())
+        return PackedPrompt(bare, frozenset())
     whole = window.filled(sources)
     if await engine.count_tokens(whole) > window.limit:
         return await _take_what_fits(window, sources)
-    return FittedPrompt(whole, frozenset(source.number for source in sources))
+    return PackedPrompt(whole, frozenset(source.number for source in sources))
 
 
 def default_reserve(context_tokens: int) -> int:
@@ -117,7 +117,7 @@ def last_user_position(messages: Sequence[Mapping[str, Any]]) -> int:
     raise InvalidRequestError("Retrieval needs a message of role 'user' to search by; add the question.", param="messages")
 
 
-async def _take_what_fits(window: _Window, sources: Sequence[SourceText]) -> FittedPrompt:
+async def _take_what_fits(window: _Window, sources: Sequence[SourceText]) -> PackedPrompt:
     engine = window.engine
     base, empty, *counts = await asyncio.gather(
         engine.count_tokens(window.filled([])),
@@ -134,7 +134,7 @@ async def _take_what_fits(window: _Window, sources: Sequence[SourceText]) -> Fit
     while taken:
         body = window.filled(taken)
         if await engine.count_tokens(body) <= window.limit:
-            return FittedPrompt(body, frozenset(source.number for source in taken))
+            return PackedPrompt(body, frozenset(source.number for source in taken))
         taken.pop()
     raise ContextLengthError(
         f"None of the {len(sources)} retrieved chunks fits: the smallest takes {min(counts) - empty} tokens, and of the model's "

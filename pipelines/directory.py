@@ -9,9 +9,9 @@ from aihub.chat.history import EngineHistory, ObservedEngine
 from aihub.chat.providers.pool import ProviderPool, split_model_id
 from aihub.chat.providers.settings import KnownProviders, ProviderName
 from aihub.chat.routing import AUTO, Decision, ModelCandidate, Router
-from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import ModelUnavailableError, NotFoundError
-from aihub.core.response_headers import note
+from aihub.core.response_headers import add_response_header
 from pipelines.chat import EngineDirectory, model_not_found
 from pipelines.load_wait import LoadWait
 
@@ -61,15 +61,15 @@ class ProviderDirectory:
         """
         if model_id == AUTO:
             decision = await self.decide(body or {"messages": []})
-            note(MODEL_HEADER, decision.model_id)
-            note(REASONS_HEADER, "; ".join(decision.reasons))
+            add_response_header(MODEL_HEADER, decision.model_id)
+            add_response_header(REASONS_HEADER, "; ".join(decision.reasons))
             model_id = decision.model_id
         order = self._pool.settings.fallback_order
         if not order:
             return (await self._find(model_id, wait))[1]
         return await self._with_fallbacks(model_id, order, wait)
 
-    async def list(self) -> list[ChatModelCard]:
+    async def list(self) -> list[ChatModelInfo]:
         """Return the models that can be used now, local ones first."""
         return [*await self._local.list(), *await self._pool.models()]
 
@@ -102,9 +102,9 @@ class ProviderDirectory:
     async def _fallback(self, provider: ProviderName, asked: str, wait: LoadWait | None) -> Sequence[Candidate]:
         """Return the candidate of a provider to fall back to; none where it has no model."""
         if provider == "local":
-            cards = await self._local.list()
-            if cards:
-                first = cards[0].model_id
+            model_infos = await self._local.list()
+            if model_infos:
+                first = model_infos[0].model_id
                 return [Candidate("local", first, partial(self._local_engine, first, wait))]
         if provider not in self._pool.configured:
             return []
@@ -138,8 +138,8 @@ class ProviderDirectory:
     async def _find_at_default(self, model_id: str, unknown: NotFoundError) -> tuple[ProviderName, ChatEngine]:
         provider = self._pool.settings.default_provider
         if provider == "local" and "local" not in self._pool.configured:
-            cards = await self.list()
-            raise model_not_found(model_id, [card.model_id for card in cards]) from unknown
+            model_infos = await self.list()
+            raise model_not_found(model_id, [model_info.model_id for model_info in model_infos]) from unknown
         return provider, self._remote_engine(provider, model_id)
 
     async def _local_engine(self, model_id: str, wait: LoadWait | None) -> ChatEngine:
@@ -151,13 +151,15 @@ class ProviderDirectory:
     async def _remote_candidates(self) -> Sequence[ModelCandidate]:
         health = self._pool.health()
         found = []
-        for card in await self._pool.models():
-            provider, name = split_model_id(card.model_id)
+        for model_info in await self._pool.models():
+            provider, name = split_model_id(model_info.model_id)
             if provider is None or health[provider].status == "down":
                 continue
             known = self._known.of(provider).find(name)
             types, languages = (known.types, known.languages) if known is not None else (("chat",), ("en",))
-            found.append(ModelCandidate(card.model_id, frozenset(types), frozenset(languages), "remote", card.context_tokens))
+            found.append(
+                ModelCandidate(model_info.model_id, frozenset(types), frozenset(languages), "remote", model_info.context_tokens)
+            )
         return found
 
 

@@ -43,12 +43,12 @@ class QueryChooser:
         Raises:
             HubError: The embedder cannot be asked for its limit.
         """
-        card = await self._embedder.card()
-        limit = card.max_tokens - SPECIAL_TOKENS
+        model_info = await self._embedder.model_info()
+        limit = model_info.max_tokens - SPECIAL_TOKENS
         if len(message.encode()) <= limit:  # no tokenizer makes more tokens than bytes
             return SearchQuery(message, is_shortened=False)
         if self._counter is None:
-            self._counter = await asyncio.to_thread(TokenCounter, card.tokenizer_path)
+            self._counter = await asyncio.to_thread(TokenCounter, model_info.tokenizer_path)
         return await asyncio.to_thread(_choose, message, self._counter, limit)
 
 

@@ -20,7 +20,7 @@ from aihub.documents.serializers import require_same_model
 from aihub.documents.tables.records import VectorStoreRecord
 from aihub.embeddings.service import Embedder
 from pipelines.citations import find_citations
-from pipelines.context_packing import SourceText, fit_sources
+from pipelines.context_packing import SourceText, pack_sources
 from pipelines.prompts import Prompts
 from pipelines.query import QueryChooser, SearchQuery
 from pipelines.sentence_index import CitableSource
@@ -139,7 +139,7 @@ class RagPipeline:
         options = request.retrieval
         if options is None:
             raise ValueError("the request asks for no retrieval")
-        special_tokens = (await engine.card()).special_tokens
+        special_tokens = (await engine.model_info()).special_tokens
         question = _question(request)
         stores = await self._open_stores(principal, options)
         query = await self._query(question, options)
@@ -152,7 +152,7 @@ class RagPipeline:
             SourceText(rank, chunk.hit.filename, neutralise_markers(chunk.hit.text, special_tokens))
             for rank, chunk in enumerate(relevant, start=1)
         ]
-        prompt = await fit_sources(
+        prompt = await pack_sources(
             engine,
             request.to_engine_body(special_tokens),
             template=self.prompts.for_text(question),
@@ -172,7 +172,7 @@ class RagPipeline:
                     param="retrieval.vector_store_ids",
                 )
             if options.mode != "text":
-                require_same_model(store, await self._embedder.card())
+                require_same_model(store, await self._embedder.model_info())
         await self._stores.touch(principal.tenant_id, ids)
         return stores
 

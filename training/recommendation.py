@@ -73,14 +73,14 @@ def train_on_worker(
 
 def _train_here(config: dict[str, Any]) -> dict[str, Any] | HubError:
     """Run in the worker. An error of the data is a result: trying again would not help."""
-    from aihub.recsys.trainers import choose_family
+    from aihub.recsys.trainers import choose_trainer
     from aihub.recsys.training import train
 
     os.nice(NICENESS)
     try:
         result = train(
             config["place"],
-            choose_family("recommendation"),
+            choose_trainer("recommendation"),
             config["store_id"],
             "recommendation",
             config["parameters"],

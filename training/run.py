@@ -17,7 +17,7 @@ from aihub.core.logging import configure_logging
 from aihub.core.settings import Settings
 from aihub.recsys.artifacts import ModelType
 from aihub.recsys.settings import RecsysSettings
-from aihub.recsys.trainers import choose_family
+from aihub.recsys.trainers import choose_trainer
 from aihub.recsys.training import TrainingPlace, TrainingResult, train
 
 logger = logging.getLogger("training.run")
@@ -57,7 +57,7 @@ def run(run_id: str, tenant: str, store_id: int, model_type: ModelType, paramete
         from training.recommendation import train_on_worker
 
         return train_on_worker(place, store_id, parameters, tenant=tenant, run_id=run_id)
-    return train(place, choose_family(model_type), store_id, model_type, parameters, tenant=tenant, run_id=run_id)
+    return train(place, choose_trainer(model_type), store_id, model_type, parameters, tenant=tenant, run_id=run_id)
 
 
 def embedded_database_url() -> str:

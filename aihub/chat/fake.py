@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aihub.chat.service import ChatModelCard
+from aihub.chat.service import ChatModelInfo
 from aihub.core.errors import ContextLengthError, HubError
 from aihub.core.health import PartHealth
 
@@ -30,7 +30,7 @@ class FakeChatEngine:
         answer: Makes the text of an answer from the last user message (or the prompt).
         first_token_s: Delay before the first token.
         token_s: Delay before each further token.
-        special_tokens: What the card names as the model's own.
+        special_tokens: What the model info names as the model's own.
 
     Attributes:
         active: Requests being answered now; back to 0 when every client has got its answer or left.
@@ -49,7 +49,7 @@ class FakeChatEngine:
         token_s: float = 0.0,
         special_tokens: tuple[str, ...] = (),
     ) -> None:
-        self._card = ChatModelCard(
+        self._model_info = ChatModelInfo(
             model_id=model_id, context_tokens=context_tokens, created=_CREATED, special_tokens=special_tokens
         )
         self._answer = answer
@@ -61,8 +61,8 @@ class FakeChatEngine:
         self.error: HubError | None = None
         self.part_health = PartHealth("ok")
 
-    async def card(self) -> ChatModelCard:
-        return self._card
+    async def model_info(self) -> ChatModelInfo:
+        return self._model_info
 
     async def health(self) -> PartHealth:
         return self.part_health
@@ -102,7 +102,7 @@ class FakeChatEngine:
             raise self.error
         self.bodies.append(body)
         self._requests += 1
-        run = _Run(body, self._requests, self._answer, self._card, (self._first_token_s, self._token_s))
+        run = _Run(body, self._requests, self._answer, self._model_info, (self._first_token_s, self._token_s))
         self.active += 1
         try:
             yield run
@@ -114,17 +114,22 @@ class _Run:
     """One request: its tokens and the pieces of its answer."""
 
     def __init__(
-        self, body: dict[str, Any], number: int, answer: Callable[[str], str], card: ChatModelCard, delays_s: tuple[float, float]
+        self,
+        body: dict[str, Any],
+        number: int,
+        answer: Callable[[str], str],
+        model_info: ChatModelInfo,
+        delays_s: tuple[float, float],
     ) -> None:
         self._first_token_s, self._token_s = delays_s
-        self._card = card
+        self._model_info = model_info
         self._body = body
         self._number = number
         self._prompt_tokens = len(_tokens(_all_text(body)))
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        if self._prompt_tokens + (limit or 1) > card.context_tokens:
+        if self._prompt_tokens + (limit or 1) > model_info.context_tokens:
             raise ContextLengthError(
-                f"This model's maximum context length is {card.context_tokens} tokens; the request needs "
+                f"This model's maximum context length is {model_info.context_tokens} tokens; the request needs "
                 f"{self._prompt_tokens + (limit or 1)}. Shorten the messages or ask for fewer tokens.",
                 param="messages" if "messages" in body else "prompt",
             )
@@ -132,7 +137,7 @@ class _Run:
         self.tool_name = _forced_tool(body)
         text = _before_stop(answer(_last_text(body)), body.get("stop"))
         tokens = _tokens(text)
-        limit = min(limit or card.context_tokens, card.context_tokens - self._prompt_tokens)
+        limit = min(limit or model_info.context_tokens, model_info.context_tokens - self._prompt_tokens)
         self._is_cut = len(tokens) > limit
         self._answer_tokens = tokens[:limit]
         self._text = "".join(self._answer_tokens)
@@ -174,7 +179,12 @@ class _Run:
 
     def envelope(self, kind: str) -> dict[str, Any]:
         prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
-        return {"id": f"{prefix}-{self._number:08d}", "object": kind, "created": int(time.time()), "model": self._card.model_id}
+        return {
+            "id": f"{prefix}-{self._number:08d}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self._model_info.model_id,
+        }
 
     def chat_choice(self, index: int) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": self._text}

@@ -6,10 +6,10 @@ from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from aihub.chat.service import ChatEngine, ChatModelCard, hold
+from aihub.chat.service import ChatEngine, ChatModelInfo, hold
 from aihub.core.errors import HubError, ModelUnavailableError
 from aihub.core.health import PartHealth
-from aihub.core.response_headers import note
+from aihub.core.response_headers import add_response_header
 from aihub.core.sse import data_event, events, payload
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ class FallbackEngine:
             finally:
                 self._held = None
 
-    async def card(self) -> ChatModelCard:
-        return await self._first(lambda engine: engine.card())
+    async def model_info(self) -> ChatModelInfo:
+        return await self._first(lambda engine: engine.model_info())
 
     async def health(self) -> PartHealth:
         return await self._first(lambda engine: engine.health())
@@ -135,9 +135,9 @@ class FallbackEngine:
 
     def _marked(self, answer: dict[str, Any]) -> dict[str, Any]:
         candidate = self._candidates[0]
-        note(PROVIDER_HEADER, candidate.provider)
+        add_response_header(PROVIDER_HEADER, candidate.provider)
         if self._failed:
-            note(FALLBACK_HEADER, ", ".join(f"{failed['model']} ({failed['code']})" for failed in self._failed))
+            add_response_header(FALLBACK_HEADER, ", ".join(f"{failed['model']} ({failed['code']})" for failed in self._failed))
         own = answer.get("aihub")
         origin = own if isinstance(own, dict) else {"provider": candidate.provider, "model": str(answer.get("model"))}
         return answer | {"aihub": origin | {"fallback_from": list(self._failed)}}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aihub.chat.fallback import may_fall_back
-from aihub.chat.service import ChatEngine, ChatModelCard, hold
+from aihub.chat.service import ChatEngine, ChatModelInfo, hold
 from aihub.core.errors import HubError
 from aihub.core.health import PartHealth
 
@@ -97,8 +97,8 @@ class ObservedEngine:
     def hold(self) -> AbstractContextManager[None]:
         return hold(self._engine)
 
-    async def card(self) -> ChatModelCard:
-        return await self._engine.card()
+    async def model_info(self) -> ChatModelInfo:
+        return await self._engine.model_info()
 
     async def health(self) -> PartHealth:
         return await self._engine.health()

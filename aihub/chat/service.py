@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatModelCard:
+class ChatModelInfo:
     """What a pipeline must know of a chat model.
 
     Attributes:
@@ -44,7 +44,7 @@ class ChatEngine(Protocol):
     error frame. Closing a stream (`aclose`) stops the engine within a second.
     """
 
-    async def card(self) -> ChatModelCard: ...
+    async def model_info(self) -> ChatModelInfo: ...
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]: ...
 

@@ -37,7 +37,7 @@ async def run_to_end(work: Callable[Arguments, Result], *args: Arguments.args, *
     raise cancelled
 
 
-class Slots:
+class ResizableSemaphore:
     """An async context manager that is inside at most `limit` times at once."""
 
     def __init__(self, limit: int) -> None:

@@ -156,7 +156,7 @@ def _build_and_swap(
     partial.mkdir(exist_ok=True)
     try:
         version = build(partial) or origin.version or ""
-        seal_folder(partial, Origin(origin.source, version, origin.recipe), progress)
+        write_manifest(partial, Origin(origin.source, version, origin.recipe), progress)
         move_into_place(partial, target)
     except BaseException:
         if not keep_partial:
@@ -175,7 +175,7 @@ def _check_room(target: Path, needed_bytes: int) -> None:
         )
 
 
-def seal_folder(folder: Path, origin: Origin, progress: Progress = no_progress) -> None:
+def write_manifest(folder: Path, origin: Origin, progress: Progress = no_progress) -> None:
     """Write the manifest of a finished folder and bring everything to the disk; reads every byte once."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
     entries: dict[str, dict[str, Any]] = {}

@@ -7,15 +7,15 @@ dict in a context variable is seen by every task of the request, as each gets a 
 from contextvars import ContextVar
 from urllib.parse import quote
 
-MAX_NOTE_CHARS = 1024
+MAX_VALUE_CHARS = 1024
 
-answer_notes: ContextVar[dict[str, str] | None] = ContextVar("answer_notes", default=None)
+response_headers: ContextVar[dict[str, str] | None] = ContextVar("response_headers", default=None)
 """Header names and values of the request being answered; None outside of one."""
 
 
-def note(name: str, value: str) -> None:
+def add_response_header(name: str, value: str) -> None:
     """Add a header to the answer; letters beyond ASCII and control characters are percent-encoded. Nothing outside a request."""
-    notes = answer_notes.get()
-    if notes is not None:
+    headers = response_headers.get()
+    if headers is not None:
         # Vietnamese model names and reasons would not survive HTTP's Latin-1 headers.
-        notes[name] = quote(value[:MAX_NOTE_CHARS], safe=" !#$&'()*+,/:;=?@[]_.-~|<>{}\"")[: 3 * MAX_NOTE_CHARS]
+        headers[name] = quote(value[:MAX_VALUE_CHARS], safe=" !#$&'()*+,/:;=?@[]_.-~|<>{}\"")[: 3 * MAX_VALUE_CHARS]

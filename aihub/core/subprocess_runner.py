@@ -24,7 +24,7 @@ Step = Literal["convert_gguf", "export_encoder"]
 LOG_TAIL_BYTES = 2000
 
 
-def run_in_child(step: Step, source: Path, target: Path, progress: Progress, **options: Any) -> None:
+def run_in_subprocess(step: Step, source: Path, target: Path, progress: Progress, **options: Any) -> None:
     """Run `convert_gguf` or `export_encoder` on two paths and more arguments (JSON values), passing its progress on.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.embeddings.service import EmbedderInfo, Embeddings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,14 +60,14 @@ class ChunkVectors:
 
     Args:
         embed: `Embedder.embed`, or a wrapper that retries it.
-        card: The embedder's card.
+        model_info: The embedder's model info.
     """
 
-    def __init__(self, embed: Callable[[Sequence[str]], Awaitable[Embeddings]], card: EmbedderCard) -> None:
+    def __init__(self, embed: Callable[[Sequence[str]], Awaitable[Embeddings]], model_info: EmbedderInfo) -> None:
         self._embed = embed
-        self._dimensions = card.dimensions
-        self._max_tokens = card.max_tokens
-        self._cutter = WindowCutter(card.tokenizer_path, card.max_tokens)
+        self._dimensions = model_info.dimensions
+        self._max_tokens = model_info.max_tokens
+        self._cutter = WindowCutter(model_info.tokenizer_path, model_info.max_tokens)
 
     async def of(self, texts: Sequence[str], token_counts: Sequence[int]) -> NDArray[np.float32]:
         """Return one vector of norm 1 per text, shape (len(texts), dimensions).

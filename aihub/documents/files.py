@@ -122,10 +122,10 @@ class FileBatches:
             ConflictError: The store was built with another embedding model than the active one.
         """
         store = await self._store(principal, store_id)
-        card = await self._embedder.card()
-        require_same_model(store, card)
+        model_info = await self._embedder.model_info()
+        require_same_model(store, model_info)
         files = [
-            NewFile(file.file_id, file.attributes or {}, chunking_for(file.chunking_strategy, card))
+            NewFile(file.file_id, file.attributes or {}, chunking_for(file.chunking_strategy, model_info))
             for file in request.each_file()
         ]
         record = await self._batches.create(principal.tenant_id, store_id, files)

@@ -23,7 +23,7 @@ from aihub.documents.tables.files import FileTable
 from aihub.documents.tables.records import ChunkRow, VectorStoreFileRecord
 from aihub.documents.tables.vector_store_files import VectorStoreFileTable
 from aihub.documents.tables.vector_stores import VectorStoreTable
-from aihub.embeddings.service import Embedder, EmbedderCard, Embeddings
+from aihub.embeddings.service import Embedder, EmbedderInfo, Embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -171,10 +171,10 @@ class IngestWorker:
         if await self._outlast(lambda: self._store_files.complete_from_duplicate(record)):
             return "completed"
         store = await self._outlast(lambda: self._stores.get(record.tenant_id, record.store_id))
-        card = await self._outlast(self._embedder.card)
-        require_same_model(store, card)
+        model_info = await self._outlast(self._embedder.model_info)
+        require_same_model(store, model_info)
         document = await self._parse(record)
-        rows = await self._embed(document, card)
+        rows = await self._embed(document, model_info)
         if not await self._outlast(lambda: self._store_files.complete(record, document.text, document.format, rows)):
             return "lost"
         self._metrics.ingested_chunks.inc(len(rows))
@@ -189,12 +189,12 @@ class IngestWorker:
     async def _read(self, record: VectorStoreFileRecord) -> bytes:
         return b"".join([part async for part in self._files.content(record.tenant_id, record.file_id)])
 
-    async def _embed(self, document: ParsedDocument, card: EmbedderCard) -> list[ChunkRow]:
+    async def _embed(self, document: ParsedDocument, model_info: EmbedderInfo) -> list[ChunkRow]:
         async def embed(texts: Sequence[str]) -> Embeddings:
             return await self._outlast(lambda: self._embedder.embed(texts))
 
         texts = [chunk.text for chunk in document.chunks]
-        vectors = await ChunkVectors(embed, card).of(texts, [chunk.token_count for chunk in document.chunks])
+        vectors = await ChunkVectors(embed, model_info).of(texts, [chunk.token_count for chunk in document.chunks])
         return [
             ChunkRow(
                 ordinal=chunk.ordinal,

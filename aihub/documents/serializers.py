@@ -20,7 +20,7 @@ from aihub.documents.schemas import (
 )
 from aihub.documents.search.retriever import ScoredChunk
 from aihub.documents.tables.records import FileBatchRecord, FileRecord, VectorStoreFileRecord, VectorStoreRecord
-from aihub.embeddings.service import EmbedderCard
+from aihub.embeddings.service import EmbedderInfo
 
 Item = TypeVar("Item", FileObject, VectorStoreObject, VectorStoreFileObject)
 
@@ -116,29 +116,29 @@ AUTO_MARGIN_TOKENS = 16
 AUTO_OVERLAP_SHARE = 8
 
 
-def require_same_model(store: VectorStoreRecord, card: EmbedderCard) -> None:
+def require_same_model(store: VectorStoreRecord, info: EmbedderInfo) -> None:
     """Refuse to mix vectors of two models.
 
     Raises:
         ConflictError: The store was built with another model than the active one; the message names both.
     """
-    if (store.embedding_model, store.dimensions) != (card.model_id, card.dimensions):
+    if (store.embedding_model, store.dimensions) != (info.model_id, info.dimensions):
         raise ConflictError(
             f"Vector store {store.id} was built with embedding model {store.embedding_model!r} ({store.dimensions} dimensions), "
-            f"but {card.model_id!r} ({card.dimensions}) is active. Create a new vector store and attach the files to it, "
+            f"but {info.model_id!r} ({info.dimensions}) is active. Create a new vector store and attach the files to it, "
             f"or start the hub with {store.embedding_model!r}.",
             code="embedding_model_mismatch",
         )
 
 
-def chunking_for(strategy: AutoChunking | StaticChunking | None, card: EmbedderCard) -> dict[str, Any]:
+def chunking_for(strategy: AutoChunking | StaticChunking | None, info: EmbedderInfo) -> dict[str, Any]:
     """Return the sizes to use, in OpenAI's `static` form.
 
     `auto` (and none) takes chunks the embedder reads whole, at most 512 tokens, an eighth of them repeated from the chunk before.
     """
     if isinstance(strategy, StaticChunking):
         return strategy.model_dump()
-    size = max(100, min(AUTO_MAX_TOKENS, card.max_tokens - AUTO_MARGIN_TOKENS))
+    size = max(100, min(AUTO_MAX_TOKENS, info.max_tokens - AUTO_MARGIN_TOKENS))
     return {
         "type": "static",
         "static": {"max_chunk_size_tokens": size, "chunk_overlap_tokens": size // AUTO_OVERLAP_SHARE},

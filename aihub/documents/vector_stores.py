@@ -64,15 +64,15 @@ class VectorStores:
         file_ids = list(dict.fromkeys(request.file_ids or []))
         for file_id in file_ids:
             await self._files.get(tenant, file_id)
-        card = await self._embedder.card()
-        chunking = chunking_for(request.chunking_strategy, card)
+        model_info = await self._embedder.model_info()
+        chunking = chunking_for(request.chunking_strategy, model_info)
         store = await self._stores.create(
             tenant,
             name=request.name,
             description=request.description,
             metadata=request.metadata or {},
-            embedding_model=card.model_id,
-            dimensions=card.dimensions,
+            embedding_model=model_info.model_id,
+            dimensions=model_info.dimensions,
             expires_after=None if request.expires_after is None else request.expires_after.model_dump(),
         )
         try:
@@ -120,14 +120,14 @@ class VectorStores:
             ConflictError: The store was built with another embedding model than the active one.
         """
         store = await self._store(principal, store_id)
-        card = await self._embedder.card()
-        require_same_model(store, card)
+        model_info = await self._embedder.model_info()
+        require_same_model(store, model_info)
         record = await self._store_files.attach(
             principal.tenant_id,
             store_id,
             request.file_id,
             attributes=request.attributes or {},
-            chunking_strategy=chunking_for(request.chunking_strategy, card),
+            chunking_strategy=chunking_for(request.chunking_strategy, model_info),
         )
         await self._stores.touch(principal.tenant_id, [store_id])
         self._nudge()
@@ -187,7 +187,7 @@ class VectorStores:
         """
         store = await self._store(principal, store_id)
         if request.mode != "text":
-            require_same_model(store, await self._embedder.card())
+            require_same_model(store, await self._embedder.model_info())
         await self._stores.touch(principal.tenant_id, [store_id])
         best: dict[int, ScoredChunk] = {}
         for query in request.queries:

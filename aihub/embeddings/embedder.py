@@ -10,7 +10,7 @@ from aihub.core.health import PartHealth
 from aihub.embeddings.encoders import TextTokenizer, load_encoder
 from aihub.embeddings.queue import EncodingQueue
 from aihub.embeddings.sentence_model import read_sentence_model
-from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.embeddings.service import EmbedderInfo, Embeddings
 
 
 class SentenceEmbedder:
@@ -42,7 +42,7 @@ class SentenceEmbedder:
         self._device = device
         self._languages = languages
         self._max_batch_tokens = max_batch_tokens
-        self._card: EmbedderCard | None = None
+        self._model_info: EmbedderInfo | None = None
         self._tokenizer: TextTokenizer | None = None
         self._queue: EncodingQueue | None = None
 
@@ -59,10 +59,10 @@ class SentenceEmbedder:
         if self._queue is not None:
             await asyncio.to_thread(self._queue.close)
 
-    async def card(self) -> EmbedderCard:
-        if self._card is None:
+    async def model_info(self) -> EmbedderInfo:
+        if self._model_info is None:
             raise ModelUnavailableError("The embeddings model is loading. Retry in a few seconds.")
-        return self._card
+        return self._model_info
 
     async def health(self) -> PartHealth:
         problem = "the model is loading" if self._queue is None else self._queue.problem()
@@ -90,7 +90,7 @@ class SentenceEmbedder:
         # The first call also measures the width: modules after the encoder may change it.
         probe = self._tokenizer.encode(["a"])[0][None, :]
         dimensions = int(encoder(probe, probe * 0 + 1).shape[1])
-        self._card = EmbedderCard(
+        self._model_info = EmbedderInfo(
             model_id=self._model_id,
             dimensions=dimensions,
             max_tokens=model.max_tokens,

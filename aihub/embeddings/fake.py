@@ -10,7 +10,7 @@ import numpy as np
 from aihub.core.errors import InvalidRequestError
 from aihub.core.health import PartHealth
 from aihub.embeddings.schemas import check_inputs
-from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.embeddings.service import EmbedderInfo, Embeddings
 
 
 @dataclass
@@ -27,8 +27,8 @@ class FakeEmbedder:
     tokenizer_path: str = ""
     vocabulary_size: int = 30_000
 
-    async def card(self) -> EmbedderCard:
-        return EmbedderCard(
+    async def model_info(self) -> EmbedderInfo:
+        return EmbedderInfo(
             model_id=self.model_id,
             dimensions=self.dimensions,
             max_tokens=self.max_tokens,

@@ -21,23 +21,23 @@ router = APIRouter(route_class=StrictRoute, tags=["embeddings"])
 @router.post("/v1/embeddings", responses={200: {"model": EmbeddingList}})
 async def create_embeddings(body: EmbeddingRequest, request: Request, services: ServicesDep) -> Response:
     """Turn texts or token ids into vectors of norm 1."""
-    card = await services.embedder.card()
-    if body.model != card.model_id:
+    info = await services.embedder.model_info()
+    if body.model != info.model_id:
         raise NotFoundError(
-            f"There is no embedding model {body.model!r}. The one served is {card.model_id!r}.",
+            f"There is no embedding model {body.model!r}. The one served is {info.model_id!r}.",
             param="model",
             code="model_not_found",
         )
-    if body.dimensions not in {None, card.dimensions}:
+    if body.dimensions not in {None, info.dimensions}:
         raise InvalidRequestError(
-            f"{card.model_id} gives vectors of {card.dimensions} dimensions and cannot shorten them. Leave `dimensions` out.",
+            f"{info.model_id} gives vectors of {info.dimensions} dimensions and cannot shorten them. Leave `dimensions` out.",
             param="dimensions",
         )
     embeddings = await until_disconnect(request, services.embedder.embed(body.input), timeout_s=services.settings.chat_timeout_s)
     tokens = sum(embeddings.token_counts)
     usage_observer(services.metrics, request).answer({"usage": {"prompt_tokens": tokens}})
     # Thousands of vectors take long to write as text; not on the event loop.
-    content = await asyncio.to_thread(_render, embeddings, card.model_id, as_base64=body.encoding_format == "base64")
+    content = await asyncio.to_thread(_render, embeddings, info.model_id, as_base64=body.encoding_format == "base64")
     return Response(content, media_type="application/json")
 
 

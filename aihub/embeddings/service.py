@@ -11,7 +11,7 @@ from aihub.core.health import PartHealth
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedderCard:
+class EmbedderInfo:
     """What a pipeline must know of an embedder.
 
     Attributes:
@@ -53,7 +53,7 @@ class Embedder(Protocol):
     index), an empty input or an id outside the vocabulary.
     """
 
-    async def card(self) -> EmbedderCard: ...
+    async def model_info(self) -> EmbedderInfo: ...
 
     async def embed(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> Embeddings: ...
 

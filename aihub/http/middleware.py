@@ -15,7 +15,7 @@ from aihub.core.errors import HubError, InvalidRequestError, NotFoundError
 from aihub.core.limits import MAX_HEADER_BYTES
 from aihub.core.logging import request_id
 from aihub.core.metrics import RequestMetrics
-from aihub.core.response_headers import answer_notes
+from aihub.core.response_headers import response_headers
 from aihub.http.csrf_guard import check_request
 from aihub.http.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
 from aihub.http.services import PredictionServices, Services
@@ -49,8 +49,8 @@ class RequestContext:
         current = sent_id or f"req_{secrets.token_hex(12)}"
         token = request_id.set(current)
         id_header = (b"x-request-id", current.encode())
-        notes: dict[str, str] = {}
-        notes_token = answer_notes.set(notes)
+        extra_headers: dict[str, str] = {}
+        headers_token = response_headers.set(extra_headers)
         status, has_ended = 0, False
 
         async def send_with_id(message: Message) -> None:
@@ -58,8 +58,8 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 kept = (pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id")
-                noted = [(name.encode(), value.encode()) for name, value in notes.items()]
-                message["headers"] = [*kept, *noted, id_header] if self._sends_id else [*kept, *noted]
+                encoded = [(name.encode(), value.encode()) for name, value in extra_headers.items()]
+                message["headers"] = [*kept, *encoded, id_header] if self._sends_id else [*kept, *encoded]
             await send(message)
             has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
@@ -80,7 +80,7 @@ class RequestContext:
             metrics.in_flight.dec()
             _record(metrics, scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s, has_ended=has_ended)
             request_id.reset(token)
-            answer_notes.reset(notes_token)
+            response_headers.reset(headers_token)
 
 
 def _record(metrics: RequestMetrics, scope: Scope, status: int, seconds: float, *, has_ended: bool) -> None:

@@ -49,10 +49,10 @@ async def get_model(model_id: str, services: ServicesDep, principal: PrincipalDe
 async def _models(services: Services, principal: Principal) -> list[ModelObject]:
     models = [ModelObject.model_validate(model) for model in await services.chat.models(principal)]
     try:
-        card = await services.embedder.card()
+        model_info = await services.embedder.model_info()
     except UnavailableError:
         return models  # /health says why.
-    return [*models, ModelObject(id=card.model_id, created=card.created, owned_by="aihub")]
+    return [*models, ModelObject(id=model_info.model_id, created=model_info.created, owned_by="aihub")]
 
 
 loaded_models_router = APIRouter(route_class=StrictRoute, prefix="/api/v1/models", tags=["loaded models"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from aihub.core.errors import ConflictError, InternalError, InvalidRequestError, NotFoundError
-from aihub.core.files import Origin, damaged_files, hold_lock, move_into_place, read_manifest, seal_folder, write_document
+from aihub.core.files import Origin, damaged_files, hold_lock, move_into_place, read_manifest, write_document, write_manifest
 from aihub.core.principal import DEFAULT_TENANT
 
 ModelType = Literal["recommendation", "trending", "next_item"]
@@ -196,7 +196,7 @@ class ArtifactStore:
                     "created_at": int(time.time()),
                 }
                 write_document(partial / CARD, content)
-                seal_folder(partial, Origin(f"recsys:store_{store_id}/{model_type}", name, _RECIPE))
+                write_manifest(partial, Origin(f"recsys:store_{store_id}/{model_type}", name, _RECIPE))
                 move_into_place(partial, folder / name)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -70,14 +70,14 @@ def train(store: Store, model: Kind, settings: Settable = None, as_json: Json = 
     """Train a model of a store here, and serve it unless it is worse than the served one."""
     from aihub.core.progress import progress_bar
     from aihub.recsys.settings import RecsysSettings
-    from aihub.recsys.trainers import choose_family, with_defaults
+    from aihub.recsys.trainers import choose_trainer, with_defaults
     from aihub.recsys.training import train as run_training
 
     with _told_errors():
         model_type = _model_type(model)
         parameters = with_defaults(RecsysSettings(), model_type, _parameters(model_type, settings))
         with _place() as place, progress_bar() as progress:
-            result = run_training(place, choose_family(model_type), store, model_type, parameters, progress=progress)
+            result = run_training(place, choose_trainer(model_type), store, model_type, parameters, progress=progress)
     if as_json:
         _print_json(asdict(result))
         return
@@ -90,14 +90,14 @@ def evaluate(store: Store, model: Kind, settings: Settable = None, as_json: Json
     """Fit on what the store has now, publish nothing, and compare with the served model on the same held-out data."""
     from aihub.core.progress import progress_bar
     from aihub.recsys.settings import RecsysSettings
-    from aihub.recsys.trainers import choose_family, with_defaults
+    from aihub.recsys.trainers import choose_trainer, with_defaults
     from aihub.recsys.training import compare
 
     with _told_errors():
         model_type = _model_type(model)
         parameters = with_defaults(RecsysSettings(), model_type, _parameters(model_type, settings))
         with _place() as place, progress_bar() as progress:
-            new, served = compare(place, choose_family(model_type), store, model_type, parameters, progress=progress)
+            new, served = compare(place, choose_trainer(model_type), store, model_type, parameters, progress=progress)
     if as_json:
         _print_json({"new": new, "served": served})
         return

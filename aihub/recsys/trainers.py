@@ -38,7 +38,7 @@ class Trained(Protocol):
         ...
 
 
-class ModelFamily(Protocol):
+class ModelTrainer(Protocol):
     """One kind of model: how its data is read and how it is fitted.
 
     Attributes:
@@ -81,7 +81,7 @@ class Outcome:
     evaluate: Callable[[Version], dict[str, float] | None]
 
 
-class RecommendationFamily:
+class RecommendationTrainer:
     """Item neighbours, linear models, matrix factors and NeuMF."""
 
     data_type: type[Interactions] = Interactions
@@ -105,7 +105,7 @@ class RecommendationFamily:
         return Outcome(fitted.metrics, {"winner": fitted.recommender.family, "notes": notes}, fitted.recommender.save, judge)
 
 
-class NextItemFamily:
+class NextItemTrainer:
     """Sequence rules, session neighbours and the learned ranking."""
 
     data_type: type[Interactions] = Interactions
@@ -135,7 +135,7 @@ class NextItemFamily:
         return Outcome(model.metrics, {"winner": model.ranker}, model.save, judge)
 
 
-class TrendingFamily:
+class TrendingTrainer:
     """Sales forecast."""
 
     data_type: type[Sales] = Sales
@@ -179,9 +179,9 @@ def recommendation_settings(parameters: Parameters) -> Any:
     return settings if model == "auto" else replace(settings, families=(model,))
 
 
-def choose_family(model_type: ModelType) -> ModelFamily:
-    """Return the family of a model type."""
-    return _FAMILIES[model_type]()
+def choose_trainer(model_type: ModelType) -> ModelTrainer:
+    """Return the trainer of a model type."""
+    return _TRAINERS[model_type]()
 
 
 def choose_loader(model_type: ModelType) -> Callable[[Path], Any]:
@@ -218,8 +218,8 @@ def _take(settings: Any, parameters: Parameters, *, but: set[str] | None = None)
     return replace(settings, **{name: value for name, value in parameters.items() if name in names})
 
 
-_FAMILIES: dict[ModelType, Callable[[], ModelFamily]] = {
-    "recommendation": RecommendationFamily,
-    "trending": TrendingFamily,
-    "next_item": NextItemFamily,
+_TRAINERS: dict[ModelType, Callable[[], ModelTrainer]] = {
+    "recommendation": RecommendationTrainer,
+    "trending": TrendingTrainer,
+    "next_item": NextItemTrainer,
 }

@@ -21,7 +21,7 @@ from aihub.recsys.open_models import RESULTS
 from aihub.recsys.results import Cancelled, Progress, TrainingCancelledError, ignore_progress, never_cancelled, raise_if_cancelled
 from aihub.recsys.settings import RecsysSettings
 from aihub.recsys.tables.session import ResultNotWrittenError, TrainingSession
-from aihub.recsys.trainers import ModelFamily, Trained
+from aihub.recsys.trainers import ModelTrainer, Trained
 from aihub.recsys.training_data import read_training_data
 
 logger = logging.getLogger(__name__)
@@ -65,11 +65,11 @@ class TrainingPlace:
         return ArtifactStore(self.home / RESULTS, tenant=tenant, keep=self.keep_versions)
 
     def read(
-        self, family: ModelFamily, checkpoint: FitCheckpoint, tenant: str, store_id: int, parameters: Mapping[str, Any]
+        self, trainer: ModelTrainer, checkpoint: FitCheckpoint, tenant: str, store_id: int, parameters: Mapping[str, Any]
     ) -> Any:
         """Return what a training learns from; see `read_training_data`."""
         return read_training_data(
-            self.shop_dsn, self.mapping, self.limits, family, checkpoint, tenant=tenant, store_id=store_id, parameters=parameters
+            self.shop_dsn, self.mapping, self.limits, trainer, checkpoint, tenant=tenant, store_id=store_id, parameters=parameters
         )
 
 
@@ -98,7 +98,7 @@ class TrainingResult:
 
 def train(
     place: TrainingPlace,
-    family: ModelFamily,
+    trainer: ModelTrainer,
     store_id: int,
     model_type: ModelType,
     parameters: Mapping[str, Any] | None = None,
@@ -112,10 +112,10 @@ def train(
 
     Args:
         place: Where to read and write.
-        family: How such a model is read and fitted; see `aihub.recsys.trainers`.
+        trainer: How such a model is read and fitted; see `aihub.recsys.trainers`.
         store_id: Number of the store.
         model_type: Which model.
-        parameters: Hyper-parameters; the family's defaults for what is left out.
+        parameters: Hyper-parameters; the trainer's defaults for what is left out.
         tenant: Owner of the store.
         run_id: Row of `ai_training_log` that waits for this training, or that a killed process left; a new one when None.
         progress: Called with the step and the share done, also written to the log.
@@ -146,9 +146,9 @@ def train(
             version = _published(artifacts, store_id, model_type, session.run_id)
             if version is None:
                 checkpoint = FitCheckpoint(artifacts.checkpoint_folder(store_id, model_type, session.run_id), session.run_id)
-                data = place.read(family, checkpoint, tenant, store_id, chosen)
+                data = place.read(trainer, checkpoint, tenant, store_id, chosen)
                 raise_if_cancelled(is_cancelled)
-                trained = family.fit(data, chosen, progress=report, cancelled=is_cancelled, checkpoint=checkpoint)
+                trained = trainer.fit(data, chosen, progress=report, cancelled=is_cancelled, checkpoint=checkpoint)
                 raise_if_cancelled(is_cancelled)
                 report("publishing", 0.0)
                 version = _publish(artifacts, trained, store_id, model_type, chosen, len(data), session.run_id)
@@ -167,7 +167,7 @@ def train(
 
 def compare(
     place: TrainingPlace,
-    family: ModelFamily,
+    trainer: ModelTrainer,
     store_id: int,
     model_type: ModelType,
     parameters: Mapping[str, Any],
@@ -182,8 +182,8 @@ def compare(
         HubError: The shop cannot be read.
     """
     nowhere = FitCheckpoint()
-    data = place.read(family, nowhere, tenant, store_id, parameters)
-    trained = family.fit(data, parameters, progress=progress, cancelled=never_cancelled, checkpoint=nowhere)
+    data = place.read(trainer, nowhere, tenant, store_id, parameters)
+    trained = trainer.fit(data, parameters, progress=progress, cancelled=never_cancelled, checkpoint=nowhere)
     return dict(trained.metrics), evaluate_served(place.artifacts(tenant), store_id, model_type, trained)
 
 

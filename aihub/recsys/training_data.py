@@ -10,7 +10,7 @@ from aihub.recsys.array_files import FitCheckpoint
 from aihub.recsys.data.connections import NotEnoughDataError
 from aihub.recsys.data.extraction import Limits, open_store
 from aihub.recsys.data.mapping import Mapping as ShopMapping
-from aihub.recsys.trainers import ModelFamily
+from aihub.recsys.trainers import ModelTrainer
 
 _STAGE = "data"
 
@@ -19,7 +19,7 @@ def read_training_data(
     dsn: str,
     mapping: ShopMapping,
     limits: Limits,
-    family: ModelFamily,
+    trainer: ModelTrainer,
     checkpoint: FitCheckpoint,
     *,
     tenant: str,
@@ -29,7 +29,7 @@ def read_training_data(
     """Read a store, or what a killed process of this training has read: what it had learnt fits no other data.
 
     Returns:
-        `family.data_type`.
+        `trainer.data_type`.
 
     Raises:
         NotEnoughDataError: The store has no orders.
@@ -37,9 +37,9 @@ def read_training_data(
     """
     saved = checkpoint.load(_STAGE)
     if saved is not None:
-        return family.data_type(**saved.arrays, **saved.facts)
+        return trainer.data_type(**saved.arrays, **saved.facts)
     with open_store(dsn, mapping, tenant=tenant, store_id=store_id, limits=limits) as reader:
-        data = family.read(reader, parameters)
+        data = trainer.read(reader, parameters)
     if len(data) == 0:
         raise NotEnoughDataError(
             f"Store {store_id} has no orders to learn from. Load some (`aihub recsys import`, or `make demo-shop` to try), or "

@@ -17,12 +17,12 @@ STOPPED_WITHIN_S = 1.0
 
 async def chat_body(engine: ChatEngine, text: str = "Xin chào, bạn là ai?", **fields: Any) -> dict[str, Any]:
     defaults = {"temperature": 0.0, "max_completion_tokens": 12, "stream": False}
-    return {"model": (await engine.card()).model_id, "messages": [{"role": "user", "content": text}]} | defaults | fields
+    return {"model": (await engine.model_info()).model_id, "messages": [{"role": "user", "content": text}]} | defaults | fields
 
 
 async def prompt_body(engine: ChatEngine, **fields: Any) -> dict[str, Any]:
     defaults = {"temperature": 0.0, "max_tokens": 8, "stream": False}
-    return {"model": (await engine.card()).model_id, "prompt": "One, two, three,"} | defaults | fields
+    return {"model": (await engine.model_info()).model_id, "prompt": "One, two, three,"} | defaults | fields
 
 
 async def collect(frames: AsyncGenerator[str, None]) -> tuple[list[dict[str, Any]], str]:
@@ -45,9 +45,9 @@ class ChatEngineContract:
         raise NotImplementedError
 
     async def test_card_names_model_and_context(self, engine: ChatEngine) -> None:
-        card = await engine.card()
-        assert card.model_id
-        assert card.context_tokens > 0
+        model_info = await engine.model_info()
+        assert model_info.model_id
+        assert model_info.context_tokens > 0
 
     async def test_health_is_ok(self, engine: ChatEngine) -> None:
         assert (await engine.health()).status == "ok"
@@ -55,7 +55,7 @@ class ChatEngineContract:
     async def test_chat_answers_with_a_completion_object(self, engine: ChatEngine) -> None:
         answer = await engine.chat(await chat_body(engine))
         assert answer["object"] == "chat.completion"
-        assert answer["model"] == (await engine.card()).model_id
+        assert answer["model"] == (await engine.model_info()).model_id
         assert answer["choices"][0]["message"]["role"] == "assistant"
         assert answer["choices"][0]["message"]["content"]
         assert answer["choices"][0]["finish_reason"] in {"stop", "length"}
@@ -114,17 +114,17 @@ class ChatEngineContract:
         assert await engine.count_tokens(body) == (await engine.chat(body))["usage"]["prompt_tokens"]
 
     async def test_count_tokens_counts_beyond_the_context(self, engine: ChatEngine) -> None:
-        context = (await engine.card()).context_tokens
+        context = (await engine.model_info()).context_tokens
         assert await engine.count_tokens({"messages": [{"role": "user", "content": "từ " * (2 * context)}]}) > context
 
     async def test_conversation_over_the_context_is_refused(self, engine: ChatEngine) -> None:
-        too_long = "word " * ((await engine.card()).context_tokens + 100)
+        too_long = "word " * ((await engine.model_info()).context_tokens + 100)
         with pytest.raises(ContextLengthError):
             await engine.chat(await chat_body(engine, too_long))
         assert (await engine.chat(await chat_body(engine)))["choices"]
 
     async def test_stream_refuses_before_its_first_frame(self, engine: ChatEngine) -> None:
-        too_long = "word " * ((await engine.card()).context_tokens + 100)
+        too_long = "word " * ((await engine.model_info()).context_tokens + 100)
         with pytest.raises(ContextLengthError):
             await anext(engine.stream_chat(await chat_body(engine, too_long, stream=True)))
         assert await self.active(engine) == 0

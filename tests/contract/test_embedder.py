@@ -33,10 +33,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_vectors_are_float32_of_norm_one_in_order(embedder: Embedder) -> None:
-    card = await embedder.card()
+    model_info = await embedder.model_info()
     whole = await embedder.embed(TEXTS)
     assert whole.vectors.dtype == np.float32
-    assert whole.vectors.shape == (len(TEXTS), card.dimensions)
+    assert whole.vectors.shape == (len(TEXTS), model_info.dimensions)
     assert np.allclose(np.linalg.norm(whole.vectors, axis=1), 1.0, atol=1e-5)
     for index, text in enumerate(TEXTS):
         alone = await embedder.embed([text])

@@ -357,4 +357,4 @@ class TestOllama(ProviderContract):
         assert '"error"' in frames
 
     async def test_installed_models_are_listed(self, pool: ProviderPool) -> None:
-        assert [card.model_id for card in await pool.models()] == ["ollama/gemma2:9b", "ollama/upstream-model"]
+        assert [model_info.model_id for model_info in await pool.models()] == ["ollama/gemma2:9b", "ollama/upstream-model"]

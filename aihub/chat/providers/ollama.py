@@ -12,7 +12,7 @@ from aihub.chat.providers.connection import DONE, ProviderConnection, broken_off
 from aihub.chat.providers.failures import ProviderError, Refusal, explain_refusal
 from aihub.chat.providers.ollama_shapes import Answer, chat_request, generate_requests
 from aihub.chat.providers.origin import parse_object
-from aihub.chat.service import ChatModelCard
+from aihub.chat.service import ChatModelInfo
 from aihub.chat.token_estimate import estimate_tokens
 from aihub.core.errors import HubError, NotFoundError
 from aihub.core.health import PartHealth
@@ -35,16 +35,16 @@ class OllamaEngine:
     """One model of an Ollama server; satisfies `ChatEngine`.
 
     Args:
-        model: Its name there, as `gemma2:9b`; answers carry the card's.
+        model: Its name there, as `gemma2:9b`; answers carry the model info's.
     """
 
-    def __init__(self, connection: ProviderConnection, model: str, card: ChatModelCard) -> None:
+    def __init__(self, connection: ProviderConnection, model: str, model_info: ChatModelInfo) -> None:
         self._connection = connection
         self._model = model
-        self._card = card
+        self._model_info = model_info
 
-    async def card(self) -> ChatModelCard:
-        return self._card
+    async def model_info(self) -> ChatModelInfo:
+        return self._model_info
 
     async def health(self) -> PartHealth:
         return self._connection.health
@@ -54,27 +54,27 @@ class OllamaEngine:
         return estimate_tokens(body)
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        request = chat_request(body, self._model, self._card.context_tokens)
+        request = chat_request(body, self._model, self._model_info.context_tokens)
         requests = [request] * int(body.get("n") or 1)
-        return await self._whole("/api/chat", requests, Answer("chat.completion", self._card.model_id))
+        return await self._whole("/api/chat", requests, Answer("chat.completion", self._model_info.model_id))
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        requests = generate_requests(body, self._model, self._card.context_tokens)
-        return await self._whole("/api/generate", requests, Answer("text_completion", self._card.model_id))
+        requests = generate_requests(body, self._model, self._model_info.context_tokens)
+        return await self._whole("/api/generate", requests, Answer("text_completion", self._model_info.model_id))
 
     async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        request = chat_request(body, self._model, self._card.context_tokens)
+        request = chat_request(body, self._model, self._model_info.context_tokens)
         requests = [request] * int(body.get("n") or 1)
         async with aclosing(
-            self._frames("/api/chat", requests, Answer("chat.completion.chunk", self._card.model_id), body)
+            self._frames("/api/chat", requests, Answer("chat.completion.chunk", self._model_info.model_id), body)
         ) as all_:
             async for frame in all_:
                 yield frame
 
     async def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        requests = generate_requests(body, self._model, self._card.context_tokens)
+        requests = generate_requests(body, self._model, self._model_info.context_tokens)
         async with aclosing(
-            self._frames("/api/generate", requests, Answer("text_completion", self._card.model_id), body)
+            self._frames("/api/generate", requests, Answer("text_completion", self._model_info.model_id), body)
         ) as all_:
             async for frame in all_:
                 yield frame

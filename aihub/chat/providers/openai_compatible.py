@@ -14,7 +14,7 @@ from typing import Any
 
 from aihub.chat.providers.connection import DONE, ProviderConnection, data_frame, error_frame, read_events
 from aihub.chat.providers.failures import ProviderError, ProviderRetiredError, Refusal, explain_refusal
-from aihub.chat.service import ChatModelCard
+from aihub.chat.service import ChatModelInfo
 from aihub.chat.token_estimate import estimate_tokens
 from aihub.core.errors import HubError, InvalidRequestError
 from aihub.core.health import PartHealth
@@ -45,17 +45,19 @@ class OpenAICompatibleEngine:
     """One model of one such server; satisfies `ChatEngine`.
 
     Args:
-        model: The name the provider knows it by; answers carry the card's.
+        model: The name the provider knows it by; answers carry the model info's.
     """
 
-    def __init__(self, connection: ProviderConnection, model: str, card: ChatModelCard, dialect: Dialect = COMPATIBLE) -> None:
+    def __init__(
+        self, connection: ProviderConnection, model: str, model_info: ChatModelInfo, dialect: Dialect = COMPATIBLE
+    ) -> None:
         self._connection = connection
         self._model = model
-        self._card = card
+        self._model_info = model_info
         self._dialect = dialect
 
-    async def card(self) -> ChatModelCard:
-        return self._card
+    async def model_info(self) -> ChatModelInfo:
+        return self._model_info
 
     async def health(self) -> PartHealth:
         return self._connection.health
@@ -120,7 +122,7 @@ class OpenAICompatibleEngine:
         yield DONE
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"object": kind, "model": self._card.model_id}
+        return {"object": kind, "model": self._model_info.model_id}
 
     def _named(self, answer: dict[str, Any], kind: str) -> dict[str, Any]:
         """Return the answer under the hub's name for the model, with the provider's beside it."""

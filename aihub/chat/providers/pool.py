@@ -14,7 +14,7 @@ from aihub.chat.providers.openai_compatible import COMPATIBLE, GITHUB, OPENAI, O
 from aihub.chat.providers.origin import Origin
 from aihub.chat.providers.resilience import RetryPolicy
 from aihub.chat.providers.settings import PROVIDER_NAMES, KnownProviders, ProviderName, ProviderSettings
-from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, InvalidRequestError
 from aihub.core.health import PartHealth
 
@@ -112,10 +112,10 @@ class ProviderPool:
                 param="model",
                 code="invalid_model",
             )
-        card = self._card(provider, model)
+        model_info = self._model_info(provider, model)
         if provider == "ollama":
-            return OllamaEngine(connection, model, card)
-        return OpenAICompatibleEngine(connection, model, card, _DIALECTS[provider])
+            return OllamaEngine(connection, model, model_info)
+        return OpenAICompatibleEngine(connection, model, model_info, _DIALECTS[provider])
 
     def default_model(self, provider: ProviderName, asked: str) -> str:
         """Return the provider's model to fall back to: the asked one where it is known there, else its default."""
@@ -125,19 +125,19 @@ class ProviderPool:
             return bare
         return (self._settings.ollama_model if provider == "ollama" else None) or known.default_model
 
-    async def models(self) -> list[ChatModelCard]:
+    async def models(self) -> list[ChatModelInfo]:
         """Cards of the models that configured providers offer; an Ollama server that does not answer offers none."""
-        cards = []
+        model_infos = []
         for provider in self._connections:
             names = await self._ollama_names() if provider == "ollama" else [m.name for m in self._known.of(provider).models]
-            cards += [self._card(provider, name) for name in names]
-        return cards
+            model_infos += [self._model_info(provider, name) for name in names]
+        return model_infos
 
-    def _card(self, provider: ProviderName, model: str) -> ChatModelCard:
+    def _model_info(self, provider: ProviderName, model: str) -> ChatModelInfo:
         known = self._known.of(provider)
         found = known.find(model)
         context = found.context_tokens if found is not None else known.context_tokens
-        return ChatModelCard(f"{provider}/{model}", context, self._created, owned_by=provider)
+        return ChatModelInfo(f"{provider}/{model}", context, self._created, owned_by=provider)
 
     async def _ollama_names(self) -> tuple[str, ...]:
         now_s = self._clock()

@@ -157,8 +157,8 @@ class Retriever:
         """Return (chunk id, score) best first, and the weight vectors deserve for this query in these stores."""
         with watch.measure("text"):
             blocks = [block for store_id in search.store_ids for block in await self._lexical.blocks(search.tenant_id, store_id)]
-            card = await self._embedder.card()
-            return await asyncio.to_thread(_search_text, blocks, search, card.languages)
+            model_info = await self._embedder.model_info()
+            return await asyncio.to_thread(_search_text, blocks, search, model_info.languages)
 
     async def _fetch(self, tenant_id: str, ranked: list[tuple[int, float]], vectors: list[ChunkHit]) -> list[ChunkHit]:
         """Return the chunks in order; those deleted meanwhile are left out."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aihub.core.errors import ModelUnavailableError
 from aihub.models.memory.host import DeviceMemory
 from aihub.models.memory.ledger import gib
-from aihub.models.memory.manager_state import Board
+from aihub.models.memory.manager_state import ManagerState
 from aihub.models.memory.state import ModelRecord, ModelState
 
 NEVER_RETRY_S = 3600
@@ -51,13 +51,13 @@ class Wait:
 Step = Start | Evict | End | Wait
 
 
-def refuse_impossible(record: ModelRecord, board: Board) -> None:
+def refuse_impossible(record: ModelRecord, manager_state: ManagerState) -> None:
     """Refuse a model that cannot fit, whatever is unloaded.
 
     Raises:
         ModelUnavailableError: It is larger than the device's budget, or than what pinned models leave of it.
     """
-    ledger, device, need = board.ledger, record.spec.device, record.need_bytes
+    ledger, device, need = manager_state.ledger, record.spec.device, record.need_bytes
     capacity = ledger.capacity_bytes(device)
     if need > capacity:
         fixed = [f"{held.holder} {gib(held.size_bytes)}" for held in ledger.holders(device) if held.is_fixed]
@@ -68,7 +68,7 @@ def refuse_impossible(record: ModelRecord, board: Board) -> None:
             code="model_too_large",
             retry_after_s=NEVER_RETRY_S,
         )
-    pinned = [other for other in board.in_memory() if other.is_pinned and other is not record]
+    pinned = [other for other in manager_state.in_memory() if other.is_pinned and other is not record]
     taken = sum(ledger.held_bytes(other.model_id, device) for other in pinned)
     names = ", ".join(other.model_id for other in pinned)
     if need > capacity - taken:
@@ -76,7 +76,7 @@ def refuse_impossible(record: ModelRecord, board: Board) -> None:
             f"The model {record.model_id!r} needs {gib(need)} on {device}; pinned models ({names}) leave "
             f"{gib(capacity - taken)}. Unpin one of them."
         )
-    limit = board.policy.max_concurrent_models
+    limit = manager_state.policy.max_concurrent_models
     if limit and len(pinned) >= limit:
         raise ModelUnavailableError(
             f"The model {record.model_id!r} cannot be loaded: {limit} models may be in memory and as many are pinned ({names}). "
@@ -84,12 +84,14 @@ def refuse_impossible(record: ModelRecord, board: Board) -> None:
         )
 
 
-def next_step(record: ModelRecord, board: Board, live: DeviceMemory | None, *, waited_s: float, may_evict: bool = True) -> Step:
+def next_step(
+    record: ModelRecord, manager_state: ManagerState, live: DeviceMemory | None, *, waited_s: float, may_evict: bool = True
+) -> Step:
     """Say what to do next for a model that waits for room.
 
     Args:
         record: The model.
-        board: Everyone else.
+        manager_state: Everyone else.
         live: Memory of its device now; None when nobody can tell.
         waited_s: How long it has waited already.
         may_evict: False makes others' memory taboo (models brought back at a start).
@@ -97,46 +99,50 @@ def next_step(record: ModelRecord, board: Board, live: DeviceMemory | None, *, w
     Raises:
         ModelUnavailableError: It can never fit as things are.
     """
-    refuse_impossible(record, board)
-    shortage_bytes, reason = _shortage(record, board, live)
-    slots = _missing_slots(record, board)
+    refuse_impossible(record, manager_state)
+    shortage_bytes, reason = _shortage(record, manager_state, live)
+    slots = _missing_slots(record, manager_state)
     if shortage_bytes <= 0 and slots <= 0:
         return Start()
-    poll_s = board.policy.poll_s
+    poll_s = manager_state.policy.poll_s
     # What is being unloaded comes back by itself.
-    leaving = [other for other in board.in_memory() if other.state is ModelState.UNLOADING]
-    shortage_bytes -= sum(board.ledger.held_bytes(other.model_id, record.spec.device) for other in leaving)
+    leaving = [other for other in manager_state.in_memory() if other.state is ModelState.UNLOADING]
+    shortage_bytes -= sum(manager_state.ledger.held_bytes(other.model_id, record.spec.device) for other in leaving)
     slots -= len(leaving)
     if shortage_bytes <= 0 and slots <= 0:
         return Wait(reason, poll_s)
     if not may_evict:
         raise ModelUnavailableError(f"{reason} No other model is unloaded for it now.")
-    victims, may_sleep = _choose_victims(record, board, shortage_bytes, slots)
+    victims, may_sleep = _choose_victims(record, manager_state, shortage_bytes, slots)
     if not victims:
         return Wait(reason, poll_s)
     sleepers = [victim for victim in victims if victim.state is ModelState.SLEEPING]
     if sleepers:
         return End(sleepers[0], reason)
-    busy = [victim for victim in victims if board.is_busy(victim)]
+    busy = [victim for victim in victims if manager_state.is_busy(victim)]
     if not busy:
         return Evict(victims[0], is_patient=False, may_sleep=may_sleep, reason=reason)
-    if waited_s < board.policy.patience_s:
+    if waited_s < manager_state.policy.patience_s:
         return Wait(reason, poll_s)
     return Evict(busy[0], is_patient=True, may_sleep=may_sleep, reason=reason)
 
 
-def room_retry_s(record: ModelRecord, board: Board) -> int:
+def admission_retry_s(record: ModelRecord, manager_state: ManagerState) -> int:
     """When a refused model may find room: after the shortest residency of the others, at least some seconds."""
-    others = [board.residency_left_s(other) for other in board.in_memory() if other is not record and not other.is_pinned]
+    others = [
+        manager_state.residency_left_s(other)
+        for other in manager_state.in_memory()
+        if other is not record and not other.is_pinned
+    ]
     return max(math.ceil(min(others, default=0.0)), 5)
 
 
-def _shortage(record: ModelRecord, board: Board, live: DeviceMemory | None) -> tuple[int, str]:
+def _shortage(record: ModelRecord, manager_state: ManagerState, live: DeviceMemory | None) -> tuple[int, str]:
     """Return what is missing in bytes and a sentence that says so."""
-    ledger, device = board.ledger, record.spec.device
+    ledger, device = manager_state.ledger, record.spec.device
     need = record.need_bytes - ledger.held_bytes(record.model_id, device)  # a sleeper keeps a part
     budget_bytes = ledger.budget_shortage_bytes(device, need)
-    live_bytes = ledger.live_shortage_bytes(device, need, live, board.policy.live_margin_bytes)
+    live_bytes = ledger.live_shortage_bytes(device, need, live, manager_state.policy.live_margin_bytes)
     wants = f"The model {record.model_id!r} needs {gib(need)} on {device}"
     if live is not None and live_bytes > budget_bytes:
         return live_bytes, f"{wants}, where {gib(live.free_bytes)} of {gib(live.total_bytes)} are free."
@@ -146,28 +152,32 @@ def _shortage(record: ModelRecord, board: Board, live: DeviceMemory | None) -> t
             budget_bytes,
             f"{wants}; {gib(max(ledger.free_bytes(device), 0))} of its budget are free, the rest is held by {holders}.",
         )
-    return 0, f"{board.policy.max_concurrent_models} models are in memory, which is the limit."
+    return 0, f"{manager_state.policy.max_concurrent_models} models are in memory, which is the limit."
 
 
-def _missing_slots(record: ModelRecord, board: Board) -> int:
-    limit = board.policy.max_concurrent_models
-    others = sum(other is not record for other in board.in_memory())
+def _missing_slots(record: ModelRecord, manager_state: ManagerState) -> int:
+    limit = manager_state.policy.max_concurrent_models
+    others = sum(other is not record for other in manager_state.in_memory())
     return others + 1 - limit if limit else 0
 
 
-def _choose_victims(record: ModelRecord, board: Board, shortage_bytes: int, slots: int) -> tuple[list[ModelRecord], bool]:
+def _choose_victims(
+    record: ModelRecord, manager_state: ManagerState, shortage_bytes: int, slots: int
+) -> tuple[list[ModelRecord], bool]:
     """Return who makes room, and whether the awake ones among them may sleep.
 
     Sleepers end where what they keep is enough, else awake models fall asleep, least recently used first, idle before
     busy, no more than needed. Where sleep would not free enough they are stopped; where that is not enough either,
     nobody has to go.
     """
-    if board.clock() < board.drain_after_s:
+    if manager_state.clock() < manager_state.drain_after_s:
         return [], True
     device = record.spec.device
-    others = [other for other in board.records.values() if other is not record]
+    others = [other for other in manager_state.records.values() if other is not record]
     sleepers = [
-        other for other in others if other.state is ModelState.SLEEPING and board.ledger.held_bytes(other.model_id, device)
+        other
+        for other in others
+        if other.state is ModelState.SLEEPING and manager_state.ledger.held_bytes(other.model_id, device)
     ]
     # Those that are waited for are spared while others are enough.
     sleepers.sort(key=lambda other: (other.waiting > 0, other.used_s))
@@ -176,27 +186,35 @@ def _choose_victims(record: ModelRecord, board: Board, shortage_bytes: int, slot
         for other in others
         if other.state is ModelState.READY
         and not other.is_pinned
-        and board.residency_left_s(other) <= 0
+        and manager_state.residency_left_s(other) <= 0
         and (slots > 0 or other.spec.device == device)
     ]
-    awake.sort(key=lambda other: (board.is_busy(other), other.used_s))
+    awake.sort(key=lambda other: (manager_state.is_busy(other), other.used_s))
     for may_sleep in (True, False):
-        chosen = _least(sleepers + awake, record, board, shortage_bytes, slots, may_sleep=may_sleep)
+        chosen = _least(sleepers + awake, record, manager_state, shortage_bytes, slots, may_sleep=may_sleep)
         if chosen:
             return chosen, may_sleep
     return [], True
 
 
 def _least(
-    candidates: list[ModelRecord], record: ModelRecord, board: Board, shortage_bytes: int, slots: int, *, may_sleep: bool
+    candidates: list[ModelRecord],
+    record: ModelRecord,
+    manager_state: ManagerState,
+    shortage_bytes: int,
+    slots: int,
+    *,
+    may_sleep: bool,
 ) -> list[ModelRecord]:
     """Return no more candidates than needed, earlier ones first; none at all when they would not be enough."""
     device = record.spec.device
 
     def freed(other: ModelRecord) -> int:
-        held_bytes = board.ledger.held_bytes(other.model_id, device)
-        falls_asleep = may_sleep and other.state is ModelState.READY and other.spec.device == device and board.may_sleep(other)
-        return max(held_bytes - board.residual_bytes(other), 0) if falls_asleep else held_bytes
+        held_bytes = manager_state.ledger.held_bytes(other.model_id, device)
+        falls_asleep = (
+            may_sleep and other.state is ModelState.READY and other.spec.device == device and manager_state.may_sleep(other)
+        )
+        return max(held_bytes - manager_state.residual_bytes(other), 0) if falls_asleep else held_bytes
 
     def is_enough(chosen: list[ModelRecord]) -> bool:
         left_slots = sum(other.state is ModelState.READY for other in chosen)

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 MAX_ENTRIES = 512
 
 
-class PeakStore:
+class HighWaterMarks:
     """The largest memory each model was seen to use.
 
     The file is read once; `save` writes it when something grew. Unreadable content counts as no measurements.
@@ -20,7 +20,7 @@ class PeakStore:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._peaks: dict[str, int] = {}
+        self._high_water_marks: dict[str, int] = {}
         self._is_changed = False
 
     def load(self) -> None:
@@ -35,20 +35,20 @@ class PeakStore:
             logger.warning("%s is not readable (%s); memory is estimated until it is measured again.", self._path, error)
             return
         if isinstance(document, dict):
-            self._peaks = {str(key): size for key, size in document.items() if type(size) is int and size > 0}
+            self._high_water_marks = {str(key): size for key, size in document.items() if type(size) is int and size > 0}
 
     def record(self, spec: ModelSpec, used_bytes: int) -> None:
-        """Note a measurement; only a new peak counts."""
+        """Note a measurement; only a new high-water mark counts."""
         key = _key(spec)
-        if used_bytes > self._peaks.get(key, 0):
-            self._peaks.pop(key, None)
-            self._peaks[key] = used_bytes  # the newest stand last
+        if used_bytes > self._high_water_marks.get(key, 0):
+            self._high_water_marks.pop(key, None)
+            self._high_water_marks[key] = used_bytes  # the newest stand last
             self._is_changed = True
-            while len(self._peaks) > MAX_ENTRIES:
-                del self._peaks[next(iter(self._peaks))]
+            while len(self._high_water_marks) > MAX_ENTRIES:
+                del self._high_water_marks[next(iter(self._high_water_marks))]
 
     def save(self) -> None:
-        """Write the file when a peak grew since the last call (blocking).
+        """Write the file when a high-water mark grew since the last call (blocking).
 
         Raises:
             OSError: The state folder cannot be written.
@@ -58,19 +58,19 @@ class PeakStore:
         self._is_changed = False
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(self._peaks, indent=1), encoding="utf-8")
+        partial.write_text(json.dumps(self._high_water_marks, indent=1), encoding="utf-8")
         partial.replace(self._path)
 
     def is_measured(self, spec: ModelSpec) -> bool:
-        """Whether a peak is known."""
-        return _key(spec) in self._peaks
+        """Whether a high-water mark is known."""
+        return _key(spec) in self._high_water_marks
 
     def need_bytes(self, spec: ModelSpec) -> int:
-        """What the model must be given: its measured peak, else the estimate.
+        """What the model must be given: its measured high-water mark, else the estimate.
 
         Never less than weights and KV cache: an engine that has served little has not touched all of its cache yet.
         """
-        peak = self._peaks.get(_key(spec))
+        peak = self._high_water_marks.get(_key(spec))
         return spec.requirement.total_bytes if peak is None else max(peak, spec.requirement.certain_bytes)
 
 

@@ -5,8 +5,8 @@ import logging
 import math
 
 from aihub.core.errors import ConflictError, HubError, ModelUnavailableError
-from aihub.models.memory.admission import End, Evict, Start, Wait, next_step, refuse_impossible, room_retry_s
-from aihub.models.memory.manager_state import Board
+from aihub.models.memory.admission import End, Evict, Start, Wait, admission_retry_s, next_step, refuse_impossible
+from aihub.models.memory.manager_state import ManagerState
 from aihub.models.memory.state import AT_REST, ModelRecord, ModelState, UnloadLevel
 from aihub.models.memory.transitions import Transitions
 
@@ -18,24 +18,24 @@ CAN_START = AT_REST | {ModelState.SLEEPING}
 class Loader:
     """Runs loads; those of one device come one at a time, in the order they were asked for."""
 
-    def __init__(self, board: Board, transitions: Transitions) -> None:
-        self._board = board
+    def __init__(self, manager_state: ManagerState, transitions: Transitions) -> None:
+        self._manager_state = manager_state
         self._transitions = transitions
 
     def begin(self, record: ModelRecord) -> "asyncio.Task[HubError | None]":
         """Start loading unless that is under way; the task's result is the error, if any."""
         if record.load is None or record.load.done():
             record.give_up = False
-            record.load_asked_s = self._board.clock()
+            record.load_asked_s = self._manager_state.clock()
             record.load = asyncio.create_task(self._load(record), name=f"load {record.model_id}")
             record.load.add_done_callback(lambda _: record.changed.notify())
             record.changed.notify()
         return record.load
 
     async def _load(self, record: ModelRecord) -> HubError | None:
-        board = self._board
+        manager_state = self._manager_state
         try:
-            async with board.lane(record.spec.device).turn:
+            async with manager_state.device_lock(record.spec.device).turn:
                 await self._make_ready(record)
         except HubError as error:
             return self._give_up(record, error)
@@ -54,53 +54,54 @@ class Loader:
         return error
 
     async def _make_ready(self, record: ModelRecord) -> None:
-        board = self._board
-        lane = board.lane(record.spec.device)
-        began_s = board.clock()
+        manager_state = self._manager_state
+        device_lock = manager_state.device_lock(record.spec.device)
+        began_s = manager_state.clock()
         while record.state is not ModelState.READY:
-            waited_s = board.clock() - began_s
+            waited_s = manager_state.clock() - began_s
             if record.give_up:
                 raise ModelUnavailableError(f"The model {record.model_id!r} was unloaded on request. Try again.", retry_after_s=1)
             if record.state not in CAN_START:
-                await board.changed.wait(board.policy.poll_s)  # it is being drained or stopped by somebody else
+                await manager_state.changed.wait(manager_state.policy.poll_s)  # it is being drained or stopped by somebody else
                 continue
-            if record.state in AT_REST and board.ledger.held_bytes(record.model_id):
+            if record.state in AT_REST and manager_state.ledger.held_bytes(record.model_id):
                 await self._clear_away(record)
                 continue
             live = await self._transitions.memory.live(record.spec.device)
             may_evict = not record.is_restored or record.waiting > 0
-            step = next_step(record, board, live, waited_s=waited_s, may_evict=may_evict)
-            if not isinstance(step, Start) and waited_s >= board.policy.room_timeout_s:
+            step = next_step(record, manager_state, live, waited_s=waited_s, may_evict=may_evict)
+            if not isinstance(step, Start) and waited_s >= manager_state.policy.room_timeout_s:
                 raise ModelUnavailableError(
-                    f"{step.reason} Nothing became free in {waited_s:.0f} s.", retry_after_s=room_retry_s(record, board)
+                    f"{step.reason} Nothing became free in {waited_s:.0f} s.",
+                    retry_after_s=admission_retry_s(record, manager_state),
                 )
             if isinstance(step, Wait):
-                await board.changed.wait(step.seconds)
+                await manager_state.changed.wait(step.seconds)
             elif isinstance(step, Evict):
                 await self._evict(step)
             elif isinstance(step, End):
-                async with board.lane(step.victim.spec.device).lock:
+                async with manager_state.device_lock(step.victim.spec.device).lock:
                     await self._transitions.sleeping.end(step.victim, "evicted")
             else:
-                async with lane.lock:
+                async with device_lock.lock:
                     await self._start_if_room(record, waited_s)
 
     async def _start_if_room(self, record: ModelRecord, waited_s: float) -> None:
         """Start or wake when there is still room now that the device is ours."""
-        board = self._board
+        manager_state = self._manager_state
         live = await self._transitions.memory.live(record.spec.device)
         is_free = record.state in CAN_START and not record.give_up
-        if not is_free or not isinstance(next_step(record, board, live, waited_s=waited_s), Start):
+        if not is_free or not isinstance(next_step(record, manager_state, live, waited_s=waited_s), Start):
             return
         if record.state is ModelState.SLEEPING:
             await self._transitions.wake(record)
-        elif not board.ledger.held_bytes(record.model_id):
+        elif not manager_state.ledger.held_bytes(record.model_id):
             await self._transitions.start(record)
 
     async def _clear_away(self, record: ModelRecord) -> None:
         """Stop what an earlier failed stop has left in memory."""
-        async with self._board.lane(record.spec.device).lock:
-            is_left = record.state in AT_REST and self._board.ledger.held_bytes(record.model_id)
+        async with self._manager_state.device_lock(record.spec.device).lock:
+            is_left = record.state in AT_REST and self._manager_state.ledger.held_bytes(record.model_id)
             if is_left and not await self._transitions.stop(record):
                 raise ModelUnavailableError(
                     f"The model {record.model_id!r} could not be stopped, so it cannot be loaded anew. See its log.",
@@ -109,8 +110,8 @@ class Loader:
 
     async def _evict(self, step: Evict) -> None:
         victim = step.victim
-        async with self._board.lane(victim.spec.device).lock:
-            if step.is_patient or not self._board.is_busy(victim):
+        async with self._manager_state.device_lock(victim.spec.device).lock:
+            if step.is_patient or not self._manager_state.is_busy(victim):
                 await self._transitions.make_room(victim, is_patient=step.is_patient, reason="evicted", may_sleep=step.may_sleep)
 
     def refuse_hopeless(self, record: ModelRecord) -> None:
@@ -119,12 +120,12 @@ class Loader:
         Raises:
             ModelUnavailableError: It can never fit, or its last start failed and the time for another has not come.
         """
-        refuse_impossible(record, self._board)
+        refuse_impossible(record, self._manager_state)
         failure = record.failure
         is_loading = record.load is not None and not record.load.done()
         if failure is None or is_loading or record.state is not ModelState.FAILED:
             return
-        if self._board.clock() < failure.retry_at_s:
+        if self._manager_state.clock() < failure.retry_at_s:
             raise ModelUnavailableError(
                 f"The model {record.model_id!r} could not be loaded: {failure.reason}",
                 retry_after_s=self._transitions.retry_after_s(record),
@@ -134,8 +135,8 @@ class Loader:
 class Unloader:
     """Runs unloads to their end, also when the caller leaves: a model half unloaded would be of no use to anybody."""
 
-    def __init__(self, board: Board, transitions: Transitions) -> None:
-        self._board = board
+    def __init__(self, manager_state: ManagerState, transitions: Transitions) -> None:
+        self._manager_state = manager_state
         self._transitions = transitions
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -164,12 +165,12 @@ class Unloader:
             logger.info("%s did not succeed: %s", task.get_name(), error)  # the caller may have left
 
     async def _unload(self, record: ModelRecord, level: UnloadLevel) -> None:
-        board = self._board
+        manager_state = self._manager_state
         record.give_up = True
-        board.changed.notify()
-        async with board.lane(record.spec.device).lock:
+        manager_state.changed.notify()
+        async with manager_state.device_lock(record.spec.device).lock:
             if record.state is ModelState.READY and not await self._transitions.drain(record, is_patient=True):
-                count = board.clients.in_flight(record.model_id)
+                count = manager_state.clients.in_flight(record.model_id)
                 raise ConflictError(
                     f"The model {record.model_id!r} still answers {count or 'some'} requests. Try again when they have ended.",
                     param="model_id",
@@ -184,7 +185,7 @@ class Unloader:
         if record.state is ModelState.DRAINING:
             return await self._transitions.unload(record, "requested", may_sleep=level == "sleep")
         is_asleep = record.state is ModelState.SLEEPING
-        if self._board.ledger.held_bytes(record.model_id) == 0 or (is_asleep and level == "sleep"):
+        if self._manager_state.ledger.held_bytes(record.model_id) == 0 or (is_asleep and level == "sleep"):
             return True
         return await self._transitions.stop(record, "requested")
 

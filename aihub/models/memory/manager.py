@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 from aihub.core.errors import ConflictError, HubError, ModelUnavailableError, NotFoundError, OverloadedError
 from aihub.models.memory.admission import refuse_impossible
 from aihub.models.memory.desired import DesiredState
-from aihub.models.memory.high_water_marks import PeakStore
+from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import ModelHost, ModelSpec
 from aihub.models.memory.ledger import MemoryLedger
 from aihub.models.memory.loader import Loader, Unloader, still_loading
-from aihub.models.memory.manager_state import Board, LifecyclePolicy
+from aihub.models.memory.manager_state import LifecyclePolicy, ManagerState
 from aihub.models.memory.metrics import LifecycleMetrics
-from aihub.models.memory.reconciler import Upkeep
+from aihub.models.memory.reconciler import Reconciler
 from aihub.models.memory.state import AT_REST, Directory, ModelRecord, ModelState, ReadyModel, UnloadLevel
 from aihub.models.memory.status import LifecycleStatus, ModelStatus, device_status, model_status
 from aihub.models.memory.transitions import Transitions
@@ -35,7 +35,7 @@ class ModelLifecycle:
         specs: Installed models by id; asked again every few seconds.
         policy: See `LifecyclePolicy`; `set_policy` replaces it at run time.
         desired: Remembers what is loaded and pinned.
-        peaks: Measured memory; forgotten at the end when None.
+        high_water_marks: Measured memory; forgotten at the end when None.
         metrics: Counts loads, unloads and memory; nobody reads them when None.
         default_models: Each start loads them, idle time alone does not unload them, and where they made room for another
             model they come back when that is gone.
@@ -51,7 +51,7 @@ class ModelLifecycle:
         *,
         policy: LifecyclePolicy,
         desired: DesiredState,
-        peaks: PeakStore | None = None,
+        high_water_marks: HighWaterMarks | None = None,
         metrics: LifecycleMetrics | None = None,
         default_models: Set[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
@@ -59,8 +59,8 @@ class ModelLifecycle:
     ) -> None:
         self._host = host
         self._specs = specs
-        self._peaks = peaks if peaks is not None else PeakStore()
-        self._board = Board(
+        self._high_water_marks = high_water_marks if high_water_marks is not None else HighWaterMarks()
+        self._manager_state = ManagerState(
             ledger,
             policy,
             can_sleep=host.can_sleep,
@@ -69,25 +69,27 @@ class ModelLifecycle:
             wall_clock=wall_clock,
             metrics=metrics,
         )
-        self._transitions = Transitions(self._board, host, self._peaks)
-        self._loader = Loader(self._board, self._transitions)
-        self._unloader = Unloader(self._board, self._transitions)
-        self._upkeep = Upkeep(self._board, self._transitions, self._loader, host, desired, self._peaks, self.refresh)
+        self._transitions = Transitions(self._manager_state, host, self._high_water_marks)
+        self._loader = Loader(self._manager_state, self._transitions)
+        self._unloader = Unloader(self._manager_state, self._transitions)
+        self._reconciler = Reconciler(
+            self._manager_state, self._transitions, self._loader, host, desired, self._high_water_marks, self.refresh
+        )
         self._waiting = 0
         self._refreshed_s = float("-inf")
 
     async def start(self) -> None:
-        """Take over models that run already, begin to load those that shall be in memory, start the upkeep."""
-        await asyncio.to_thread(self._peaks.load)
+        """Take over models that run already, begin to load those that shall be in memory, start the reconciler."""
+        await asyncio.to_thread(self._high_water_marks.load)
         await self.refresh()
-        for record in await self._upkeep.restore():
+        for record in await self._reconciler.restore():
             self._begin_at_start(record)
-        self._upkeep.begin()
+        self._reconciler.begin()
 
     async def close(self) -> None:
         """Stop all work; models stay as they are."""
-        await self._upkeep.close()
-        loads = [record.load for record in self._board.records.values() if record.load is not None]
+        await self._reconciler.close()
+        loads = [record.load for record in self._manager_state.records.values() if record.load is not None]
         for load in loads:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
@@ -95,8 +97,8 @@ class ModelLifecycle:
 
     def set_policy(self, policy: LifecyclePolicy) -> None:
         """Use other numbers from now on."""
-        self._board.policy = policy
-        self._board.changed.notify()
+        self._manager_state.policy = policy
+        self._manager_state.changed.notify()
 
     async def report(
         self,
@@ -116,16 +118,16 @@ class ModelLifecycle:
             seen_version: `version` of the directory it acted by when it counted; 0 when it had none.
             tokens_per_s: Speed of single streams by model, where it saw some.
         """
-        board = self._board
-        board.clients.record(client_id, in_flight, seen_version, board.clock())
+        manager_state = self._manager_state
+        manager_state.clients.record(client_id, in_flight, seen_version, manager_state.clock())
         for model_id in used | {name for name, count in in_flight.items() if count > 0}:
-            if model_id in board.records:
-                board.touch(board.records[model_id])
+            if model_id in manager_state.records:
+                manager_state.touch(manager_state.records[model_id])
         for model_id, speed in (tokens_per_s or {}).items():
-            if model_id in board.records:
-                board.records[model_id].tokens_per_s = speed
-        board.changed.notify()
-        return board.directory()
+            if model_id in manager_state.records:
+                manager_state.records[model_id].tokens_per_s = speed
+        manager_state.changed.notify()
+        return manager_state.directory()
 
     async def ensure(self, model_id: str, *, wait_s: float | None = None) -> ReadyModel:
         """Return once the model can be asked, loading it first where needed.
@@ -139,7 +141,7 @@ class ModelLifecycle:
             ModelUnavailableError: It cannot fit, failed a moment ago, or was not ready in time. Both carry Retry-After.
         """
         record = await self._find(model_id)
-        policy = self._board.policy
+        policy = self._manager_state.policy
         if record.state is not ModelState.READY:
             if record.state not in {ModelState.LOADING, ModelState.DRAINING}:
                 self._loader.refuse_hopeless(record)
@@ -152,7 +154,7 @@ class ModelLifecycle:
                 await self._become_ready(record, min(policy.wait_timeout_s, wait_s or policy.wait_timeout_s))
             finally:
                 self._waiting -= 1
-        self._board.touch(record)
+        self._manager_state.touch(record)
         return ReadyModel(model_id, record.spec.context_tokens, record.spec.created)
 
     async def load(self, model_id: str, *, force_reload: bool = False) -> ModelStatus:
@@ -164,16 +166,16 @@ class ModelLifecycle:
             ConflictError: It is to be reloaded, and its requests did not end in time.
         """
         record = await self._find(model_id)
-        refuse_impossible(record, self._board)
-        if force_reload and self._board.ledger.held_bytes(model_id):
+        refuse_impossible(record, self._manager_state)
+        if force_reload and self._manager_state.ledger.held_bytes(model_id):
             await self._unloader.unload(record, "full")
             await self.refresh()
             record = await self._find(model_id)
-        policy = self._board.policy
+        policy = self._manager_state.policy
         if record.state is not ModelState.READY:
             await self._become_ready(record, policy.room_timeout_s + policy.start_timeout_s)
-        await self._upkeep.save()
-        return model_status(record, self._board)
+        await self._reconciler.save()
+        return model_status(record, self._manager_state)
 
     async def unload(self, model_id: str, level: UnloadLevel = "sleep") -> ModelStatus:
         """Unload a model and return once its memory is back; new requests wait while those in flight end.
@@ -192,8 +194,8 @@ class ModelLifecycle:
         if record.is_pinned:
             raise ConflictError(f"The model {model_id!r} is pinned. Unpin it first.", param="model_id")
         await self._unloader.unload(record, level)
-        await self._upkeep.save()
-        return model_status(record, self._board)
+        await self._reconciler.save()
+        return model_status(record, self._manager_state)
 
     async def pin(self, model_id: str) -> ModelStatus:
         """Keep a model: once loaded it is never evicted or unloaded when idle, and each start loads it.
@@ -217,25 +219,25 @@ class ModelLifecycle:
         Raises:
             NotFoundError: It is not installed.
         """
-        return model_status(await self._find(model_id), self._board)
+        return model_status(await self._find(model_id), self._manager_state)
 
     async def status(self) -> LifecycleStatus:
         """Every installed model and every device with a budget."""
         live = await self._host.device_memory()
-        return LifecycleStatus(self.models(), device_status(self._board, live))
+        return LifecycleStatus(self.models(), device_status(self._manager_state, live))
 
     def models(self) -> list[ModelStatus]:
         """Every installed model, by name; costs no look at a device."""
-        models = [model_status(record, self._board) for record in self._board.records.values()]
+        models = [model_status(record, self._manager_state) for record in self._manager_state.records.values()]
         return sorted(models, key=lambda model: model.model_id)
 
     async def refresh(self) -> None:
         """Ask which models are installed; records of removed ones go once they are out of memory."""
-        self._refreshed_s = self._board.clock()
+        self._refreshed_s = self._manager_state.clock()
         specs = await self._specs()
-        records = self._board.records
+        records = self._manager_state.records
         for model_id, spec in specs.items():
-            need_bytes, is_measured = self._peaks.need_bytes(spec), self._peaks.is_measured(spec)
+            need_bytes, is_measured = self._high_water_marks.need_bytes(spec), self._high_water_marks.is_measured(spec)
             record = records.setdefault(model_id, ModelRecord(spec, need_bytes, used_s=float("-inf")))
             record.is_outdated = record.state is ModelState.SLEEPING and record.spec != spec
             if record.state in AT_REST and (record.load is None or record.load.done()):
@@ -246,8 +248,8 @@ class ModelLifecycle:
                 del records[model_id]
 
     async def _find(self, model_id: str) -> ModelRecord:
-        records = self._board.records
-        if model_id not in records and self._board.clock() - self._refreshed_s >= SPECS_MAX_AGE_S:
+        records = self._manager_state.records
+        if model_id not in records and self._manager_state.clock() - self._refreshed_s >= SPECS_MAX_AGE_S:
             await self.refresh()
         if model_id not in records:
             raise NotFoundError(
@@ -259,8 +261,8 @@ class ModelLifecycle:
 
     async def _become_ready(self, record: ModelRecord, timeout_s: float) -> None:
         """Wait until the model is ready, loading it whenever nobody else does."""
-        board = self._board
-        deadline_s = board.clock() + timeout_s
+        manager_state = self._manager_state
+        deadline_s = manager_state.clock() + timeout_s
         record.waiting += 1
         record.changed.notify()
         try:
@@ -271,22 +273,22 @@ class ModelLifecycle:
                         raise ModelUnavailableError("The hub is stopping. Try again in a minute.")
                     if (error := load.result()) is not None:
                         raise error
-                left_s = deadline_s - board.clock()
+                left_s = deadline_s - manager_state.clock()
                 if left_s <= 0:
-                    raise still_loading(record, board.clock())
+                    raise still_loading(record, manager_state.clock())
                 load = self._loader.begin(record)
                 await record.changed.wait(left_s)
         finally:
             record.waiting -= 1
 
     def _begin_at_start(self, record: ModelRecord) -> None:
-        starting = self._board.starting
+        starting = self._manager_state.starting
         starting.add(record.model_id)
         self._loader.begin(record).add_done_callback(lambda _: starting.discard(record.model_id))
 
     async def _set_pinned(self, model_id: str, *, is_pinned: bool) -> ModelStatus:
         record = await self._find(model_id)
         record.is_pinned = is_pinned
-        self._board.changed.notify()
-        await self._upkeep.save()
-        return model_status(record, self._board)
+        self._manager_state.changed.notify()
+        await self._reconciler.save()
+        return model_status(record, self._manager_state)

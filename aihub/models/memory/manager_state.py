@@ -76,7 +76,7 @@ PINNED_FACTOR = 1.5
 
 
 @dataclass(slots=True)
-class Lane:
+class DeviceLock:
     """What orders the work on one device.
 
     Attributes:
@@ -88,7 +88,7 @@ class Lane:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Board:
+class ManagerState:
     """The state of all models.
 
     Args:
@@ -125,11 +125,11 @@ class Board:
         self.drain_after_s = 0.0
         # Loads begun by a start of the hub: until they end the hub is not ready.
         self.starting: set[str] = set()
-        self._lanes: dict[str, Lane] = {}
+        self._device_locks: dict[str, DeviceLock] = {}
         self._show_gauges()
 
-    def lane(self, device: str) -> Lane:
-        return self._lanes.setdefault(device, Lane())
+    def device_lock(self, device: str) -> DeviceLock:
+        return self._device_locks.setdefault(device, DeviceLock())
 
     def set_state(self, record: ModelRecord, state: ModelState) -> None:
         """Change a model's state, the directory's version with it, and wake whoever waits."""

@@ -70,7 +70,8 @@ class ModelRecord:
     """One model; only `ModelLifecycle` and its parts change it.
 
     Attributes:
-        need_bytes: What it is admitted for: the measured peak where known, else the estimate; `is_measured` says which.
+        need_bytes: What it is admitted for: the measured high-water mark where known, else the estimate; `is_measured` says
+        which.
         ready_s: Since when it is ready.
         used_s: Last request, by the clients' reports.
         asleep_s: Since when it sleeps.

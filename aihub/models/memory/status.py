@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from aihub.models.memory.host import DeviceMemory
 from aihub.models.memory.ledger import Reservation
-from aihub.models.memory.manager_state import RAM, Board
+from aihub.models.memory.manager_state import RAM, ManagerState
 from aihub.models.memory.state import ModelRecord, ModelState
 
 
@@ -14,7 +14,7 @@ class ModelStatus:
     """One model now. Times are Unix seconds.
 
     Attributes:
-        need_bytes: What it is admitted for; `is_measured` says whether that is a measured peak.
+        need_bytes: What it is admitted for; `is_measured` says whether that is a measured high-water mark.
         used_bytes: What it was last seen to hold of its device.
         sleeping_bytes: RAM held for its weights while it sleeps, and from its first sleep until it ends.
         in_flight: Requests handed to it by live clients.
@@ -76,7 +76,7 @@ class LifecycleStatus:
     devices: list[DeviceStatus]
 
 
-def model_status(record: ModelRecord, board: Board) -> ModelStatus:
+def model_status(record: ModelRecord, manager_state: ManagerState) -> ModelStatus:
     failure, spec = record.failure, record.spec
     return ModelStatus(
         model_id=record.model_id,
@@ -88,28 +88,28 @@ def model_status(record: ModelRecord, board: Board) -> ModelStatus:
         need_bytes=record.need_bytes,
         is_measured=record.is_measured,
         used_bytes=record.used_bytes,
-        sleeping_bytes=board.ledger.held_bytes(record.model_id, RAM) if spec.device != RAM else 0,
+        sleeping_bytes=manager_state.ledger.held_bytes(record.model_id, RAM) if spec.device != RAM else 0,
         context_tokens=spec.context_tokens,
         quantization=spec.quantization,
-        in_flight=board.clients.in_flight(record.model_id),
+        in_flight=manager_state.clients.in_flight(record.model_id),
         waiting=record.waiting,
         loaded_at=record.loaded_at,
         last_used_at=record.used_at,
         load_time_s=record.load_time_s,
         tokens_per_s=record.tokens_per_s,
         failure=failure.reason if failure else None,
-        retry_in_s=max(failure.retry_at_s - board.clock(), 0.0) if failure else None,
-        is_default=record.model_id in board.default_models,
-        is_starting=record.model_id in board.starting,
+        retry_in_s=max(failure.retry_at_s - manager_state.clock(), 0.0) if failure else None,
+        is_default=record.model_id in manager_state.default_models,
+        is_starting=record.model_id in manager_state.starting,
     )
 
 
-def device_status(board: Board, live: Iterable[DeviceMemory]) -> list[DeviceStatus]:
+def device_status(manager_state: ManagerState, live: Iterable[DeviceMemory]) -> list[DeviceStatus]:
     """Devices with a budget, in its order."""
     by_name = {memory.device: memory for memory in live}
     devices = []
-    for device, budget_bytes in board.ledger.budgets.items():
-        holders = board.ledger.holders(device)
+    for device, budget_bytes in manager_state.ledger.budgets.items():
+        holders = manager_state.ledger.holders(device)
         memory = by_name.get(device)
         devices.append(
             DeviceStatus(

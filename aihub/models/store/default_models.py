@@ -22,7 +22,7 @@ from aihub.core.model_folder import check_model_folder
 from aihub.core.profiles import Profile
 from aihub.core.progress import Progress, no_progress
 from aihub.core.settings import Settings
-from aihub.core.subprocess_runner import run_in_child
+from aihub.core.subprocess_runner import run_in_subprocess
 from aihub.embeddings.onnx_export import RECIPE as ONNX_RECIPE
 from aihub.embeddings.onnx_export import folder_fingerprint
 from aihub.embeddings.sentence_model import read_sentence_model, why_not_onnx
@@ -102,7 +102,7 @@ def prepare_chat_model(source: str, settings: Settings, progress: Progress = no_
     return publish_folder(
         settings.models_path / model.folder,
         Origin(source, version),
-        lambda folder: run_in_child(
+        lambda folder: run_in_subprocess(
             "convert_gguf", gguf_file, folder, progress, chat_template=template, sampling=dict(model.sampling)
         ),
         needed_bytes=needed_bytes,
@@ -132,7 +132,7 @@ def prepare_embedding_model(
             return publish_folder(
                 settings.models_path / f"{name}-onnx",
                 replace(origin, recipe=ONNX_RECIPE),
-                lambda target: run_in_child("export_encoder", folder, target, progress),
+                lambda target: run_in_subprocess("export_encoder", folder, target, progress),
                 needed_bytes=_size_of(folder),
                 progress=progress,
             )

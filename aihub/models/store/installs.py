@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aihub.core.errors import ConflictError, NotFoundError
-from aihub.core.files import Origin, damaged_files, has_all_files, hold_lock, move_into_place, read_manifest, seal_folder
+from aihub.core.files import Origin, damaged_files, has_all_files, hold_lock, move_into_place, read_manifest, write_manifest
 from aihub.models.keys import ModelKey, parse_key
 from aihub.models.store.install_index import InstallIndex, json_or_none, normalize_digest, read_index
 
@@ -93,7 +93,7 @@ class InstallStore:
             if self._is_whole(target, digest) and not damaged_files(target):
                 shutil.rmtree(staging_folder)
             else:
-                seal_folder(staging_folder, Origin(source, digest))
+                write_manifest(staging_folder, Origin(source, digest))
                 move_into_place(staging_folder, target)
             index = self._read_index(key)
             index.installed_at[target.name] = time.time()

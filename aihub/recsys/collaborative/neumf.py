@@ -186,7 +186,7 @@ _LAYERS = ("second", "second_bias", "third", "third_bias", "mlp_head")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tower:
+class MlpBranch:
     """Scores by the network, to be added to those by factors.
 
     Attributes:
@@ -201,7 +201,7 @@ class Tower:
     layers: dict[str, NDArray[np.float32]]
 
     @classmethod
-    def of(cls, parameters: Parameters, item_order: NDArray[np.int64]) -> "Tower":
+    def of(cls, parameters: Parameters, item_order: NDArray[np.int64]) -> "MlpBranch":
         numbers = {name: value.numpy() for name, value in parameters.items()}
         users = first_layer_of_users(parameters)
         return cls(
@@ -235,7 +235,7 @@ class Tower:
         save_file(self.layers, folder / "tower.safetensors")
 
     @classmethod
-    def load(cls, folder: Path, *, mmap: bool) -> "Tower":
+    def load(cls, folder: Path, *, mmap: bool) -> "MlpBranch":
         from safetensors.numpy import load_file
 
         tables = {name: load_array(folder, f"tower_{name}", mmap=mmap) for name in _TABLES}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from aihub.core.errors import ModelUnavailableError
 from aihub.recsys.array_files import load_array, save_arrays
 from aihub.recsys.collaborative.ials import Factors, falling_lengths, largest
-from aihub.recsys.collaborative.neumf import Parameters, Tower, first_layer_of_users
+from aihub.recsys.collaborative.neumf import MlpBranch, Parameters, first_layer_of_users
 from aihub.recsys.data.interactions import Ids
 from aihub.recsys.results import Scored
 
@@ -54,7 +54,7 @@ class Recommender:
         judged_factors: float32, (judged rows, dim), of those users without it.
         is_judged: Whether `score` goes by those.
         judged: A whole model without what was held out, in place of `judged_factors`.
-        tower: NeuMF's network.
+        mlp_branch: NeuMF's network.
         notes: Figures of the fit; kept in the folder.
     """
 
@@ -71,7 +71,7 @@ class Recommender:
     judged_factors: NDArray[np.float32]
     is_judged: bool = False
     judged: "Recommender | None" = None
-    tower: Tower | None = None
+    mlp_branch: MlpBranch | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -112,7 +112,7 @@ class Recommender:
         items, bias = parameters["gmf_items"].numpy(), parameters["item_bias"].numpy()[:, 0]
         sampled = np.random.default_rng(0).permutation(len(user_ids))[:_SAMPLED_USERS]
         everything = np.arange(len(item_ids))
-        means = Tower.of(parameters, everything).mean_scores(sampled)
+        means = MlpBranch.of(parameters, everything).mean_scores(sampled)
         items = np.column_stack([items, bias + means]).astype(np.float32)
         order = falling_lengths(items)
         side = _item_side(items, order, item_ids, item_counts) | {"item_means": means[order]}
@@ -124,7 +124,7 @@ class Recommender:
             **side,
             judged_rows=judged_rows,
             judged_factors=_product_users(without)[judged_rows],
-            tower=replace(Tower.of(parameters, order), judged_users=first_layer_of_users(without)[judged_rows]),
+            mlp_branch=replace(MlpBranch.of(parameters, order), judged_users=first_layer_of_users(without)[judged_rows]),
         )
 
     def as_judged(self) -> "Recommender":
@@ -144,10 +144,12 @@ class Recommender:
         if n <= 0:
             return []
         excluded = self._rows_of(exclude or ())
-        wanted = n if self.tower is None else max(n, _CANDIDATES)
+        wanted = n if self.mlp_branch is None else max(n, _CANDIDATES)
         rows, scores = largest(self.item_factors, self.item_lengths, self.user_factors[user], wanted, excluded)
-        if self.tower is not None:
-            scores = scores - self.item_means[rows] + self.tower.score(self.tower.users[user][None, :], rows[None, :])[0]
+        if self.mlp_branch is not None:
+            scores = (
+                scores - self.item_means[rows] + self.mlp_branch.score(self.mlp_branch.users[user][None, :], rows[None, :])[0]
+            )
             order = np.argsort(-scores, kind="stable")[:n]
             rows, scores = rows[order], scores[order]
         return [Scored(item, score) for item, score in zip(self.item_ids[rows].tolist(), scores.tolist(), strict=True)]
@@ -155,7 +157,7 @@ class Recommender:
     @property
     def is_exact(self) -> bool:
         """Whether `rough_scores` are those of `score`; with a network they are not."""
-        return self.tower is None
+        return self.mlp_branch is None
 
     def rough_scores(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """Scores (users, items) of all items in ascending order of their ids, users by row; the network's are its means."""
@@ -182,8 +184,8 @@ class Recommender:
         users = np.minimum(np.searchsorted(self.user_ids, user_ids), len(self.user_ids) - 1)
         vectors, hidden = self._judged_vectors(users)
         scores = np.einsum("ud,ukd->uk", vectors, self.item_factors[rows])
-        if hidden is not None and self.tower is not None:
-            scores = scores - self.item_means[rows] + self.tower.score(hidden, rows)
+        if hidden is not None and self.mlp_branch is not None:
+            scores = scores - self.item_means[rows] + self.mlp_branch.score(hidden, rows)
         strangers = self.user_ids[users] != user_ids
         if strangers.any():
             places = np.empty(len(self.popular), np.float32)
@@ -195,8 +197,8 @@ class Recommender:
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""
         save_arrays(folder, {name: getattr(self, name) for name in _ARRAYS})
-        if self.tower is not None:
-            self.tower.save(folder)
+        if self.mlp_branch is not None:
+            self.mlp_branch.save(folder)
         if self.judged is not None:
             (folder / JUDGED).mkdir()
             self.judged.save(folder / JUDGED)
@@ -216,19 +218,19 @@ class Recommender:
         if meta.get("format") not in {FORMAT, FORMAT_WITH_JUDGED}:
             raise ModelUnavailableError("The saved recommender is of another version of the hub; train the store again.")
         arrays: dict[str, Any] = {name: load_array(folder, name, mmap=mmap) for name in _ARRAYS}
-        tower = Tower.load(folder, mmap=mmap) if meta["family"] == "neumf" else None
+        mlp_branch = MlpBranch.load(folder, mmap=mmap) if meta["family"] == "neumf" else None
         judged = cls.load(folder / JUDGED, mmap=mmap) if meta["format"] == FORMAT_WITH_JUDGED else None
-        return cls(family=meta["family"], tower=tower, notes=meta["notes"], judged=judged, **arrays)
+        return cls(family=meta["family"], mlp_branch=mlp_branch, notes=meta["notes"], judged=judged, **arrays)
 
     def _judged_vectors(self, users: NDArray[np.integer]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Factors and the network's first layer of users by row, without what was held out where that is asked for."""
-        vectors, hidden = self.user_factors[users], None if self.tower is None else self.tower.users[users]
+        vectors, hidden = self.user_factors[users], None if self.mlp_branch is None else self.mlp_branch.users[users]
         if self.is_judged and len(self.judged_rows):
             places = np.minimum(np.searchsorted(self.judged_rows, users), len(self.judged_rows) - 1)
             kept = self.judged_rows[places] == users
             vectors[kept] = self.judged_factors[places[kept]]
-            if hidden is not None and self.tower is not None:
-                hidden[kept] = self.tower.judged_users[places[kept]]
+            if hidden is not None and self.mlp_branch is not None:
+                hidden[kept] = self.mlp_branch.judged_users[places[kept]]
         return vectors, hidden
 
     def _locate_items(self, item_ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -1,7 +1,7 @@
-"""The examination that decides which next-item ranking serves, and the teaching of the learned one.
+"""The evaluation that decides which next-item ranking serves, and the training of the learned one.
 
 The newest tenth of the events is hidden. From what was before, candidates are drawn for histories that go on in it; sequences are
-dealt whole to one of two groups, so that no shopper both teaches and examines.
+dealt whole to one of two groups, so that no shopper is both trained on and evaluated.
 """
 
 import time
@@ -47,7 +47,7 @@ def fit_next_item(
     if len(sequences) == 0 or int(np.diff(sequences.offsets).max()) < 2:
         raise InvalidRequestError("Next items need a customer or session with at least two items; import more orders.")
     progress("reading", 0.0)
-    outcome: Examination = examine(sequences, settings, progress, cancelled)
+    outcome: Evaluation = evaluate_rankers(sequences, settings, progress, cancelled)
     progress("building", 0.9)
     table, source = build_source(sequences, settings)
     raise_if_cancelled(cancelled)
@@ -58,18 +58,18 @@ def fit_next_item(
 
 
 HIDDEN_SHARE = 0.1
-LEAST_QUESTIONS = 50
+LEAST_CASES = 50
 """With fewer histories in the newest tenth, the last item of every sequence is asked for instead."""
-LEAST_LESSONS = 300
+LEAST_EXAMPLES = 300
 """A ranking is not learnt from fewer histories."""
 LEAST_TREES = 20
 CUTOFF = 20
-_EXAMINED_FIFTH = 5
+_EVALUATED_FIFTH = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Questions:
-    """Histories and what came next: question q is about event `events[q]` of its sequence.
+class HeldOutCases:
+    """Histories and what came next: case q is about event `events[q]` of its sequence.
 
     Attributes:
         sequences: All events.
@@ -84,11 +84,11 @@ class Questions:
     def __len__(self) -> int:
         return len(self.events)
 
-    def take(self, rows: NDArray[np.int64]) -> "Questions":
-        return Questions(self.sequences, self.events[rows], self.owners[rows])
+    def take(self, rows: NDArray[np.int64]) -> "HeldOutCases":
+        return HeldOutCases(self.sequences, self.events[rows], self.owners[rows])
 
     def ask(self, number: int, table: NDArray[np.int64]) -> tuple[NDArray[np.int32], int]:
-        """History of a question, in dense items known to the table, and the dense item that came next (-1: unknown)."""
+        """History of a test case, in dense items known to the table, and the dense item that came next (-1: unknown)."""
         event = self.events[number]
         start = max(self.sequences.offsets[self.owners[number]], event - HISTORY_ITEMS)
         numbers = number_items(self.sequences.item_ids[start : event + 1], table)
@@ -96,7 +96,7 @@ class Questions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Examination:
+class Evaluation:
     """The ranker that won, the ranking that was learnt if it did, and the figures of all."""
 
     ranker: Ranker
@@ -104,36 +104,36 @@ class Examination:
     metrics: dict[str, float]
 
 
-def hide_newest(sequences: Sequences) -> tuple[Sequences, Questions]:
-    """Split into what may be learnt from, and questions about the newest tenth of the events."""
+def hide_newest(sequences: Sequences) -> tuple[Sequences, HeldOutCases]:
+    """Split into what may be learnt from, and test cases about the newest tenth of the events."""
     owners = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
     has_history = np.arange(len(owners)) > sequences.offsets[owners]
     hidden = sequences.times > np.quantile(sequences.times, 1 - HIDDEN_SHARE)
-    if int(np.sum(hidden & has_history)) < LEAST_QUESTIONS or bool(np.all(hidden)):
+    if int(np.sum(hidden & has_history)) < LEAST_CASES or bool(np.all(hidden)):
         hidden = np.zeros(len(owners), bool)
         hidden[sequences.offsets[1:][np.diff(sequences.offsets) > 1] - 1] = True
     events = np.flatnonzero(hidden & has_history)
-    return sequences.take(~hidden), Questions(sequences, events, owners[events])
+    return sequences.take(~hidden), HeldOutCases(sequences, events, owners[events])
 
 
-def examine(sequences: Sequences, settings: NextItemSettings, progress: Progress, cancelled: Cancelled) -> Examination:
+def evaluate_rankers(sequences: Sequences, settings: NextItemSettings, progress: Progress, cancelled: Cancelled) -> Evaluation:
     """Teach and compare the rankers on the newest tenth."""
     started = time.monotonic()
     rng = np.random.default_rng(settings.seed)
-    past, questions = hide_newest(sequences)
+    past, test_cases = hide_newest(sequences)
     table, source = build_source(past, settings)
     raise_if_cancelled(cancelled)
-    examined = rng.permutation(len(sequences))[questions.owners] % _EXAMINED_FIFTH == 0
-    if len(questions) < 2 * LEAST_QUESTIONS:
-        examined[:] = True
-    lessons = questions.take(rng.permutation(np.flatnonzero(~examined))[: settings.ranking_histories])
+    evaluated = rng.permutation(len(sequences))[test_cases.owners] % _EVALUATED_FIFTH == 0
+    if len(test_cases) < 2 * LEAST_CASES:
+        evaluated[:] = True
+    training_examples = test_cases.take(rng.permutation(np.flatnonzero(~evaluated))[: settings.ranking_histories])
     booster = None
-    if len(lessons) >= LEAST_LESSONS:
+    if len(training_examples) >= LEAST_EXAMPLES:
         until = started + settings.max_fit_s / 2
-        features, hits = _collect(lessons, table, source, until, progress, cancelled)
+        features, hits = _collect(training_examples, table, source, until, progress, cancelled)
         until = started + settings.max_fit_s * 3 / 4
         booster = _learn(features, hits, settings, until, progress, cancelled)
-    asked = questions.take(rng.permutation(np.flatnonzero(examined))[: settings.examination_histories])
+    asked = test_cases.take(rng.permutation(np.flatnonzero(evaluated))[: settings.examination_histories])
     rankers: list[Ranker] = [RULES, NEIGHBOURS]
     if booster is not None:
         rankers.append(LEARNED)
@@ -144,17 +144,17 @@ def examine(sequences: Sequences, settings: NextItemSettings, progress: Progress
     for ranker in rankers:
         metrics |= {f"{ranker}_{name}": figures[ranker][name] for name in ("recall@20", "mrr@20")}
     metrics |= {"examined_histories": float(len(asked)), "fit_s": time.monotonic() - started}
-    return Examination(best, booster if best == LEARNED else None, metrics)
+    return Evaluation(best, booster if best == LEARNED else None, metrics)
 
 
-def evaluate_next_item(model: NextItemModel, questions: Questions) -> dict[str, float]:
+def evaluate_next_item(model: NextItemModel, test_cases: HeldOutCases) -> dict[str, float]:
     """Recall@20 (= hit rate), MRR@20, HR@10 and NDCG@10 of a model; what it does not know or answer counts as missed."""
-    ranks = [_rank(model, *questions.ask(number, model.item_table)) for number in range(len(questions))]
+    ranks = [_rank(model, *test_cases.ask(number, model.item_table)) for number in range(len(test_cases))]
     return summarise(ranks)
 
 
 def summarise(ranks: list[int | None]) -> dict[str, float]:
-    """Turn places (0 first, None missed) into figures; all 0 without a question."""
+    """Turn places (0 first, None missed) into figures; all 0 without a test case."""
     places = np.array([np.inf if rank is None else rank for rank in ranks] or [np.inf])
     near = places < CUTOFF
     return {
@@ -170,22 +170,22 @@ def _rank(model: NextItemModel, history: NDArray[np.int32], item: int) -> int | 
 
 
 def _collect(
-    questions: Questions,
+    test_cases: HeldOutCases,
     table: NDArray[np.int64],
     source: CandidateSource,
     until: float,
     progress: Progress,
     cancelled: Cancelled,
 ) -> tuple[list[NDArray[np.float32]], list[int]]:
-    """Candidates of each question that hold the answer, and the place of the answer among them."""
+    """Candidates of each test case that hold the answer, and the place of the answer among them."""
     features, hits = [], []
-    for number in range(len(questions)):
+    for number in range(len(test_cases)):
         if number % 200 == 0:
             raise_if_cancelled(cancelled)
-            progress("collecting", 0.1 + 0.4 * number / len(questions))
+            progress("collecting", 0.1 + 0.4 * number / len(test_cases))
             if time.monotonic() > until:
                 break
-        history, item = questions.ask(number, table)
+        history, item = test_cases.ask(number, table)
         if item < 0 or len(history) == 0:
             continue
         candidates = source.draw(history)
@@ -206,7 +206,7 @@ def _learn(
 ) -> "Booster | None":
     import lightgbm
 
-    if len(features) < LEAST_LESSONS // 2:
+    if len(features) < LEAST_EXAMPLES // 2:
         return None
     sizes = np.array([len(rows) for rows in features])
     labels = np.zeros(int(sizes.sum()), np.int32)
@@ -234,7 +234,7 @@ def _learn(
 
 
 def _compare(
-    questions: Questions,
+    test_cases: HeldOutCases,
     table: NDArray[np.int64],
     source: CandidateSource,
     rankers: list[Ranker],
@@ -242,10 +242,10 @@ def _compare(
     cancelled: Cancelled,
 ) -> dict[Ranker, dict[str, float]]:
     ranks: dict[Ranker, list[int | None]] = {ranker: [] for ranker in rankers}
-    for number in range(len(questions)):
+    for number in range(len(test_cases)):
         if number % 200 == 0:
             raise_if_cancelled(cancelled)
-        history, item = questions.ask(number, table)
+        history, item = test_cases.ask(number, table)
         candidates = source.draw(history) if item >= 0 and len(history) else None
         for ranker in rankers:
             ranks[ranker].append(_place(candidates, item, ranker, booster))

@@ -1,7 +1,7 @@
 """What a shopper takes next, from the items had so far.
 
 Three rankers stand by: sequence rules, session neighbours, and a learned ranking (LightGBM, LambdaRank) of the candidates of
-both. Those who use the store in its newest tenth of time are the examination: each ranker sees only what was before, and the
+both. Those who use the store in its newest tenth of time are the evaluation: each ranker sees only what was before, and the
 best there serves, rebuilt on everything.
 """
 
@@ -41,7 +41,8 @@ class NextItemSettings:
         ranking_histories: Histories the ranking learns from; 0 turns it off.
         examination_histories: Histories the rankers are compared on.
         trees, leaves, learning_rate: Size of the learned ranking.
-        max_fit_s: Aim for the whole fit: half of it may go by until the lessons are collected, three quarters until trees stop.
+        max_fit_s: Aim for the whole fit: half of it may go by until the training examples are collected, three quarters until
+        trees stop.
         threads: Cores LightGBM may use. One by default: with more, it waits for the slowest, and on a busy machine that is long.
         seed: Makes fits repeatable.
 
@@ -81,7 +82,7 @@ class NextItemModel:
         source: Where candidates come from.
         ranker: Which ranking serves.
         booster: The learned ranking, where it serves.
-        metrics: Figures of the examination, of the ranker that serves and of each (`<ranker>_mrr@20` ...); number and mean
+        metrics: Figures of the evaluation, of the ranker that serves and of each (`<ranker>_mrr@20` ...); number and mean
             confidence of the sequence rules of the whole store (`total_patterns`, `avg_confidence`).
         trained_until: Time of the last event learnt from.
     """

@@ -19,7 +19,7 @@ from aihub.core.errors import (
     OverloadedError,
     RateLimitError,
 )
-from aihub.core.response_headers import answer_notes, note
+from aihub.core.response_headers import add_response_header, response_headers
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Xin chào"}]}
 WORTH_ANOTHER = [
@@ -135,22 +135,22 @@ async def test_candidate_that_failed_is_out_for_the_rest_of_the_request(remote: 
 
 async def test_headers_name_provider_and_failures(engine: FallbackEngine, local: FakeChatEngine) -> None:
     notes: dict[str, str] = {}
-    token = answer_notes.set(notes)
+    token = response_headers.set(notes)
     local.error = OverloadedError("full")
     await engine.chat(BODY)
-    answer_notes.reset(token)
+    response_headers.reset(token)
     assert notes == {"x-aihub-provider": "openai", "x-aihub-fallback-from": "local/m (overloaded)"}
 
 
 def test_note_is_safe_in_a_header_whatever_it_says() -> None:
     notes: dict[str, str] = {}
-    token = answer_notes.set(notes)
-    note("x-aihub-model", "mô-hình\r\nset-cookie: x=1")
-    answer_notes.reset(token)
+    token = response_headers.set(notes)
+    add_response_header("x-aihub-model", "mô-hình\r\nset-cookie: x=1")
+    response_headers.reset(token)
     [value] = notes.values()
     assert value.isascii()
     assert value.isprintable()
-    note("x-aihub-model", "outside of a request")
+    add_response_header("x-aihub-model", "outside of a request")
 
 
 def slow_candidate(engine: FakeChatEngine, provider: str) -> Candidate:

@@ -3,7 +3,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aihub.core.concurrency import Slots
+from aihub.core.concurrency import ResizableSemaphore
 
 
 async def settle() -> None:
@@ -15,7 +15,7 @@ class Visitors:
     """Tasks that go in, stay until told, and leave."""
 
     def __init__(self, limit: int) -> None:
-        self.slots = Slots(limit)
+        self.slots = ResizableSemaphore(limit)
         self.inside: list[int] = []
         self.most = 0
         self.tasks: dict[int, asyncio.Task[None]] = {}

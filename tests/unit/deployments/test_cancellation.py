@@ -117,7 +117,7 @@ async def test_twenty_that_leave_at_once_leave_no_error_behind() -> None:
 
 
 @pytest.mark.usefixtures("reported")
-async def test_short_way_takes_the_error_of_an_answer_that_fails_while_its_request_is_cancelled() -> None:
+async def test_local_fast_path_takes_the_error_of_an_answer_that_fails_while_its_request_is_cancelled() -> None:
     class Session:
         def request(self, *_: Any, **__: Any) -> "Session":
             return self

@@ -109,7 +109,7 @@ class WaitingHub:
     async def until_waiting(self, count: int) -> None:
         async with asyncio.timeout(20.0):
             while await self.waiting() != count:
-                await self.lifecycle.lifecycle._board.changed.wait(0.05)
+                await self.lifecycle.lifecycle._manager_state.changed.wait(0.05)
 
 
 @asynccontextmanager

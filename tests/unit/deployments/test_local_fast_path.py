@@ -1,4 +1,4 @@
-"""The short way over real sockets: a server as Serve's proxy is, and applications behind Unix sockets."""
+"""The local fast path over real sockets: a server as Serve's proxy is, and applications behind Unix sockets."""
 
 import asyncio
 import importlib
@@ -241,7 +241,7 @@ async def test_replica_learns_that_the_client_left(
     front.hub.go_on.set()
 
 
-async def test_small_body_in_pieces_goes_the_short_way_and_a_large_or_slow_one_serves(
+async def test_small_body_in_pieces_goes_the_local_fast_path_and_a_large_or_slow_one_serves(
     front: Front, url: str, client: aiohttp.ClientSession
 ) -> None:
     await front.servers["hub"].start()

@@ -111,7 +111,7 @@ async def test_a_manager_that_has_died_is_asked_every_period_until_it_is_back(ma
 
 def test_the_quiet_period_is_shorter_than_the_lease_of_a_directory() -> None:
     from aihub.models.memory.ledger import MemoryLedger
-    from aihub.models.memory.manager_state import Board, LifecyclePolicy
+    from aihub.models.memory.manager_state import LifecyclePolicy, ManagerState
 
-    lease_s = Board(MemoryLedger({}), LifecyclePolicy()).directory().lease_s
+    lease_s = ManagerState(MemoryLedger({}), LifecyclePolicy()).directory().lease_s
     assert model_directory.QUIET_REPORT_PERIOD_S < lease_s

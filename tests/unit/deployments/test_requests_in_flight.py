@@ -91,7 +91,7 @@ class Setting:
     chat: ChatPipeline
 
     def in_flight(self) -> int:
-        return self.hub.lifecycle._board.clients.in_flight("first")
+        return self.hub.lifecycle._manager_state.clients.in_flight("first")
 
     async def evicting(self) -> "asyncio.Task[Any]":
         """Ask for the other model, which takes the place of the first as soon as that is idle."""
@@ -206,7 +206,7 @@ async def test_a_fallback_holds_the_engine_it_asks() -> None:
 
         engine = FallbackEngine([Candidate("openai", "openai/x", failing), Candidate("local", "first", local)])
         with engine.hold():
-            await engine.card()
+            await engine.model_info()
             evicting = await parts.evicting()
             assert not evicting.done()
             assert parts.in_flight() == 1
@@ -217,6 +217,6 @@ async def test_engines_without_a_count_can_be_held() -> None:
     engine = ObservedEngine(FakeChatEngine(), "x", EngineHistory())
     try:
         with engine.hold():
-            assert (await engine.card()).model_id == "fake-chat"
+            assert (await engine.model_info()).model_id == "fake-chat"
     except HubError:
         pytest.fail("nothing limits it")

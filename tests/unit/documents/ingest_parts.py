@@ -21,7 +21,7 @@ from aihub.core.postgres import Database
 from aihub.documents.ingest import IngestWorker
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.documents.tables.records import VectorStoreFileRecord
-from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.embeddings.service import EmbedderInfo, Embeddings
 from tests.storage_parts import Documents
 
 MODEL = "steered-embedder"
@@ -68,8 +68,8 @@ class SteeredEmbedder:
         self._tokenizer.no_truncation()
         self.gate.set()
 
-    async def card(self) -> EmbedderCard:
-        return EmbedderCard(self.model_id, self.dimensions, MAX_TOKENS, 30522, ("en",), self.tokenizer_path, 1)
+    async def model_info(self) -> EmbedderInfo:
+        return EmbedderInfo(self.model_id, self.dimensions, MAX_TOKENS, 30522, ("en",), self.tokenizer_path, 1)
 
     async def embed(self, inputs: Sequence[Any]) -> Embeddings:
         self.entered.set()

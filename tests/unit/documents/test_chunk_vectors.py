@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from aihub.documents.chunk_vectors import BATCH_TEXTS, ChunkVectors, WindowCutter
-from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.embeddings.service import EmbedderInfo, Embeddings
 from tests.unit.documents.ingest_parts import SteeredEmbedder, minilm_tokenizer, text_vector
 
 
@@ -72,7 +72,7 @@ async def test_vectors_come_in_the_order_of_the_texts_in_small_batches() -> None
         return await embedder.embed(texts)
 
     texts = [f"Câu số {number} " + "dài " * (number % 7) for number in range(100)]
-    vectors = await ChunkVectors(embed, await embedder.card()).of(texts, [10] * 100)
+    vectors = await ChunkVectors(embed, await embedder.model_info()).of(texts, [10] * 100)
     assert vectors.dtype == np.float32
     assert np.allclose(vectors, [text_vector(text, 384) for text in texts], atol=1e-6)
     assert max(sizes) == BATCH_TEXTS
@@ -81,7 +81,7 @@ async def test_vectors_come_in_the_order_of_the_texts_in_small_batches() -> None
 async def test_long_text_has_the_normalised_mean_of_its_windows() -> None:
     embedder = SteeredEmbedder()
     long = "Hợp đồng thuê nhà ở. " * 60
-    vectors = await ChunkVectors(embedder.embed, await embedder.card()).of(["ngắn", long], [2, 600])
+    vectors = await ChunkVectors(embedder.embed, await embedder.model_info()).of(["ngắn", long], [2, 600])
     windows = [text for text in embedder.texts if text != "ngắn"]
     mean = np.sum([text_vector(text, 384) for text in windows], axis=0)
     assert len(windows) > 4
@@ -93,5 +93,5 @@ async def test_no_texts_give_no_vectors(tmp_path: Path) -> None:
     async def embed(texts: Sequence[str]) -> Embeddings:
         raise AssertionError("nothing to embed")
 
-    card = EmbedderCard("m", 8, 128, 100, ("en",), str(tmp_path / "none.json"), 1)
-    assert (await ChunkVectors(embed, card).of([], [])).shape == (0, 8)
+    model_info = EmbedderInfo("m", 8, 128, 100, ("en",), str(tmp_path / "none.json"), 1)
+    assert (await ChunkVectors(embed, model_info).of([], [])).shape == (0, 8)

@@ -7,9 +7,9 @@ from aihub.core.errors import ConflictError
 from aihub.documents.schemas import AutoChunking, StaticChunking
 from aihub.documents.serializers import chunking_for, require_same_model
 from aihub.documents.tables.records import FileCounts, VectorStoreRecord
-from aihub.embeddings.service import EmbedderCard
+from aihub.embeddings.service import EmbedderInfo
 
-CARD = EmbedderCard("all-minilm-l6-v2", 384, 256, 30522, ("en",), "/tokenizer.json", 1)
+CARD = EmbedderInfo("all-minilm-l6-v2", 384, 256, 30522, ("en",), "/tokenizer.json", 1)
 STORE = VectorStoreRecord(
     id="vs_1",
     tenant_id="t",
@@ -52,8 +52,8 @@ def test_store_of_another_model_is_refused_naming_both(change: dict[str, Any]) -
 
 @pytest.mark.parametrize(("max_tokens", "chosen"), [(256, (240, 30)), (512, (496, 62)), (8192, (512, 64)), (64, (100, 12))])
 def test_automatic_chunks_fit_the_embedder(max_tokens: int, chosen: tuple[int, int]) -> None:
-    card = replace(CARD, max_tokens=max_tokens)
-    assert sizes(chunking_for(None, card)) == sizes(chunking_for(AutoChunking(type="auto"), card)) == chosen
+    model_info = replace(CARD, max_tokens=max_tokens)
+    assert sizes(chunking_for(None, model_info)) == sizes(chunking_for(AutoChunking(type="auto"), model_info)) == chosen
 
 
 def test_static_chunks_stay_as_asked() -> None:

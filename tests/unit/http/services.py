@@ -15,7 +15,7 @@ from aihub.core.metrics import Metrics
 from aihub.core.principal import Principal
 from aihub.core.settings import Settings
 from aihub.documents.service import FileBatchService, FileService, VectorStoreService
-from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.embeddings.service import EmbedderInfo, Embeddings
 from aihub.http.services import Services
 from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
@@ -44,11 +44,11 @@ class OneEngineChat:
         return await _begin(self.engine.stream_complete(request.to_engine_body()))
 
     async def models(self, principal: Principal) -> list[dict[str, Any]]:
-        card = await self.engine.card()
-        return [{"id": card.model_id, "object": "model", "created": card.created, "owned_by": card.owned_by}]
+        model_info = await self.engine.model_info()
+        return [{"id": model_info.model_id, "object": "model", "created": model_info.created, "owned_by": model_info.owned_by}]
 
     async def _find(self, model: str) -> None:
-        if model != (await self.engine.card()).model_id:
+        if model != (await self.engine.model_info()).model_id:
             raise NotFoundError(f"The model {model!r} does not exist.", param="model", code="model_not_found")
 
 
@@ -72,10 +72,10 @@ class TinyEmbedder:
 
     error: HubError | None = None
 
-    async def card(self) -> EmbedderCard:
+    async def model_info(self) -> EmbedderInfo:
         if self.error is not None:
             raise self.error
-        return EmbedderCard("fake-embedder", 4, 256, 1000, ("en",), "", 1_700_000_000)
+        return EmbedderInfo("fake-embedder", 4, 256, 1000, ("en",), "", 1_700_000_000)
 
     async def embed(self, inputs: Any) -> Embeddings:
         vectors = np.zeros((len(inputs), 4), dtype=np.float32)

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aihub.core.logging import configure_logging
-from aihub.core.response_headers import note
+from aihub.core.response_headers import add_response_header
 from aihub.models.store.metrics import RegistryMetrics
 from tests.unit.conftest import chat_body
 from tests.unit.http.services import Parts
@@ -93,8 +93,8 @@ async def test_no_request_is_in_flight_after_all_answers_but_the_probe_itself(cl
 async def test_decisions_about_a_request_are_headers_of_its_answer_only(client: httpx.AsyncClient, parts: Parts) -> None:
     def answer(prompt: str) -> str:
         if "auto" in prompt:
-            note("x-aihub-model", "mô-hình")
-            note("x-aihub-route-reasons", "task chat; loaded 35\r\nset-cookie: a=b")
+            add_response_header("x-aihub-model", "mô-hình")
+            add_response_header("x-aihub-route-reasons", "task chat; loaded 35\r\nset-cookie: a=b")
         return "Chào bạn."
 
     parts.engine._answer = answer

@@ -11,14 +11,14 @@ import numpy as np
 
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.schemas import ChatCompletionRequest
-from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, NotFoundError
 from aihub.core.health import PartHealth
 from aihub.core.principal import Principal
 from aihub.core.schemas import validate
 from aihub.documents.search.retriever import Retrieval, ScoredChunk
 from aihub.documents.tables.records import ChunkHit, FileCounts, VectorStoreRecord
-from aihub.embeddings.service import EmbedderCard, Embeddings
+from aihub.embeddings.service import EmbedderInfo, Embeddings
 from pipelines.chat import ChatPipeline, model_not_found
 from pipelines.load_wait import LoadWait
 from pipelines.prompts import load_prompts
@@ -113,10 +113,10 @@ class CardOnlyEmbedder:
     """An embedder of which only the card is read."""
 
     def __init__(self, tokenizer_path: str = "/nowhere", max_tokens: int = 256) -> None:
-        self._card = EmbedderCard("card-only", 2, max_tokens, 30522, ("en",), tokenizer_path, 1)
+        self._model_info = EmbedderInfo("card-only", 2, max_tokens, 30522, ("en",), tokenizer_path, 1)
 
-    async def card(self) -> EmbedderCard:
-        return self._card
+    async def model_info(self) -> EmbedderInfo:
+        return self._model_info
 
     async def embed(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> Embeddings:
         return Embeddings(np.ones((len(inputs), 2), dtype=np.float32), [1] * len(inputs))
@@ -134,13 +134,13 @@ class OneModel:
 
     async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
         self.asked.append((model_id, body))
-        card = await self._engine.card()
-        if model_id != card.model_id:
-            raise model_not_found(model_id, [card.model_id])
+        model_info = await self._engine.model_info()
+        if model_id != model_info.model_id:
+            raise model_not_found(model_id, [model_info.model_id])
         return self._engine
 
-    async def list(self) -> list[ChatModelCard]:
-        return [await self._engine.card()]
+    async def list(self) -> list[ChatModelInfo]:
+        return [await self._engine.model_info()]
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 
 from aihub.chat.completions import CompletionRequest
 from aihub.chat.fake import FakeChatEngine
-from aihub.chat.service import ChatModelCard
+from aihub.chat.service import ChatModelInfo
 from aihub.core.errors import EngineTimeoutError, ModelUnavailableError, NotFoundError, OverloadedError
 from aihub.core.schemas import validate
 from pipelines.load_wait import LoadWait
@@ -192,7 +192,7 @@ async def test_model_that_is_loading_is_unavailable() -> None:
         async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> Any:
             raise ModelUnavailableError("The model is loading.")
 
-        async def list(self) -> list[ChatModelCard]:
+        async def list(self) -> list[ChatModelInfo]:
             return []
 
     parts = hub()

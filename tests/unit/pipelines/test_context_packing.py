@@ -4,7 +4,7 @@ import pytest
 
 from aihub.chat.fake import FakeChatEngine
 from aihub.core.errors import ContextLengthError, InvalidRequestError
-from pipelines.context_packing import FittedPrompt, SourceText, default_reserve, fit_sources, last_user_position
+from pipelines.context_packing import PackedPrompt, SourceText, default_reserve, last_user_position, pack_sources
 from pipelines.prompts import PromptTemplate
 from tests.unit.pipelines.rag_parts import request
 
@@ -32,36 +32,36 @@ def source(number: int, words: int) -> SourceText:
     return SourceText(number, f"doc{number}", " ".join(["word"] * words))
 
 
-async def fit(engine: FakeChatEngine, *sources: SourceText, reserve: int | None = 10, question: str = "Why ?") -> FittedPrompt:
+async def pack(engine: FakeChatEngine, *sources: SourceText, reserve: int | None = 10, question: str = "Why ?") -> PackedPrompt:
     body = request(question).to_engine_body()
-    return await fit_sources(engine, body, template=TEMPLATE, sources=sources, reserve=reserve)
+    return await pack_sources(engine, body, template=TEMPLATE, sources=sources, reserve=reserve)
 
 
-def content(prompt: FittedPrompt) -> str:
+def content(prompt: PackedPrompt) -> str:
     return str(prompt.body["messages"][-1]["content"])
 
 
 async def test_everything_that_fits_costs_one_count() -> None:
     engine = CountingEngine(context_tokens=1000)
-    prompt = await fit(engine, source(1, 50), source(2, 50))
+    prompt = await pack(engine, source(1, 50), source(2, 50))
     assert prompt.used == {1, 2}
     assert engine.counts == 1
 
 
 async def test_best_sources_are_taken_while_they_fit() -> None:
-    prompt = await fit(FakeChatEngine(context_tokens=150), source(1, 50), source(2, 50), source(3, 50))
+    prompt = await pack(FakeChatEngine(context_tokens=150), source(1, 50), source(2, 50), source(3, 50))
     assert prompt.used == {1, 2}
     assert "doc3" not in content(prompt)
 
 
 async def test_source_that_is_too_long_makes_room_for_a_shorter_one() -> None:
-    prompt = await fit(FakeChatEngine(context_tokens=100), source(1, 500), source(2, 40))
+    prompt = await pack(FakeChatEngine(context_tokens=100), source(1, 500), source(2, 40))
     assert prompt.used == {2}
     assert content(prompt).startswith('Sources:\n\n[2] doc2\n"""\n')
 
 
 async def test_sources_are_never_cut() -> None:
-    prompt = await fit(FakeChatEngine(context_tokens=130), source(1, 60), source(2, 60), source(3, 7))
+    prompt = await pack(FakeChatEngine(context_tokens=130), source(1, 60), source(2, 60), source(3, 7))
     for number, words in ((1, 60), (3, 7)):
         assert source(number, words).text in content(prompt)
     assert prompt.used == {1, 3}
@@ -70,47 +70,47 @@ async def test_sources_are_never_cut() -> None:
 @pytest.mark.parametrize("context", range(60, 140, 7))
 async def test_prompt_and_reserve_never_exceed_the_context(context: int) -> None:
     engine = FakeChatEngine(context_tokens=context)
-    prompt = await fit(engine, *[source(n, 11 + n) for n in range(1, 8)])
+    prompt = await pack(engine, *[source(n, 11 + n) for n in range(1, 8)])
     assert await engine.count_tokens(prompt.body) + 10 <= context
     assert prompt.used
 
 
 async def test_the_chat_template_is_counted_once_not_per_source() -> None:
-    bare = await fit(FakeChatEngine(context_tokens=130), *[source(n, 12) for n in range(1, 12)])
-    templated = await fit(TemplatedEngine(context_tokens=160), *[source(n, 12) for n in range(1, 12)])
+    bare = await pack(FakeChatEngine(context_tokens=130), *[source(n, 12) for n in range(1, 12)])
+    templated = await pack(TemplatedEngine(context_tokens=160), *[source(n, 12) for n in range(1, 12)])
     assert templated.used == bare.used
     assert len(bare.used) > 3
 
 
 async def test_prompt_of_exactly_the_context_fits() -> None:
     engine = FakeChatEngine(context_tokens=10_000)
-    whole = await engine.count_tokens((await fit(engine, source(1, 50))).body)
-    exact = await fit(FakeChatEngine(context_tokens=whole + 10), source(1, 50))
+    whole = await engine.count_tokens((await pack(engine, source(1, 50))).body)
+    exact = await pack(FakeChatEngine(context_tokens=whole + 10), source(1, 50))
     assert exact.used == {1}
     with pytest.raises(ContextLengthError):
-        await fit(FakeChatEngine(context_tokens=whole + 9), source(1, 50))
+        await pack(FakeChatEngine(context_tokens=whole + 9), source(1, 50))
 
 
 async def test_conversation_alone_over_the_context_is_refused_with_numbers() -> None:
     with pytest.raises(ContextLengthError, match=r"takes 2\d\d tokens and 10 are kept .* holds 100\b"):
-        await fit(FakeChatEngine(context_tokens=100), source(1, 5), question="word " * 200)
+        await pack(FakeChatEngine(context_tokens=100), source(1, 5), question="word " * 200)
 
 
 async def test_conversation_over_the_context_is_refused_without_sources_too() -> None:
     with pytest.raises(ContextLengthError, match="holds 100"):
-        await fit(FakeChatEngine(context_tokens=100), question="word " * 200)
+        await pack(FakeChatEngine(context_tokens=100), question="word " * 200)
 
 
 async def test_no_room_for_one_source_says_how_to_make_room() -> None:
     with pytest.raises(ContextLengthError, match=r"None of the 2 .*smallest takes 10\d tokens.*Lower 'max_tokens'"):
-        await fit(FakeChatEngine(context_tokens=60), source(1, 200), source(2, 100))
+        await pack(FakeChatEngine(context_tokens=60), source(1, 200), source(2, 100))
 
 
 async def test_reserve_defaults_to_a_quarter_of_a_small_context() -> None:
     assert default_reserve(1000) == 250
     assert default_reserve(32_000) == 512
     with pytest.raises(ContextLengthError, match="25 are kept|\\(25\\)"):
-        await fit(FakeChatEngine(context_tokens=100), source(1, 80), reserve=None)
+        await pack(FakeChatEngine(context_tokens=100), source(1, 80), reserve=None)
 
 
 async def test_only_the_last_user_message_changes() -> None:
@@ -121,7 +121,7 @@ async def test_only_the_last_user_message_changes() -> None:
         {"role": "user", "content": "Second?"},
     ]
     body = request(messages=messages).to_engine_body()
-    prompt = await fit_sources(FakeChatEngine(), body, template=TEMPLATE, sources=[source(1, 3)], reserve=10)
+    prompt = await pack_sources(FakeChatEngine(), body, template=TEMPLATE, sources=[source(1, 3)], reserve=10)
     assert prompt.body["messages"][:3] == messages[:3]
     assert content(prompt).endswith("Answer: Second?")
     assert body["messages"][3]["content"] == "Second?"

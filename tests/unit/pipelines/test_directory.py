@@ -13,9 +13,9 @@ from aihub.chat.providers.resilience import RetryPolicy
 from aihub.chat.providers.settings import ProviderSettings, load_known_providers
 from aihub.chat.routing import ModelCandidate, Router
 from aihub.chat.routing_rules import load_routing_rules
-from aihub.chat.service import ChatEngine, ChatModelCard
+from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import ModelUnavailableError, NotFoundError
-from aihub.core.response_headers import answer_notes
+from aihub.core.response_headers import response_headers
 from pipelines.chat import model_not_found
 from pipelines.directory import ProviderDirectory
 from pipelines.load_wait import LoadWait
@@ -39,8 +39,8 @@ class Local:
             raise model_not_found(model_id, self.engines)
         return self.engines[model_id]
 
-    async def list(self) -> list[ChatModelCard]:
-        return [await engine.card() for engine in self.engines.values()]
+    async def list(self) -> list[ChatModelInfo]:
+        return [await engine.model_info() for engine in self.engines.values()]
 
     async def candidates(self) -> Sequence[ModelCandidate]:
         return [ModelCandidate(name, frozenset({"chat"}), frozenset({"en", "vi"}), "loaded", 4096) for name in self.engines]
@@ -68,7 +68,7 @@ def directory(local: Local, pool: ProviderPool) -> ProviderDirectory:
 
 
 async def resolved(directory: ProviderDirectory, model_id: str) -> str:
-    return (await (await directory.resolve(model_id)).card()).model_id
+    return (await (await directory.resolve(model_id)).model_info()).model_id
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,16 @@ async def test_unknown_model_is_not_found_also_with_fallbacks(directory: Provide
 
 async def test_list_holds_local_and_remote_models(directory: ProviderDirectory, pool: ProviderPool) -> None:
     pool.configure(ProviderSettings(openai_api_key=SecretStr("k"), ollama_url=DEAD))
-    names = [card.model_id for card in await directory.list()]
+    names = [model_info.model_id for model_info in await directory.list()]
     assert names[:2] == ["smollm2", "openai/gpt-oss-20b"]
     assert "openai/gpt-4o-mini" in names
 
 
 async def test_automatic_choice_comes_back_in_headers(directory: ProviderDirectory) -> None:
     notes: dict[str, str] = {}
-    token = answer_notes.set(notes)
+    token = response_headers.set(notes)
     await directory.resolve("auto", BODY)
-    answer_notes.reset(token)
+    response_headers.reset(token)
     assert notes["x-aihub-model"] in {"smollm2", "openai/gpt-oss-20b"}
     assert notes["x-aihub-route-reasons"].startswith("task chat; language vi")
 

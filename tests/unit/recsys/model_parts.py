@@ -78,7 +78,7 @@ class MemoryCache:
 
 @dataclass
 class SmallTrained:
-    """The outcome of `SmallFamily`."""
+    """The outcome of `SmallTrainer`."""
 
     metrics: Mapping[str, float]
     details: Mapping[str, Any]
@@ -86,7 +86,7 @@ class SmallTrained:
     evaluate: Callable[[Version], dict[str, float] | None]
 
 
-class SmallFamily:
+class SmallTrainer:
     """Learns nothing; its figure is the hyper-parameter `dim` / 100."""
 
     data_type: type[Interactions] = Interactions

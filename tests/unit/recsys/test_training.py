@@ -16,10 +16,10 @@ from aihub.recsys.data.mapping import load_mapping
 from aihub.recsys.results import TrainingCancelledError, raise_if_cancelled
 from aihub.recsys.tables.runs import TrainingRunTable
 from aihub.recsys.tables.session import TrainingSession
-from aihub.recsys.trainers import TrendingFamily
+from aihub.recsys.trainers import TrendingTrainer
 from aihub.recsys.training import TrainingPlace, TrainingResult, train
 from tests.external_servers import free_port
-from tests.unit.recsys.model_parts import SmallFamily
+from tests.unit.recsys.model_parts import SmallTrainer
 from tests.unit.recsys.shop_parts import DAY_S, MONDAY_S, Shop
 
 
@@ -28,11 +28,17 @@ class Work:
         self.shop = shop
         self.place = TrainingPlace(shop.dsn, shop.dsn, load_mapping(), home)
         self.runs = TrainingRunTable(database)
-        self.family = SmallFamily()
+        self.trainer = SmallTrainer()
 
     def train(self, dim: int = 50, **options: Any) -> TrainingResult:
         return train(
-            self.place, options.pop("family", self.family), 1, "recommendation", {"dim": dim}, tenant=self.shop.tenant, **options
+            self.place,
+            options.pop("trainer", self.trainer),
+            1,
+            "recommendation",
+            {"dim": dim},
+            tenant=self.shop.tenant,
+            **options,
         )
 
     def session(self, run_id: str | None = None, model_type: str = "recommendation") -> TrainingSession:
@@ -71,7 +77,7 @@ async def test_training_publishes_and_is_written_down(work: Work) -> None:
 
 async def test_forecast_of_a_store_with_one_week_of_sales_is_published_with_every_figure(work: Work) -> None:
     work.shop.order(7, MONDAY_S + 6 * DAY_S, 11)
-    result = train(work.place, TrendingFamily(), 1, "trending", {"period": "week"}, tenant=work.shop.tenant)
+    result = train(work.place, TrendingTrainer(), 1, "trending", {"period": "week"}, tenant=work.shop.tenant)
     assert result.served
     assert {"rmse", "mae", "cached_products"} <= result.metrics.keys()
     assert (await work.last()).metrics == result.metrics
@@ -117,7 +123,7 @@ async def test_wish_in_the_log_cancels_a_running_training(work: Work, monkeypatc
             raise_if_cancelled(cancelled)
             time.sleep(0.02)
 
-    work.family.during = wait
+    work.trainer.during = wait
     monkeypatch.setattr(TrainingSession.__init__, "__kwdefaults__", {"heartbeat_s": 0.05})
     with pytest.raises(TrainingCancelledError):
         work.train(run_id=run.id)
@@ -157,12 +163,12 @@ async def test_bug_in_a_fit_is_an_internal_error_and_the_lock_is_given_back(work
     def fail(*_: Any) -> None:
         raise KeyError("bí mật")
 
-    work.family.during = fail
+    work.trainer.during = fail
     with pytest.raises(InternalError) as caught:
         work.train()
     assert "bí mật" not in caught.value.message
     assert (await work.last()).status == "failed"
-    work.family.during = lambda *_: None
+    work.trainer.during = lambda *_: None
     assert work.train().served
 
 
@@ -183,7 +189,7 @@ async def test_killed_training_is_taken_up_with_its_checkpoint(work: Work) -> No
         assert saved is not None
         found.extend(saved.arrays["numbers"].tolist())
 
-    work.family.during = look
+    work.trainer.during = look
     work.train(run_id=run.id)
     assert found == [3]
     assert (await work.runs.get(work.shop.tenant, run.id)).status == "succeeded"
@@ -194,12 +200,12 @@ async def test_training_taken_up_again_learns_from_what_was_read_first(work: Wor
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    work.family.during = die
+    work.trainer.during = die
     run = await work.runs.create(work.shop.tenant, 1, "recommendation", {})
     with pytest.raises(KeyboardInterrupt):
         work.train(run_id=run.id)
     work.shop.order(7, MONDAY_S, 11)
-    work.family.during = lambda *_: None
+    work.trainer.during = lambda *_: None
     assert work.train(run_id=run.id).event_count == 3
     assert work.train().event_count == 4
 
@@ -231,7 +237,7 @@ async def test_served_model_of_another_version_of_the_hub_is_replaced(work: Work
     def of_another_version(version: Any) -> Any:
         raise ModelUnavailableError("of another version of the hub")
 
-    work.family.judge = of_another_version
+    work.trainer.judge = of_another_version
     result = work.train(40)
     assert result.served
     assert result.incumbent_metrics is None
@@ -250,7 +256,7 @@ async def test_failed_or_cancelled_training_leaves_no_checkpoint(work: Work, err
         checkpoint.save("epoch", {"numbers": np.array([3])})
         raise error("stop")
 
-    work.family.during = fail
+    work.trainer.during = fail
     with pytest.raises((InternalError, TrainingCancelledError)):
         work.train()
     assert work.checkpoints() == []
@@ -272,7 +278,7 @@ async def test_training_survives_the_loss_of_its_connection(work: Work, monkeypa
         threading.Event().wait(0.4)
         raise_if_cancelled(cancelled)
 
-    work.family.during = cut
+    work.trainer.during = cut
     assert work.train().served
     assert (await work.last()).status == "succeeded"
 
@@ -280,5 +286,5 @@ async def test_training_survives_the_loss_of_its_connection(work: Work, monkeypa
 async def test_shop_that_does_not_answer_fails_the_training(work: Work) -> None:
     place = TrainingPlace(work.shop.dsn, f"postgresql://x@127.0.0.1:{free_port()}/x", load_mapping(), work.place.home)
     with pytest.raises(ShopUnavailableError):
-        train(place, work.family, 1, "recommendation", tenant=work.shop.tenant)
+        train(place, work.trainer, 1, "recommendation", tenant=work.shop.tenant)
     assert (await work.last()).error["code"] == "shop_unavailable"

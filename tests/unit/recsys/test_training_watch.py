@@ -13,7 +13,7 @@ from aihub.recsys.tables.runs import RunRecord, TrainingRunTable
 from aihub.recsys.tables.session import TrainingSession
 from aihub.recsys.training import TrainingPlace, train
 from aihub.recsys.training_jobs import JobServerError, JobState, TrainingWatch
-from tests.unit.recsys.model_parts import SmallFamily
+from tests.unit.recsys.model_parts import SmallTrainer
 from tests.unit.recsys.shop_parts import MONDAY_S, Shop
 
 
@@ -49,7 +49,7 @@ class Scene:
         self.open_runs = OpenRunTable(database)
         self.jobs = FakeJobs()
         self.watch = TrainingWatch(self.open_runs, self.jobs)
-        self.family = SmallFamily()
+        self.trainer = SmallTrainer()
 
     async def started(self) -> str:
         run = await self.runs.create(self.shop.tenant, 1, "recommendation", {"dim": 50})
@@ -77,7 +77,7 @@ class Scene:
 
     def train(self, home: Path, run_id: str) -> None:
         place = TrainingPlace(self.shop.dsn, self.shop.dsn, load_mapping(), home)
-        train(place, self.family, 1, "recommendation", {"dim": 50}, tenant=self.shop.tenant, run_id=run_id)
+        train(place, self.trainer, 1, "recommendation", {"dim": 50}, tenant=self.shop.tenant, run_id=run_id)
 
     async def row(self, run_id: str) -> RunRecord:
         return await self.runs.get(self.shop.tenant, run_id)

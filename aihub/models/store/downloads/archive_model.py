@@ -9,7 +9,7 @@ from aihub.core.errors import InvalidRequestError
 from aihub.core.model_folder import REFUSED_SUFFIXES
 from aihub.models.store.downloads.archives import UnsafeArchiveError, extract_zip
 from aihub.models.store.downloads.disk import FreeBytes, check_room, free_bytes
-from aihub.models.store.downloads.failures import CorruptDownloadError, Patience
+from aihub.models.store.downloads.failures import CorruptDownloadError, RetryPolicy
 from aihub.models.store.downloads.orders import Fetched, Order, Report
 from aihub.models.store.downloads.transfer import RemoteFile, download_file
 
@@ -27,8 +27,8 @@ _LAYOUTS = (("am/final.mdl", "conf/mfcc.conf"), ("final.mdl", "mfcc.conf"))
 class ArchiveFetcher:
     """Gets models whose catalogue entry has a `source_url`."""
 
-    def __init__(self, *, patience: Patience = Patience(), free: FreeBytes = free_bytes) -> None:  # noqa: B008  # frozen
-        self._patience = patience
+    def __init__(self, *, retry_policy: RetryPolicy = RetryPolicy(), free: FreeBytes = free_bytes) -> None:  # noqa: B008  # frozen
+        self._retry_policy = retry_policy
         self._free = free
 
     async def fetch(self, order: Order, report: Report) -> Fetched:
@@ -50,7 +50,7 @@ class ArchiveFetcher:
             RemoteFile(entry.source_url, entry.sha256, entry.size_bytes),
             archive,
             timeout_s=order.configuration.model_download_timeout_s,
-            patience=self._patience,
+            retry_policy=self._retry_policy,
             proxy=order.configuration.download_proxy,
             on_bytes=lambda done, total: report("downloading", done, total),
         )

@@ -54,7 +54,7 @@ MAX_DELAY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long a source may fail.
 
     Attributes:
@@ -74,13 +74,13 @@ class TryAgainError(DownloadError):
     """A failure that may pass. `retry_after_s` is the source's own wish."""
 
 
-async def keep_trying(attempt: Callable[[], Awaitable[Result]], received: Callable[[], int], patience: Patience) -> Result:
+async def keep_trying(attempt: Callable[[], Awaitable[Result]], received: Callable[[], int], retry_policy: RetryPolicy) -> Result:
     """Return what `attempt` returns; repeat it after a `TryAgainError`, with growing pauses.
 
     Args:
         attempt: One try; goes on where the last one stopped.
         received: Bytes so far. A try that raises it above all earlier ones starts the count anew.
-        patience: When to give up.
+        retry_policy: When to give up.
 
     Raises:
         DownloadError: The last failure, when too many in a row brought nothing new.
@@ -92,10 +92,10 @@ async def keep_trying(attempt: Callable[[], Awaitable[Result]], received: Callab
         except TryAgainError as error:
             failures = 0 if received() > most else failures + 1
             most = max(most, received())
-            if failures >= patience.attempts:
+            if failures >= retry_policy.attempts:
                 raise DownloadError(
                     f"{error.message} Gave up after {failures} tries; start again to go on where it stopped."
                 ) from error
-            delay_s = min(MAX_DELAY_S, error.retry_after_s or patience.backoff_s * 2 ** max(0, failures - 1))
+            delay_s = min(MAX_DELAY_S, error.retry_after_s or retry_policy.backoff_s * 2 ** max(0, failures - 1))
             logger.info("Download interrupted: %s Next try in about %.0f s.", error.message, delay_s)
             await asyncio.sleep(delay_s * random.uniform(0.75, 1.25))  # noqa: S311  # spreads load, no secret

@@ -16,7 +16,7 @@ from aihub.core.files import file_sha256
 from aihub.core.model_folder import check_model_folder
 from aihub.models.store.downloads.archives import UnsafeArchiveError, check_relative_path
 from aihub.models.store.downloads.disk import FreeBytes, check_room, folder_bytes, free_bytes
-from aihub.models.store.downloads.failures import CorruptDownloadError, DownloadError, Patience, SourceRefusedError
+from aihub.models.store.downloads.failures import CorruptDownloadError, DownloadError, RetryPolicy, SourceRefusedError
 from aihub.models.store.downloads.orders import Fetched, Order, Report
 from aihub.models.store.downloads.transfer import OnBytes, RemoteFile, download_file
 from aihub.models.store.huggingface import is_wanted, reach_hub
@@ -62,7 +62,7 @@ class HubFetcher:
 
     Args:
         endpoint: Address of the hub; what `HF_ENDPOINT` says when None.
-        patience: How long it may fail.
+        retry_policy: How long it may fail.
         free: Tells the free bytes of a disk.
     """
 
@@ -70,11 +70,11 @@ class HubFetcher:
         self,
         *,
         endpoint: str | None = None,
-        patience: Patience = Patience(),  # noqa: B008  # frozen
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen
         free: FreeBytes = free_bytes,
     ) -> None:
         self._endpoint = endpoint
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._free = free
 
     async def fetch(self, order: Order, report: Report) -> Fetched:
@@ -124,7 +124,7 @@ class HubFetcher:
             RemoteFile(file.url, file.sha256, file.size_bytes, CDN_HOSTS, model.headers),
             target,
             timeout_s=order.configuration.model_download_timeout_s,
-            patience=self._patience,
+            retry_policy=self._retry_policy,
             proxy=order.configuration.download_proxy,
             on_bytes=on_bytes,
         )

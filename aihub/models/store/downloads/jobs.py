@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from aihub.core.concurrency import Slots, run_to_end
+from aihub.core.concurrency import ResizableSemaphore, run_to_end
 from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotFoundError, OverloadedError
 from aihub.models.configuration import HubConfiguration
 from aihub.models.keys import ModelKey
@@ -66,7 +66,7 @@ class DownloadJobs:
         self._metrics = metrics
         self._fetchers = default_fetchers() if fetchers is None else fetchers
         self._journal = JobJournal(folder)
-        self._slots = Slots(1)
+        self._slots = ResizableSemaphore(1)
         self._runs: dict[str, Run] = {}
 
     async def start(self, key: ModelKey) -> Job:

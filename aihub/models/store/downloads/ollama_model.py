@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from aihub.models.store.downloads.failures import DownloadError, Patience, SourceRefusedError, TryAgainError, keep_trying
+from aihub.models.store.downloads.failures import DownloadError, RetryPolicy, SourceRefusedError, TryAgainError, keep_trying
 from aihub.models.store.downloads.orders import Fetched, Order, Report
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
@@ -29,8 +29,8 @@ _PERMANENT = re.compile(r"not exist|not found|invalid|newer version|unauthorized
 class OllamaFetcher:
     """Gets models through a server's own pull."""
 
-    def __init__(self, *, patience: Patience = Patience()) -> None:  # noqa: B008  # frozen
-        self._patience = patience
+    def __init__(self, *, retry_policy: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008  # frozen
+        self._retry_policy = retry_policy
 
     async def fetch(self, order: Order, report: Report) -> Fetched:
         """Let the configured server pull the model; one that is there and current takes it a moment.
@@ -40,20 +40,20 @@ class OllamaFetcher:
             DownloadError: The server is down, stalls, breaks off or answers nonsense.
         """
         url = order.configuration.ollama_url
-        pull = _Pull(order.key.name, url, report, self._patience)
-        timeout = httpx.Timeout(self._patience.stall_s, connect=self._patience.connect_s, read=None)
+        pull = _Pull(order.key.name, url, report, self._retry_policy)
+        timeout = httpx.Timeout(self._retry_policy.stall_s, connect=self._retry_policy.connect_s, read=None)
         async with httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False, follow_redirects=False) as client:
-            await keep_trying(lambda: pull.attempt(client), pull.received, self._patience)
+            await keep_trying(lambda: pull.attempt(client), pull.received, self._retry_policy)
             digest = await pull.read_digest(client)
         return Fetched(digest, f"ollama:{order.key.name}", None)
 
 
 class _Pull:
-    def __init__(self, name: str, url: str, report: Report, patience: Patience) -> None:
+    def __init__(self, name: str, url: str, report: Report, retry_policy: RetryPolicy) -> None:
         self._name = name
         self._url = url
         self._report = report
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._layers: dict[str, tuple[int, int]] = {}
         self._checks = False
 
@@ -61,7 +61,7 @@ class _Pull:
         return sum(done for done, _ in self._layers.values())
 
     async def attempt(self, client: httpx.AsyncClient) -> None:
-        timeout = httpx.Timeout(self._patience.stall_s, connect=self._patience.connect_s, read=CHECK_S)
+        timeout = httpx.Timeout(self._retry_policy.stall_s, connect=self._retry_policy.connect_s, read=CHECK_S)
         try:
             async with client.stream("POST", "/api/pull", json={"model": self._name, "stream": True}, timeout=timeout) as answer:
                 if answer.status_code != httpx.codes.OK:
@@ -75,7 +75,7 @@ class _Pull:
             raise TryAgainError(f"The connection to the Ollama server broke ({type(error).__name__}).") from error
 
     async def _watch(self, answer: httpx.Response) -> None:
-        async for line in _stall_guarded(_lines(answer), self._is_checking, self._patience.stall_s):
+        async for line in _stall_guarded(_lines(answer), self._is_checking, self._retry_policy.stall_s):
             message = _parse(line)
             if "error" in message:
                 raise self._failure(line, answer.status_code)
@@ -113,7 +113,7 @@ class _Pull:
     async def read_digest(self, client: httpx.AsyncClient) -> str:
         """Return the digest under which the server lists the model now; lower hex."""
         try:
-            answer = await client.get("/api/tags", timeout=self._patience.stall_s)
+            answer = await client.get("/api/tags", timeout=self._retry_policy.stall_s)
             answer.raise_for_status()
             models = answer.json()["models"] if len(answer.content) <= MAX_TAGS_BYTES else []
             digests = [str(model["digest"]) for model in models if self._name in {model.get("name"), model.get("model")}]

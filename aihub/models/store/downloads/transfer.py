@@ -16,7 +16,7 @@ from aihub.models.store.downloads.disk import PartialFile, Whole, disk_error
 from aihub.models.store.downloads.failures import (
     CorruptDownloadError,
     DownloadTimeoutError,
-    Patience,
+    RetryPolicy,
     SourceRefusedError,
     TryAgainError,
     keep_trying,
@@ -59,7 +59,7 @@ async def download_file(
     target: Path,
     *,
     timeout_s: float,
-    patience: Patience = Patience(),  # noqa: B008  # frozen
+    retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen
     proxy: str | None = None,
     on_bytes: OnBytes | None = None,
 ) -> str:
@@ -72,8 +72,8 @@ async def download_file(
         DiskFullError: The disk is full.
         DownloadError: The source kept failing without giving anything new.
     """
-    transfer = _Transfer(remote, target, patience, on_bytes)
-    timeout = httpx.Timeout(patience.stall_s, connect=patience.connect_s)
+    transfer = _Transfer(remote, target, retry_policy, on_bytes)
+    timeout = httpx.Timeout(retry_policy.stall_s, connect=retry_policy.connect_s)
     try:
         async with (
             asyncio.timeout(timeout_s),
@@ -93,9 +93,9 @@ async def download_file(
 
 
 class _Transfer:
-    def __init__(self, remote: RemoteFile, target: Path, patience: Patience, on_bytes: OnBytes | None) -> None:
+    def __init__(self, remote: RemoteFile, target: Path, retry_policy: RetryPolicy, on_bytes: OnBytes | None) -> None:
         self._remote = remote
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._on_bytes = on_bytes
         self._hosts = remote.hosts | {_parse(remote.url).host}
         self._partial = PartialFile(target)
@@ -103,7 +103,7 @@ class _Transfer:
     async def run(self, client: httpx.AsyncClient) -> str:
         await run_to_end(self._partial.open, self._remote.url)
         for is_last in (False, True):
-            await keep_trying(lambda: self._attempt(client), lambda: self._partial.size_bytes, self._patience)
+            await keep_trying(lambda: self._attempt(client), lambda: self._partial.size_bytes, self._retry_policy)
             sha256 = await asyncio.to_thread(self._hash)
             if self._remote.sha256 in {None, sha256}:
                 await run_to_end(self._partial.finish)

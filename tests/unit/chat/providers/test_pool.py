@@ -32,8 +32,10 @@ async def test_ollama_that_is_down_offers_no_models() -> None:
 
 async def test_configured_provider_lists_its_known_models() -> None:
     pool = ProviderPool(ProviderSettings(openai_api_key=KEY), KNOWN, ProviderMetrics())
-    cards = await pool.models()
-    assert ("openai/gpt-4o-mini", 128000, "openai") in [(card.model_id, card.context_tokens, card.owned_by) for card in cards]
+    model_infos = await pool.models()
+    assert ("openai/gpt-4o-mini", 128000, "openai") in [
+        (model_info.model_id, model_info.context_tokens, model_info.owned_by) for model_info in model_infos
+    ]
     await pool.close()
 
 

@@ -14,7 +14,7 @@ from aihub.models.cli.commands import app
 from aihub.models.keys import parse_key
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.ledger import MemoryLedger
-from aihub.models.memory.manager_state import Board, LifecyclePolicy
+from aihub.models.memory.manager_state import LifecyclePolicy, ManagerState
 from aihub.models.memory.requirement import MemoryRequirement
 from aihub.models.memory.state import ModelRecord
 from aihub.models.memory.status import model_status
@@ -282,7 +282,7 @@ def local_model(model_id: str, **changes: Any) -> dict[str, Any]:
     """A model as `/api/v1/models` describes it."""
     requirement = MemoryRequirement(2**30, 2**29, 2**29)
     record = ModelRecord(ModelSpec(model_id, f"local:{model_id}", Path("/m"), "cpu", requirement, 4096, 16), 2 * 2**30)
-    return model_report(model_status(record, Board(MemoryLedger({"cpu": 0}), LifecyclePolicy()))).model_dump() | changes
+    return model_report(model_status(record, ManagerState(MemoryLedger({"cpu": 0}), LifecyclePolicy()))).model_dump() | changes
 
 
 def show_loaded(hub: FakeHub, *models: dict[str, Any], **device: Any) -> list[str]:

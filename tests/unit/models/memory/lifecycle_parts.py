@@ -10,7 +10,7 @@ from typing import Any
 
 from aihub.models.memory.desired import Desired, DesiredState
 from aihub.models.memory.fake import FakeHost
-from aihub.models.memory.high_water_marks import PeakStore
+from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.ledger import MemoryLedger
 from aihub.models.memory.manager import ModelLifecycle
@@ -61,7 +61,7 @@ class Hub:
 
     async def until(self, model_id: str, state: str) -> None:
         """Return at the moment the model gets into the state."""
-        record = self.lifecycle._board.records[model_id]
+        record = self.lifecycle._manager_state.records[model_id]
         async with asyncio.timeout(1000.0):
             while record.state != state:
                 await record.changed.wait(1000.0)
@@ -122,7 +122,7 @@ async def running_hub(
     host: FakeHost | None = None,
     desired: Desired | None = None,
     fixed: Mapping[str, float] | None = None,
-    peaks: PeakStore | None = None,
+    high_water_marks: HighWaterMarks | None = None,
     metrics: LifecycleMetrics | None = None,
     clients: int = 1,
     budgets: Mapping[str, float] | None = None,
@@ -151,7 +151,7 @@ async def running_hub(
         list_specs,
         policy=policy,
         desired=memory,
-        peaks=peaks,
+        high_water_marks=high_water_marks,
         metrics=metrics,
         default_models=default_models,
         clock=asyncio.get_running_loop().time,

@@ -77,7 +77,7 @@ async def be_quiet(hub: Hub) -> None:
     """Return when no model is changing."""
     moving = {ModelState.LOADING, ModelState.DRAINING, ModelState.UNLOADING, ModelState.QUEUED}
     while any(model.state in moving for model in (await hub.lifecycle.status()).models):
-        await hub.lifecycle._board.changed.wait(0.2)
+        await hub.lifecycle._manager_state.changed.wait(0.2)
 
 
 async def run_sequence(

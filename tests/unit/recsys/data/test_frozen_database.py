@@ -18,7 +18,7 @@ from aihub.recsys.tables import session as recsys_session
 from aihub.recsys.tables.session import ResultNotWrittenError, TrainingSession
 from aihub.recsys.training import TrainingPlace, TrainingResult, train
 from tests.external_servers import ExternalPostgres
-from tests.unit.recsys.model_parts import SmallFamily
+from tests.unit.recsys.model_parts import SmallTrainer
 from tests.unit.recsys.shop_parts import MONDAY_S, Shop
 
 
@@ -40,7 +40,7 @@ class Work:
         self.shop.customers(7)
         self.shop.order(7, MONDAY_S, 11, 21, 31)
         self.place = TrainingPlace(server.url, server.url, load_mapping(), home)
-        self.family = SmallFamily()
+        self.trainer = SmallTrainer()
 
     def freeze(self, *_: Any) -> None:
         self.server.send(signal.SIGSTOP)
@@ -56,7 +56,7 @@ class Work:
         return freeze
 
     def train(self, **options: Any) -> TrainingResult:
-        return train(self.place, self.family, 1, "recommendation", {"dim": 50}, tenant=self.shop.tenant, **options)
+        return train(self.place, self.trainer, 1, "recommendation", {"dim": 50}, tenant=self.shop.tenant, **options)
 
     def row(self) -> tuple[Any, ...]:
         with psycopg.connect(self.server.url) as connection:
@@ -76,7 +76,7 @@ def work(external_postgres: ExternalPostgres, tmp_path: Path) -> Iterator[Work]:
 
 
 def test_a_training_that_ends_while_the_database_is_frozen_is_written_down_when_it_thaws(work: Work) -> None:
-    work.family.during = work.freeze_for(1.5)
+    work.trainer.during = work.freeze_for(1.5)
     result = work.train()
     assert result.served
     assert work.row()[1:] == ("succeeded", result.version)
@@ -86,7 +86,7 @@ def test_a_result_that_could_not_be_written_is_no_failure_and_is_written_by_the_
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recsys_session, "FINAL_PATIENCE_S", 0.5)
-    work.family.during = work.freeze
+    work.trainer.during = work.freeze
     started_s = time.monotonic()
     with pytest.raises(ResultNotWrittenError, match="version 000001"):
         work.train()
@@ -98,7 +98,7 @@ def test_a_result_that_could_not_be_written_is_no_failure_and_is_written_by_the_
     def learn_again(*_: Any) -> None:
         pytest.fail("the version is there already")
 
-    work.family.during = learn_again
+    work.trainer.during = learn_again
     assert work.train(run_id=run_id).version == "000001"
     assert work.row() == (run_id, "succeeded", "000001")
 
@@ -108,7 +108,7 @@ async def test_a_failure_is_written_down_after_the_thaw_too(work: Work) -> None:
         work.freeze_for(1.0)()
         raise KeyError("a bug")
 
-    work.family.during = fail
+    work.trainer.during = fail
     with pytest.raises(Exception, match="failed inside"):
         await asyncio.to_thread(work.train)
     assert work.row()[1] == "failed"

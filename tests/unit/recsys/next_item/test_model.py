@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aihub.core.errors import InvalidRequestError, ModelUnavailableError
-from aihub.recsys.next_item.evaluation import Questions, evaluate_next_item, fit_next_item, hide_newest, summarise
+from aihub.recsys.next_item.evaluation import HeldOutCases, evaluate_next_item, fit_next_item, hide_newest, summarise
 from aihub.recsys.next_item.model import NextItemModel, NextItemSettings
 from aihub.recsys.next_item.sequences import Sequences
 from aihub.recsys.results import TrainingCancelledError
@@ -74,7 +74,7 @@ def test_probabilities_fall_and_sum_to_one_at_most(model: NextItemModel) -> None
     assert sum(shares) == pytest.approx(1.0)
 
 
-def test_all_three_rankers_were_examined_and_the_best_serves(model: NextItemModel) -> None:
+def test_all_three_rankers_were_evaluated_and_the_best_serves(model: NextItemModel) -> None:
     names = ("sequence_rules", "session_neighbours", "learned_ranking")
     figures = {name: model.metrics[f"{name}_recall@20"] + model.metrics[f"{name}_mrr@20"] for name in names}
     assert figures[model.ranker] == max(figures.values())
@@ -210,22 +210,22 @@ def test_progress_never_goes_back() -> None:
 
 def test_the_hidden_part_is_the_newest_and_is_not_learnt_from() -> None:
     sequences = chains(500)
-    past, questions = hide_newest(sequences)
-    assert past.times.max() < sequences.times[questions.events].min()
+    past, test_cases = hide_newest(sequences)
+    assert past.times.max() < sequences.times[test_cases.events].min()
     assert len(past.item_ids) == pytest.approx(0.9 * len(sequences.item_ids), rel=0.01)
 
 
 def test_without_enough_newest_events_the_last_items_are_asked_for() -> None:
-    past, questions = hide_newest(Sequences.from_lists([[1, 2, 3], [4], [5, 6]]))
+    past, test_cases = hide_newest(Sequences.from_lists([[1, 2, 3], [4], [5, 6]]))
     assert past.item_ids.tolist() == [1, 2, 4, 5]
-    assert sorted(questions.sequences.item_ids[questions.events].tolist()) == [3, 6]
+    assert sorted(test_cases.sequences.item_ids[test_cases.events].tolist()) == [3, 6]
 
 
 def test_a_question_gives_the_history_before_it() -> None:
     sequences = Sequences.from_lists([[5, 6, 7], [5, 8]])
-    questions = Questions(sequences, np.array([2, 4]), np.array([0, 1]))
+    test_cases = HeldOutCases(sequences, np.array([2, 4]), np.array([0, 1]))
     table = np.array([5, 7, 8])
-    assert [(history.tolist(), item) for history, item in (questions.ask(0, table), questions.ask(1, table))] == [
+    assert [(history.tolist(), item) for history, item in (test_cases.ask(0, table), test_cases.ask(1, table))] == [
         ([0], 1),
         ([0], 2),
     ]
@@ -233,8 +233,8 @@ def test_a_question_gives_the_history_before_it() -> None:
 
 def test_evaluation_of_certain_followers_is_near_perfect(model: NextItemModel) -> None:
     sequences = Sequences.from_lists([[1000 + 2 * pair, 1001 + 2 * pair] for pair in range(PAIRS)])
-    questions = Questions(sequences, np.arange(1, 2 * PAIRS, 2), np.arange(PAIRS))
-    assert evaluate_next_item(model, questions)["mrr@20"] > 0.95
+    test_cases = HeldOutCases(sequences, np.arange(1, 2 * PAIRS, 2), np.arange(PAIRS))
+    assert evaluate_next_item(model, test_cases)["mrr@20"] > 0.95
 
 
 def test_figures_of_known_places() -> None:

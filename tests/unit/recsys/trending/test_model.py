@@ -146,15 +146,15 @@ def test_a_shop_of_more_variants_than_rows_learns_from_some_of_them() -> None:
 
 
 def test_a_rebuilding_without_time_serves_what_was_examined(monkeypatch: pytest.MonkeyPatch) -> None:
-    lessons: list[int] = []
+    training_examples: list[int] = []
 
     def late(table: SalesTable, *others: Any) -> Any:
-        lessons.append(table.n_periods)
-        return learn_trees(table, *others) if len(lessons) == 1 else None
+        training_examples.append(table.n_periods)
+        return learn_trees(table, *others) if len(training_examples) == 1 else None
 
     monkeypatch.setattr("aihub.recsys.trending.trees.learn_trees", late)
     model = fit_trending(noisy_weeks(), QUICK)
-    assert lessons == [34, 40]
+    assert training_examples == [34, 40]
     assert MIXTURES[model.winner][0] > 0
     assert model.trees is not None
     assert model.trees.num_trees() == QUICK.trees

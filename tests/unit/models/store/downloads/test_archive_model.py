@@ -7,13 +7,13 @@ import pytest
 
 from aihub.core.errors import InvalidRequestError
 from aihub.models.store.downloads.archive_model import ArchiveFetcher
-from aihub.models.store.downloads.failures import CorruptDownloadError, DiskFullError, Patience
+from aihub.models.store.downloads.failures import CorruptDownloadError, DiskFullError, RetryPolicy
 from tests.unit.models.store.downloads.file_server import FileServer
 from tests.unit.models.store.downloads.orders import Reports, order, speech_entry
 from tests.unit.models.store.downloads.waiting import files as files_of
 from tests.unit.models.store.downloads.waiting import names
 
-QUICK = Patience(attempts=2, backoff_s=0.01, connect_s=2.0, stall_s=0.5)
+QUICK = RetryPolicy(attempts=2, backoff_s=0.01, connect_s=2.0, stall_s=0.5)
 MODEL = {"am/final.mdl": b"weights", "conf/mfcc.conf": b"--use-energy=false", "graph/words.txt": "chào 1".encode()}
 
 
@@ -41,7 +41,7 @@ async def test_an_archive_becomes_a_model_folder(server: FileServer, staging: Pa
     server.content = pack(MODEL, top)
     entry = speech_entry(server.url, sha256=server.sha256, size_bytes=len(server.content))
     reports = Reports()
-    fetched = await ArchiveFetcher(patience=QUICK).fetch(order(staging, "vosk:vi", entry=entry), reports)
+    fetched = await ArchiveFetcher(retry_policy=QUICK).fetch(order(staging, "vosk:vi", entry=entry), reports)
     assert fetched.digest == server.sha256
     assert fetched.folder is not None
     assert files_of(fetched.folder) == MODEL
@@ -51,7 +51,7 @@ async def test_an_archive_becomes_a_model_folder(server: FileServer, staging: Pa
 
 async def test_the_old_layout_is_a_model_too(server: FileServer, staging: Path) -> None:
     server.content = pack({"final.mdl": b"w", "mfcc.conf": b"", "HCLG.fst": b""})
-    fetched = await ArchiveFetcher(patience=QUICK).fetch(order(staging, "vosk:vi", entry=speech_entry(server.url)), Reports())
+    fetched = await ArchiveFetcher(retry_policy=QUICK).fetch(order(staging, "vosk:vi", entry=speech_entry(server.url)), Reports())
     assert fetched.folder is not None
 
 
@@ -70,33 +70,33 @@ async def test_what_is_no_safe_speech_model_is_refused_and_removed(
 ) -> None:
     server.content = pack(files)
     with pytest.raises(CorruptDownloadError, match=reason):
-        await ArchiveFetcher(patience=QUICK).fetch(order(staging, "vosk:vi", entry=speech_entry(server.url)), Reports())
+        await ArchiveFetcher(retry_policy=QUICK).fetch(order(staging, "vosk:vi", entry=speech_entry(server.url)), Reports())
     assert names(staging) == []
 
 
 async def test_a_page_instead_of_an_archive_is_refused(server: FileServer, staging: Path) -> None:
     server.content = b"<html>Please log in</html>"
     with pytest.raises(CorruptDownloadError, match="not a zip archive"):
-        await ArchiveFetcher(patience=QUICK).fetch(order(staging, "vosk:vi", entry=speech_entry(server.url)), Reports())
+        await ArchiveFetcher(retry_policy=QUICK).fetch(order(staging, "vosk:vi", entry=speech_entry(server.url)), Reports())
     assert names(staging) == []
 
 
 @pytest.mark.parametrize("sha256", [None, "a" * 64])
 async def test_an_installed_archive_is_not_fetched_again(server: FileServer, staging: Path, sha256: str | None) -> None:
     asked = order(staging, "vosk:vi", entry=speech_entry(server.url, sha256=sha256), installed="a" * 64)
-    fetched = await ArchiveFetcher(patience=QUICK).fetch(asked, Reports())
+    fetched = await ArchiveFetcher(retry_policy=QUICK).fetch(asked, Reports())
     assert (fetched.digest, fetched.folder, server.asked) == ("a" * 64, None, [])
 
 
 async def test_another_published_checksum_means_a_newer_archive(server: FileServer, staging: Path) -> None:
     asked = order(staging, "vosk:vi", entry=speech_entry(server.url, sha256=server.sha256), installed="a" * 64)
-    assert (await ArchiveFetcher(patience=QUICK).fetch(asked, Reports())).digest == server.sha256
+    assert (await ArchiveFetcher(retry_policy=QUICK).fetch(asked, Reports())).digest == server.sha256
 
 
 async def test_room_is_asked_for_before_the_first_byte(server: FileServer, staging: Path) -> None:
     entry = speech_entry(server.url, size_bytes=10 * 2**30)
     with pytest.raises(DiskFullError, match=r"needs 40\.1 GiB"):
-        await ArchiveFetcher(patience=QUICK, free=lambda _: 2**30).fetch(order(staging, "vosk:vi", entry=entry), Reports())
+        await ArchiveFetcher(retry_policy=QUICK, free=lambda _: 2**30).fetch(order(staging, "vosk:vi", entry=entry), Reports())
     assert server.asked == []
 
 

@@ -11,11 +11,17 @@ from typing import Any
 
 import pytest
 
-from aihub.models.store.downloads.failures import CorruptDownloadError, DiskFullError, DownloadError, Patience, SourceRefusedError
+from aihub.models.store.downloads.failures import (
+    CorruptDownloadError,
+    DiskFullError,
+    DownloadError,
+    RetryPolicy,
+    SourceRefusedError,
+)
 from aihub.models.store.downloads.huggingface_model import HubFetcher
 from tests.unit.models.store.downloads.orders import Reports, order
 
-QUICK = Patience(attempts=2, backoff_s=0.01, connect_s=2.0, stall_s=0.5)
+QUICK = RetryPolicy(attempts=2, backoff_s=0.01, connect_s=2.0, stall_s=0.5)
 COMMIT = "a" * 40
 KEY = "hf:org/Toy-Mo"
 WEIGHTS = b"\x08\0\0\0\0\0\0\0{}      " + bytes(range(256)) * 4000
@@ -103,7 +109,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 async def fetch(hub: Hub, staging: Path, key: str = KEY, *, installed: str | None = None, **parts: Any) -> Any:
-    fetcher = HubFetcher(endpoint=hub.url, patience=QUICK, **parts)
+    fetcher = HubFetcher(endpoint=hub.url, retry_policy=QUICK, **parts)
     return await fetcher.fetch(order(staging, key, installed=installed), parts.pop("reports", Reports()))
 
 
@@ -126,7 +132,7 @@ async def test_safe_files_of_the_newest_commit_arrive(hub: Hub, tmp_path: Path) 
 
 async def test_progress_counts_all_files_together(hub: Hub, tmp_path: Path) -> None:
     reports = Reports()
-    await HubFetcher(endpoint=hub.url, patience=QUICK).fetch(order(tmp_path, KEY), reports)
+    await HubFetcher(endpoint=hub.url, retry_policy=QUICK).fetch(order(tmp_path, KEY), reports)
     total = sum(map(len, wanted(hub).values()))
     downloading = [done for step, done, _ in reports.seen if step == "downloading"]
     assert downloading == sorted(downloading)
@@ -204,7 +210,7 @@ async def test_room_is_asked_for_before_the_first_byte(hub: Hub, tmp_path: Path)
 
 async def test_no_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    fetcher = HubFetcher(endpoint="http://127.0.0.1:9", patience=QUICK)
+    fetcher = HubFetcher(endpoint="http://127.0.0.1:9", retry_policy=QUICK)
     async with asyncio.timeout(30):
         with pytest.raises(DownloadError, match="the hub does not answer"):
             await fetcher.fetch(order(tmp_path, KEY), Reports())

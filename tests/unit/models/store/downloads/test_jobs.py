@@ -17,7 +17,7 @@ from aihub.models.configuration import HubConfiguration
 from aihub.models.keys import ModelKey, parse_key
 from aihub.models.store.catalogue import Catalogue
 from aihub.models.store.downloads.archive_model import ArchiveFetcher
-from aihub.models.store.downloads.failures import DownloadError, Patience
+from aihub.models.store.downloads.failures import DownloadError, RetryPolicy
 from aihub.models.store.downloads.jobs import MAX_WAITING, DownloadJobs, alone
 from aihub.models.store.downloads.orders import Fetched, Job, Order, Report
 from aihub.models.store.downloads.run import MAX_KEPT, JobJournal
@@ -333,14 +333,14 @@ async def test_bytes_of_a_cancelled_archive_are_continued_by_the_next_job(tmp_pa
     noise = {"graph/HCLr.fst": bytes(range(256)) * 2000}
     async with FileServer(pack(MODEL | noise)) as server:
         entry = speech_entry(server.url, sha256=server.sha256, size_bytes=len(server.content))
-        quick = Patience(attempts=2, backoff_s=0.01, stall_s=20.0)
+        quick = RetryPolicy(attempts=2, backoff_s=0.01, stall_s=20.0)
         jobs = DownloadJobs(
             InstallStore(tmp_path / "installs"),
             Catalogue([entry]),
             HubConfiguration,
             folder=tmp_path / "jobs",
             metrics=RegistryMetrics(CollectorRegistry()),
-            fetchers={"vosk": ArchiveFetcher(patience=quick)},
+            fetchers={"vosk": ArchiveFetcher(retry_policy=quick)},
         )
         server.faults.append(Fault(trickle_s=0.005))
         key = ModelKey("vosk", "vi")

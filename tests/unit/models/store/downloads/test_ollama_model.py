@@ -9,12 +9,12 @@ from typing import Any, Self
 
 import pytest
 
-from aihub.models.store.downloads.failures import DownloadError, Patience, SourceRefusedError
+from aihub.models.store.downloads.failures import DownloadError, RetryPolicy, SourceRefusedError
 from aihub.models.store.downloads.ollama_model import OllamaFetcher
 from tests.unit.models.store.downloads.orders import Reports, order
 from tests.unit.models.store.downloads.waiting import until
 
-QUICK = Patience(attempts=2, backoff_s=0.01, connect_s=2.0, stall_s=0.3)
+QUICK = RetryPolicy(attempts=2, backoff_s=0.01, connect_s=2.0, stall_s=0.3)
 LAYER, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 DIGEST = "c" * 64
 GOOD: list[Any] = [
@@ -90,7 +90,7 @@ async def ollama() -> AsyncIterator[OllamaServer]:
 
 async def pull(ollama: OllamaServer, staging: Path, reports: Reports | None = None) -> str:
     asked = order(staging, "ollama:gemma2:9b", ollama_url=ollama.url)
-    fetched = await OllamaFetcher(patience=QUICK).fetch(asked, reports or Reports())
+    fetched = await OllamaFetcher(retry_policy=QUICK).fetch(asked, reports or Reports())
     assert fetched.folder is None
     return fetched.digest
 
@@ -160,14 +160,14 @@ async def test_success_without_a_listed_model_is_a_failure(ollama: OllamaServer,
 async def test_no_server_names_the_command_that_starts_one(tmp_path: Path) -> None:
     asked = order(tmp_path, "ollama:gemma2:9b", ollama_url="http://127.0.0.1:9")
     with pytest.raises(DownloadError, match="ollama serve"):
-        await OllamaFetcher(patience=QUICK).fetch(asked, Reports())
+        await OllamaFetcher(retry_policy=QUICK).fetch(asked, Reports())
 
 
 async def test_cancelling_leaves_the_server_which_stops_then(ollama: OllamaServer, tmp_path: Path) -> None:
     ollama.scripts = [[*GOOD[:3], STALL]]
     reports = Reports()
     asked = order(tmp_path, "ollama:gemma2:9b", ollama_url=ollama.url)
-    task = asyncio.create_task(OllamaFetcher(patience=Patience(stall_s=30.0)).fetch(asked, reports))
+    task = asyncio.create_task(OllamaFetcher(retry_policy=RetryPolicy(stall_s=30.0)).fetch(asked, reports))
     await until(lambda: ("downloading", 400, 1000) in reports.seen)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

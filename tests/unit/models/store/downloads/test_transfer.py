@@ -18,14 +18,14 @@ from aihub.models.store.downloads.failures import (
     DiskFullError,
     DownloadError,
     DownloadTimeoutError,
-    Patience,
+    RetryPolicy,
     SourceRefusedError,
 )
 from aihub.models.store.downloads.transfer import RemoteFile, download_file
 from tests.unit.models.store.downloads.file_server import Fault, FileServer
 from tests.unit.models.store.downloads.waiting import files, names, until
 
-QUICK = Patience(attempts=3, backoff_s=0.01, connect_s=2.0, stall_s=0.3)
+QUICK = RetryPolicy(attempts=3, backoff_s=0.01, connect_s=2.0, stall_s=0.3)
 ROOT = Path(__file__).resolve().parents[5]
 
 
@@ -40,7 +40,7 @@ async def download(
 ) -> str:
     remote = RemoteFile(server.url, sha256, size_bytes)
     on_bytes = None if seen is None else lambda done, total: seen.append((done, total))
-    return await download_file(remote, target, timeout_s=timeout_s, patience=QUICK, on_bytes=on_bytes)
+    return await download_file(remote, target, timeout_s=timeout_s, retry_policy=QUICK, on_bytes=on_bytes)
 
 
 def assert_whole(server: FileServer, target: Path) -> None:
@@ -214,7 +214,7 @@ async def test_a_failure_that_passes_is_waited_for(server: FileServer, target: P
 async def test_a_server_that_is_down_is_given_up(server: FileServer, target: Path) -> None:
     remote = RemoteFile("http://127.0.0.1:9/model.zip")
     with pytest.raises(DownloadError, match="connection to 127.0.0.1 broke"):
-        await download_file(remote, target, timeout_s=20.0, patience=QUICK)
+        await download_file(remote, target, timeout_s=20.0, retry_policy=QUICK)
 
 
 async def test_bytes_that_keep_coming_keep_the_download_alive(target: Path) -> None:
@@ -357,7 +357,7 @@ async def test_redirects_in_a_circle_are_refused(server: FileServer, target: Pat
 )
 async def test_an_address_that_is_not_https_is_never_asked(target: Path, url: str) -> None:
     with pytest.raises(SourceRefusedError):
-        await download_file(RemoteFile(url), target, timeout_s=5.0, patience=QUICK)
+        await download_file(RemoteFile(url), target, timeout_s=5.0, retry_policy=QUICK)
 
 
 class Wire:
@@ -378,7 +378,7 @@ async def test_https_never_becomes_http_on_the_way(monkeypatch: pytest.MonkeyPat
     wire = Wire(monkeypatch, {"https://models.example/model.zip": httpx.Response(302, headers=location)})
     remote = RemoteFile("https://models.example/model.zip", hosts=frozenset({"127.0.0.1"}))
     with pytest.raises(SourceRefusedError, match="unencrypted"):
-        await download_file(remote, target, timeout_s=5.0, patience=QUICK)
+        await download_file(remote, target, timeout_s=5.0, retry_policy=QUICK)
     assert len(wire.asked) == 1
 
 
@@ -393,7 +393,7 @@ async def test_a_token_stays_with_the_host_it_is_for(monkeypatch: pytest.MonkeyP
     )
     hosts = frozenset({".files.example"})
     remote = RemoteFile("https://models.example/model.zip", hosts=hosts, headers={"authorization": "Bearer secret"})
-    await download_file(remote, target, timeout_s=5.0, patience=QUICK)
+    await download_file(remote, target, timeout_s=5.0, retry_policy=QUICK)
     assert [request.headers.get("authorization") for request in wire.asked] == ["Bearer secret", None]
     assert files(target.parent) == {target.name: b"weights"}
     assert "secret" not in repr(remote)
@@ -407,7 +407,7 @@ async def test_the_configured_proxy_is_used_and_that_of_the_environment_is_not(
     await download(server, target)
     remote = RemoteFile("http://127.0.0.1:1/behind.zip")
     other = target.with_name("other.zip")
-    await download_file(remote, other, timeout_s=10.0, patience=QUICK, proxy=server.origin)
+    await download_file(remote, other, timeout_s=10.0, retry_policy=QUICK, proxy=server.origin)
     assert files(target.parent)["other.zip"] == server.content
     assert server.asked[-1].target == "http://127.0.0.1:1/behind.zip"
 
