@@ -13,19 +13,23 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from aihub.core.errors import ConfigurationError, HubError
 from aihub.core.progress import Progress
 
-Step = Literal["convert_gguf", "export_encoder"]
-
 LOG_TAIL_BYTES = 2000
 
 
-def run_in_subprocess(step: Step, source: Path, target: Path, progress: Progress, **options: Any) -> None:
-    """Run `convert_gguf` or `export_encoder` on two paths and more arguments (JSON values), passing its progress on.
+def run_in_subprocess(step: str, source: Path, target: Path, progress: Progress, **options: Any) -> None:
+    """Run a function on two paths and more arguments, passing its progress on.
+
+    Args:
+        step: Module and name of the function, as `aihub.models.store.gguf:convert_gguf`. It takes the two paths, a progress
+            callback and the options.
+        options: JSON values.
 
     Raises:
         ConfigurationError: The step failed or its process died; the message says why.
@@ -48,8 +52,9 @@ def run_in_subprocess(step: Step, source: Path, target: Path, progress: Progress
         if failure is not None:
             raise failure
         if child.returncode != 0:
+            name = step.rpartition(":")[2]
             raise ConfigurationError(
-                f"{step} of {source} ended with code {child.returncode}; memory may have run out. {_tail(log)}".rstrip()
+                f"{name} of {source} ended with code {child.returncode}; memory may have run out. {_tail(log)}".rstrip()
             )
 
 
@@ -96,13 +101,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _find_step(name: str) -> Callable[..., None]:
-    if name == "convert_gguf":
-        from aihub.models.store.gguf import convert_gguf
-
-        return convert_gguf
-    from aihub.embeddings.onnx_export import export_encoder
-
-    return export_encoder
+    module, _, function = name.partition(":")
+    step: Callable[..., None] = getattr(import_module(module), function)
+    return step
 
 
 def _describe(error: Exception) -> str:

@@ -1,49 +1,39 @@
 """The FastAPI application of the hub: routes, errors and the middleware around them. Runs on fakes with no cluster."""
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from aihub import __version__
-from aihub.chat import routes as chat
-from aihub.chat import routes as completions
-from aihub.chat import routes as generate
+from aihub.chat.routes import router as chat
 from aihub.core.schemas import ErrorBody
-from aihub.documents import routes as file_batches
-from aihub.documents import routes as files
-from aihub.documents import routes as vector_stores
-from aihub.embeddings import routes as embeddings
-from aihub.http import routes as docs
-from aihub.http import routes as health
-from aihub.http import routes as metrics
+from aihub.documents.routes import file_batches_router, files_router, vector_stores_router
+from aihub.embeddings.routes import router as embeddings
 from aihub.http.errors import install_error_handlers
 from aihub.http.middleware import RequestContext
+from aihub.http.routes import docs_router
+from aihub.http.routes import router as operation
 from aihub.http.services import PredictionServices, Services
-from aihub.models import routes as lifecycle
-from aihub.models import routes as models
-from aihub.models.store import routes as registry
-from aihub.recsys import routes as predictions
-from aihub.recsys import routes as recsys
+from aihub.models.routes import loaded_models_router, models_router
+from aihub.models.store.routes import router as model_registry
+from aihub.recsys.routes import predictions_router, training_router
 
 _DESCRIPTION = """\
 OpenAI's API for chat, embeddings, files and vector stores, served from your own machine. Chat takes one extra field,
 `retrieval`, which answers from your documents with citations.
 """
 
-_ROUTES = (
+_ROUTERS: tuple[APIRouter, ...] = (
     chat,
-    completions,
-    generate,
     embeddings,
-    files,
-    vector_stores,
-    file_batches,
-    models,
-    lifecycle,
-    registry,
-    recsys,
-    predictions,
-    health,
-    metrics,
-    docs,
+    files_router,
+    vector_stores_router,
+    file_batches_router,
+    models_router,
+    loaded_models_router,
+    model_registry,
+    training_router,
+    predictions_router,
+    operation,
+    docs_router,
 )
 
 
@@ -65,15 +55,15 @@ def create_app(services: Services, *, sends_request_id: bool = True) -> FastAPI:
         redoc_url=None,
         responses={"4XX": {"model": ErrorBody, "description": "The request is wrong."}, "5XX": {"model": ErrorBody}},
     )
-    for routes in _ROUTES:
-        app.include_router(routes.router)
+    for router in _ROUTERS:
+        app.include_router(router)
     return _with_edge(app, services, sends_request_id=sends_request_id)
 
 
 def create_prediction_app(services: PredictionServices) -> FastAPI:
     """Build what answers `/predict` alone, as the whole application would; it has no documentation of its own."""
     app = FastAPI(redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(predictions.predictions_router)
+    app.include_router(predictions_router)
     return _with_edge(app, services, sends_request_id=True)
 
 

@@ -30,6 +30,9 @@ from aihub.models.store.huggingface import download_model
 
 logger = logging.getLogger(__name__)
 
+CONVERT_GGUF = "aihub.models.store.gguf:convert_gguf"
+EXPORT_ENCODER = "aihub.embeddings.onnx_export:export_encoder"
+
 EmbeddingBackend = Literal["torch", "onnx"]
 
 PACKAGE_PREFIX = "package:"
@@ -103,7 +106,7 @@ def prepare_chat_model(source: str, settings: Settings, progress: Progress = no_
         settings.models_path / model.folder,
         Origin(source, version),
         lambda folder: run_in_subprocess(
-            "convert_gguf", gguf_file, folder, progress, chat_template=template, sampling=dict(model.sampling)
+            CONVERT_GGUF, gguf_file, folder, progress, chat_template=template, sampling=dict(model.sampling)
         ),
         needed_bytes=needed_bytes,
         progress=progress,
@@ -132,7 +135,7 @@ def prepare_embedding_model(
             return publish_folder(
                 settings.models_path / f"{name}-onnx",
                 replace(origin, recipe=ONNX_RECIPE),
-                lambda target: run_in_subprocess("export_encoder", folder, target, progress),
+                lambda target: run_in_subprocess(EXPORT_ENCODER, folder, target, progress),
                 needed_bytes=_size_of(folder),
                 progress=progress,
             )

@@ -11,13 +11,15 @@ import pytest
 from aihub.core.errors import ConfigurationError
 from aihub.core.progress import no_progress
 from aihub.core.subprocess_runner import run_in_subprocess
+from aihub.models.store.default_models import EXPORT_ENCODER
 from tests.unit.models.store.toy_models import write_sentence_model
 
 PARENT = """
 import sys
 from pathlib import Path
 from aihub.core.subprocess_runner import run_in_subprocess
-run_in_subprocess("export_encoder", Path(sys.argv[1]), Path(sys.argv[2]), lambda step, share: print(step, share, flush=True))
+from aihub.models.store.default_models import EXPORT_ENCODER
+run_in_subprocess(EXPORT_ENCODER, Path(sys.argv[1]), Path(sys.argv[2]), lambda step, share: print(step, share, flush=True))
 """
 
 
@@ -25,9 +27,7 @@ def test_a_step_runs_elsewhere_and_its_progress_comes_here(tmp_path: Path) -> No
     target = tmp_path / "target"
     target.mkdir()
     shares: list[float] = []
-    run_in_subprocess(
-        "export_encoder", write_sentence_model(tmp_path / "model"), target, lambda step, share: shares.append(share)
-    )
+    run_in_subprocess(EXPORT_ENCODER, write_sentence_model(tmp_path / "model"), target, lambda step, share: shares.append(share))
     assert (target / "model.onnx").is_file()
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
@@ -37,20 +37,20 @@ def test_what_failed_there_is_said_here(tmp_path: Path) -> None:
     source = write_sentence_model(tmp_path / "model")
     (source / "tokenizer.json").unlink()
     with pytest.raises(ConfigurationError, match=r"no tokenizer\.json"):
-        run_in_subprocess("export_encoder", source, tmp_path, no_progress)
+        run_in_subprocess(EXPORT_ENCODER, source, tmp_path, no_progress)
 
 
 def test_broken_weights_are_an_error_with_their_kind(tmp_path: Path) -> None:
     source = write_sentence_model(tmp_path / "model")
     (source / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(ConfigurationError, match="SafetensorError"):
-        run_in_subprocess("export_encoder", source, tmp_path, no_progress)
+        run_in_subprocess(EXPORT_ENCODER, source, tmp_path, no_progress)
 
 
 def test_a_full_disk_comes_back_as_such(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        run_in_subprocess("export_encoder", write_sentence_model(tmp_path / "model"), tmp_path, no_progress)
+        run_in_subprocess(EXPORT_ENCODER, write_sentence_model(tmp_path / "model"), tmp_path, no_progress)
 
 
 def test_an_interrupted_caller_takes_the_child_along(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_an_interrupted_caller_takes_the_child_along(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_in_subprocess("export_encoder", write_sentence_model(tmp_path / "model"), tmp_path, interrupt)
+        run_in_subprocess(EXPORT_ENCODER, write_sentence_model(tmp_path / "model"), tmp_path, interrupt)
     assert not [child for child in psutil.Process().children() if "aihub.core.subprocess_runner" in " ".join(child.cmdline())]
 
 

@@ -1,14 +1,14 @@
 """Null for an optional field means absent, in every request of the hub."""
 
 import importlib
-import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import aihub.schemas
 import pytest
 from pydantic import BaseModel, RootModel, ValidationError
 
+import aihub
 from aihub.chat.completions import GenerateRequest
 from aihub.chat.schemas import AnswerModel, ChatCompletionRequest
 from aihub.core.schemas import NullIsAbsent, ResponseModel
@@ -25,10 +25,15 @@ BODIES: list[tuple[type[BaseModel], dict[str, Any]]] = [
 ]
 
 
+MORE = ("chat.completions", "chat.messages", "chat.sampling", "chat.tools", "core.filters", "http.routes")
+"""Wire types that lie outside a `schemas.py`."""
+
+
 def requests() -> Iterator[type[BaseModel]]:
-    for module in pkgutil.iter_modules(aihub.core.schemas.__path__, "aihub.core.schemas."):
-        for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == module.name:
+    names = [f"aihub.{path.parent.name}.schemas" for path in Path(aihub.__file__).parent.glob("*/schemas.py")]
+    for name in [*names, *(f"aihub.{more}" for more in MORE)]:
+        for value in vars(importlib.import_module(name)).values():
+            if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == name:
                 yield value
 
 
