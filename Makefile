@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed-$(DEVICE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 PORT ?=
 DEMO_DATA ?= ../shared/data/online-retail/online_retail.csv.xz
-CODE := aihub pipelines deployments training tests benchmarks examples
+CODE := aihub pipelines deployments training tests benchmarks examples scripts
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys demo-shop lock clean
 

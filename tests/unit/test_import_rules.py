@@ -1,10 +1,12 @@
-"""The dependency rule of the house, read from the imports themselves."""
+"""The dependency rules of the house, read from the imports themselves. `python scripts/house.py` prints who touches whom."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from scripts.house import find_cycles, read_house
 
 ROOT = Path(__file__).resolve().parents[2]
 # Package -> top-level names it must never import, anywhere.
@@ -14,9 +16,26 @@ FORBIDDEN = {
     "training": {"deployments", "pipelines"},
     "deployments": {"training"},
 }
+CAPABILITIES = ("chat", "documents", "embeddings", "models", "recsys")
+# Folder of `aihub` -> folders it may import besides its own. A capability's Protocols lie in its `service.py`, which every
+# capability and `http` may import too.
+ALLOWED = {
+    "core": set(),
+    "http": {"core"},
+    **dict.fromkeys(CAPABILITIES, {"core", "http"}),
+    "cli": {"core", "http", *CAPABILITIES},
+}
+# Module and part of a name that it may import all the same, and why.
+EXEMPT = {
+    ("aihub.http.app", "routes"): "mounts the routes of every capability",
+    ("aihub.models.store.default_models", "embeddings"): "prepares the default encoder for ONNX Runtime before the hub starts",
+}
+# Names that only these modules touch: what Ray and vLLM move between minor releases is mended in one place.
+COMPAT = {"ray": "deployments.ray_compat", "vllm": "deployments.vllm_compat"}
 HEAVY = {"vllm", "torch", "vosk", "lightgbm", "transformers", "sentence_transformers", "onnxruntime", "openvino"}
 # Loads untrusted bytes as code.
 UNSAFE = {"pickle", "cloudpickle", "joblib", "dill", "marshal", "shelve"}
+MOST_LINES = 300
 
 
 def sources(package: str) -> list[Path]:
@@ -24,6 +43,7 @@ def sources(package: str) -> list[Path]:
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    """Modules that a file imports, and `module.name` of each name it takes from one."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = tree.body if top_level_only else ast.walk(tree)
     for node in nodes:
@@ -31,6 +51,32 @@ def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def wrong_imports(folder: str, path: Path) -> Iterator[str]:
+    """Imports of other folders of `aihub` that the table does not allow."""
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        other, _, inner = rest.partition(".")
+        if top != "aihub" or other not in ALLOWED or other in ALLOWED[folder] | {folder}:
+            continue
+        is_protocol = other in CAPABILITIES and folder != "core" and (inner == "service" or inner.startswith("service."))
+        is_exempt = any(module == module_of(path) and part in name.split(".") for module, part in EXEMPT)
+        if not is_protocol and not is_exempt and inner:
+            yield f"{path.relative_to(ROOT)} imports {name}"
+
+
+def is_private(name: str) -> str | None:
+    """Whose private name this is: `ray`, `vllm` or nobody's."""
+    top, *inner = name.split(".")
+    if top == "vllm" or name.startswith(("ray.llm", "ray.serve.llm")):
+        return "vllm"
+    return "ray" if top == "ray" and any(part.startswith("_") for part in inner) else None
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
@@ -42,6 +88,34 @@ def test_package_imports_only_what_lies_below_it(package: str) -> None:
         if name.split(".")[0] in FORBIDDEN[package]
     ]
     assert wrong == []
+
+
+def test_every_folder_of_the_library_has_a_row_in_the_table() -> None:
+    folders = {path.name for path in (ROOT / "aihub").iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(ALLOWED)
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_folder_imports_only_what_the_table_allows(folder: str) -> None:
+    assert [wrong for path in sources(f"aihub/{folder}") for wrong in wrong_imports(folder, path)] == []
+
+
+def test_exemptions_are_needed() -> None:
+    used = {
+        (module, part)
+        for module, part in EXEMPT
+        for name in imports(ROOT / f"{module.replace('.', '/')}.py")
+        if part in name.split(".")
+    }
+    assert used == set(EXEMPT)
+
+
+def test_no_modules_import_each_other() -> None:
+    assert find_cycles(read_house()) == []
+
+
+def test_modules_are_short() -> None:
+    assert {module.name: module.lines for module in read_house().values() if module.lines > MOST_LINES} == {}
 
 
 def test_only_deployments_import_ray_serve_and_only_training_imports_ray_train() -> None:
@@ -57,14 +131,16 @@ def test_only_deployments_import_ray_serve_and_only_training_imports_ray_train()
     assert wrong == []
 
 
-def test_ray_serve_llm_internals_are_imported_in_one_adapter_only() -> None:
-    users = [
-        path.name
-        for path in sources("deployments")
+def test_private_names_of_ray_and_vllm_are_imported_in_the_two_compat_modules_only() -> None:
+    """`benchmarks` starts bare engines on purpose and is not looked at; neither are tests."""
+    users = {
+        (library, module_of(path))
+        for package in FORBIDDEN
+        for path in sources(package)
         for name in imports(path)
-        if name.startswith(("ray.llm", "ray.serve.llm", "vllm"))
-    ]
-    assert set(users) == {"vllm_adapter.py"}
+        if (library := is_private(name)) is not None
+    }
+    assert users == set(COMPAT.items())
 
 
 @pytest.mark.parametrize("package", ["aihub", "pipelines"])
@@ -89,8 +165,23 @@ def test_nothing_unpickles(package: str) -> None:
     assert wrong == []
 
 
-def test_the_rule_sees_a_violation(tmp_path: Path) -> None:
+def test_the_rules_see_a_violation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
     module = tmp_path / "module.py"
-    module.write_text("def f():\n    import ray.serve\n", encoding="utf-8")
-    assert list(imports(module)) == ["ray.serve"]
-    assert list(imports(module, top_level_only=True)) == []
+    module.write_text(
+        "import aihub.chat.routes\nfrom aihub.chat.service import ChatEngine\ndef f():\n    from ray import serve\n",
+        encoding="utf-8",
+    )
+    assert list(imports(module)) == [
+        "aihub.chat.routes", "aihub.chat.service", "aihub.chat.service.ChatEngine", "ray", "ray.serve",
+    ]  # fmt: skip
+    assert "ray.serve" not in list(imports(module, top_level_only=True))
+    assert list(wrong_imports("recsys", module)) == ["module.py imports aihub.chat.routes"]
+    assert list(wrong_imports("chat", module)) == []
+    private = {
+        "ray._private.services": "ray",
+        "ray.serve.context._get_global_client": "ray",
+        "vllm.envs": "vllm",
+        "ray.serve": None,
+    }
+    assert {name: is_private(name) for name in private} == private
