@@ -105,5 +105,5 @@ Filters = Annotated[FilterNode, BeforeValidator(_bounded)]
 
 
 def filter_tree(filters: ComparisonFilter | CompoundFilter | None) -> dict[str, Any] | None:
-    """Return the plain JSON form of a validated filter, as `aihub.storage` and the retriever take it."""
+    """Return the plain JSON form of a validated filter, as the tables and the retriever take it."""
     return None if filters is None else filters.model_dump(mode="python")
