@@ -16,6 +16,11 @@ _TIMER_S = 0.0015
 """The event loop's timer is up to a millisecond late; the rest of a wait goes by in turns of the loop."""
 
 
+def connector(socket: str | None) -> aiohttp.BaseConnector:
+    """Any number of connections to the address of a URL, or to a Unix socket instead of it."""
+    return aiohttp.TCPConnector(limit=0) if socket is None else aiohttp.UnixConnector(socket, limit=0)
+
+
 @dataclass(frozen=True, slots=True)
 class StreamResult:
     """One streamed answer: seconds to the first content, seconds in all, content chunks (one token each)."""
@@ -49,9 +54,9 @@ async def stream_chat(session: aiohttp.ClientSession, url: str, model: str, prom
     return StreamResult(first_s, time.perf_counter() - started_s, tokens)
 
 
-async def measure_throughput(url: str, model: str, *, clients: int, max_tokens: int) -> float:
+async def measure_throughput(url: str, model: str, *, clients: int, max_tokens: int, socket: str | None = None) -> float:
     """Tokens per second over `clients` simultaneous streams."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600), connector=connector(socket)) as session:
         started_s = time.perf_counter()
         results = await asyncio.gather(
             *(stream_chat(session, url, model, f"Tell me story number {i}.", max_tokens) for i in range(clients))
@@ -68,10 +73,10 @@ async def measure_first_token(url: str, model: str, *, rounds: int) -> float:
     return statistics.median(times)
 
 
-async def measure_get(url: str, *, rounds: int) -> float:
+async def measure_get(url: str, *, rounds: int, socket: str | None = None) -> float:
     """Median seconds of one small GET on a kept-alive connection."""
     times = []
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=connector(socket)) as session:
         for _ in range(rounds):
             started_s = time.perf_counter()
             async with session.get(url) as response:
@@ -91,17 +96,17 @@ class Latencies:
         return float(1000 * np.percentile(self.seconds, percent)) if self.seconds else float("nan")
 
 
-async def measure_in_turn(url: str, bodies: Sequence[bytes]) -> Latencies:
+async def measure_in_turn(url: str, bodies: Sequence[bytes], *, socket: str | None = None) -> Latencies:
     """Post JSON bodies one after another on one connection."""
     found = Latencies()
     with _no_collection():
-        async with aiohttp.ClientSession(headers=_JSON) as session:
+        async with aiohttp.ClientSession(headers=_JSON, connector=connector(socket)) as session:
             for body in bodies:
                 await _post(session, url, body, time.perf_counter(), found)
     return found
 
 
-async def measure_arrivals(url: str, bodies: Sequence[bytes], rate: float) -> Latencies:
+async def measure_arrivals(url: str, bodies: Sequence[bytes], rate: float, *, socket: str | None = None) -> Latencies:
     """Post JSON bodies at random moments, `rate` in a second, whether or not earlier ones are answered.
 
     An answer's time begins when its request was due, so waiting of any kind counts.
@@ -109,7 +114,7 @@ async def measure_arrivals(url: str, bodies: Sequence[bytes], rate: float) -> La
     found = Latencies()
     waits_s = np.random.default_rng(0).exponential(1 / rate, size=len(bodies)).tolist()
     with _no_collection():
-        async with aiohttp.ClientSession(headers=_JSON, connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with aiohttp.ClientSession(headers=_JSON, connector=connector(socket)) as session:
             async with asyncio.TaskGroup() as tasks:
                 due_s = time.perf_counter()
                 for body, wait_s in zip(bodies, waits_s, strict=True):

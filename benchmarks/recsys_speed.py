@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="aihub-bench-") as folder:
         home = (options.home or Path(folder)).resolve()
         logs = Settings().home_path / "logs"
-        _share_models(home)
+        share_models(home)
         environment = OWN_STORES | {"AIHUB_HOME": str(home)}
         with servers.running_hub(logs / "bench-recsys.log", environment) as hub, servers.running_echo(logs / "echo.log") as echo:
             prepare(home)
@@ -73,7 +73,7 @@ def _show(what: str, found: load.Latencies, aim: str = "") -> None:
     print(f"  {what:<46} {found.percentile_ms(50):>8.2f} {found.percentile_ms(99):>8.2f} {found.errors:>7}  {aim}", flush=True)
 
 
-def _share_models(home: Path) -> None:
+def share_models(home: Path) -> None:
     """Let the state folder use the installed models."""
     folder = home / "models"
     folder.mkdir(parents=True, exist_ok=True)
