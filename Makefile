@@ -7,11 +7,12 @@ DEVICE := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu
 LOCKS := requirements/$(DEVICE).lock $(if $(filter cpu,$(DEVICE)),requirements/torch-cpu.lock)
 STAMP := $(VENV)/installed-$(DEVICE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+PEERS := .aihub/bench/encoders/venv
 PORT ?=
 DEMO_DATA ?= ../shared/data/online-retail/online_retail.csv.xz
 CODE := aihub pipelines deployments training tests benchmarks examples scripts
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys demo-shop lock clean
+.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys demo-shop encoder-peers lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -62,6 +63,11 @@ bench-retrieval: install ## Print nDCG@10 for text, vector and hybrid search
 
 bench-recsys: install ## Print the figures and times of recommendations (ARGS="--only trending")
 	@$(BIN)/python -m benchmarks.recsys $(ARGS)
+
+encoder-peers: install ## Make the environment of the encoders that `make bench ARGS="--only encoders"` compares with
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/hub.pth"
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/encoder-peers.txt
 
 demo-shop: install ## Fill store 1 with a shop to try recommendations (DEMO_DATA=file.csv.xz, made up where it is missing)
 	@$(BIN)/aihub recsys demo-shop --from "$(DEMO_DATA)"

@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a running hub; one is started otherwise")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["llm", "empty", "load", "embeddings", "retrieval", "recsys", "idle"])
+    parser.add_argument("--only", choices=["llm", "empty", "load", "embeddings", "encoders", "retrieval", "recsys", "idle"])
     options = parser.parse_args()
     if options.only == "idle":  # it has no peer and wants a quiet machine
         from benchmarks import idle
@@ -98,6 +98,10 @@ def main() -> None:
         else:
             with servers.running_hub(logs / "bench-hub.log") as url:
                 measure_hub(url, logs, options.rounds, options.only)
+    if options.only in {None, "encoders"}:
+        from benchmarks import encoder_comparison
+
+        encoder_comparison.main(["--rounds", str(options.rounds)])
     if options.only in {None, "retrieval"}:
         from benchmarks import retrieval_speed
 
