@@ -152,7 +152,7 @@ def test_a_rebuilding_without_time_serves_what_was_examined(monkeypatch: pytest.
         training_examples.append(table.n_periods)
         return learn_trees(table, *others) if len(training_examples) == 1 else None
 
-    monkeypatch.setattr("aihub.recsys.trending.trees.learn_trees", late)
+    monkeypatch.setattr("aihub.recsys.trending.model.learn_trees", late)
     model = fit_trending(noisy_weeks(), QUICK)
     assert training_examples == [34, 40]
     assert MIXTURES[model.winner][0] > 0
