@@ -4,8 +4,6 @@ Builders run once per deploy inside the cluster. They read settings and the hard
 stores a fresh machine lacks, and bind undecorated classes with the profile's numbers.
 """
 
-from pathlib import Path
-
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
@@ -15,12 +13,12 @@ from aihub.core.profiles import Profile, load_profile
 from aihub.core.settings import Settings
 from aihub.models.memory.installed_models import DefaultModel
 from aihub.models.store.default_models import (
+    hub_key,
     prepare_chat_model,
     prepare_embedding_model,
     select_chat_model,
     select_embedding_model,
 )
-from aihub.models.store.huggingface import HUB_ID
 from deployments.options import serve_options
 from deployments.ray_compat import read_listen_host
 
@@ -64,7 +62,7 @@ def build_models(args: AppArgs) -> Application:
     profile = read_profile(args, settings)
     choice = select_chat_model(settings, profile)
     path = prepare_chat_model(choice.source, settings)
-    key = choice.source if ":" in choice.source else f"hf:{choice.source}" if _is_hub_id(choice.source) else f"local:{path.name}"
+    key = str(hub_key(choice.source) or (choice.source if ":" in choice.source else f"local:{path.name}"))
     options = serve_options(profile.hub, autoscaling_config=None, num_replicas=1, health_check_timeout_s=30.0)
     # The state folder lies on the head node's disk.
     options["ray_actor_options"] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
@@ -116,7 +114,3 @@ def with_own_names(settings: Settings, listen_host: str) -> Settings:
     if is_loopback(listen_host):
         return settings
     return settings.model_copy(update={"allowed_hosts": parse_names([*settings.allowed_hosts, *own_names()])})
-
-
-def _is_hub_id(source: str) -> bool:
-    return HUB_ID.fullmatch(source) is not None and not Path(source).exists()

@@ -35,7 +35,7 @@ from aihub.models.memory.manager import ModelLifecycle
 from aihub.models.memory.metrics import LifecycleMetrics
 from aihub.models.memory.state import IN_MEMORY, Directory, ModelState, ReadyModel, UnloadLevel
 from aihub.models.memory.status import LifecycleStatus, ModelStatus
-from aihub.models.store.default_models import select_embedding_model
+from aihub.models.store.default_models import default_digests, select_embedding_model
 from aihub.models.store.downloads.orders import JobEvent
 from aihub.models.store.local import open_registry
 from aihub.models.store.metrics import RegistryMetrics
@@ -90,6 +90,7 @@ class Models:
         configure_logging()
         self._profile = profile
         self._default = default
+        self._default_digests = await asyncio.to_thread(default_digests, settings, profile)
         self._metrics = CollectorRegistry()
         self._replicas = ReplicaBoard()
         self._defaults = GenerationDefaultsInForce(
@@ -104,9 +105,7 @@ class Models:
             os.environ,
             metrics=RegistryMetrics(self._metrics),
             prober=EngineProber(
-                self.ensure,
-                self._model_id_of,
-                embedding_source=select_embedding_model(settings, profile).source,
+                self.ensure, self._model_id_of, embedding_source=select_embedding_model(settings, profile).source
             ),
             digests_in_use=self._digests_in_use,
         )
@@ -123,7 +122,7 @@ class Models:
         live = (await asyncio.to_thread(read_device_memory, device))[:1]
         total_bytes = live[0].total_bytes if live else None
         budget = device_budget(self._profile, total_bytes, ram_bytes=total_bytes or 0, models_memory_gb=settings.models_memory_gb)
-        # Where models run on the CPU, they and their budget are in RAM already, and cannot sleep.
+        # Models on the CPU are in RAM already, and so is their budget: they cannot sleep.
         ram = [] if device == "cpu" else await asyncio.to_thread(read_device_memory, "cpu")
         ram_budgets = [sleep_budget(memory.total_bytes) for memory in ram]
         amx, capability = await asyncio.to_thread(lambda: (has_amx_tiles(), read_compute_capability()))
@@ -271,9 +270,9 @@ class Models:
             raise ModelUnavailableError(f"The model {model_id!r} is not loaded. Load it first: POST /api/v1/models/load.")
 
     async def _digests_in_use(self) -> set[str]:
-        status = await self._lifecycle.status()
+        models = (await self._lifecycle.status()).models
         in_use = IN_MEMORY | {ModelState.SLEEPING}
-        return {model.digest for model in status.models if model.state in in_use and model.digest}
+        return self._default_digests | {model.digest for model in models if model.state in in_use and model.digest}
 
     def _folder_of(self, model_id: str) -> Path | None:
         model = self._models.get(model_id)

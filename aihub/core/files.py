@@ -32,8 +32,8 @@ class Origin:
     """What a published folder was made from; a folder of another origin is built anew.
 
     Attributes:
-        source: `package:...` or `hub:org/name`.
-        version: Version of the package or commit of the hub model; None accepts any (a hub id means what was installed).
+        source: `package:...`, `hf:org/name` or `folder:...`; `hub:org/name` in folders that hubs of before downloaded.
+        version: Version of the package or commit of the hub model; None accepts any.
         recipe: Number of the building code; raised whenever its result changes.
     """
 
@@ -73,21 +73,19 @@ def damaged_files(target: Path) -> list[str]:
 def publish_folder(
     target: Path,
     origin: Origin,
-    build: Callable[[Path], str | None],
+    build: Callable[[Path], None],
     *,
     needed_bytes: int,
     progress: Progress,
-    keep_partial: bool = False,
 ) -> Path:
     """Return `target`, built by `build` unless it is there already; safe for any number of processes at once.
 
     Args:
         target: The folder to publish.
         origin: What it is made from.
-        build: Fills the empty folder it is given; may return the version when `origin.version` is None.
+        build: Fills the empty folder it is given.
         needed_bytes: Size of the result; the disk must have that and some spare.
         progress: Called while waiting and hashing.
-        keep_partial: Leave a failed build in place so that `build` can go on with it next time (downloads).
 
     Raises:
         ConfigurationError: Disk full, another process holds the lock too long, or `target` holds something else.
@@ -98,7 +96,7 @@ def publish_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(target, progress):
             if not is_published(target, origin):
-                _build_and_swap(target, origin, build, needed_bytes, progress, keep_partial)
+                _build_and_swap(target, origin, build, needed_bytes, progress)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise ConfigurationError(f"The disk of {target.parent} is full. Free {_gib(needed_bytes)} and try again.") from error
@@ -143,24 +141,21 @@ def hold_lock(target: Path, progress: Progress = no_progress) -> Iterator[None]:
 def _build_and_swap(
     target: Path,
     origin: Origin,
-    build: Callable[[Path], str | None],
+    build: Callable[[Path], None],
     needed_bytes: int,
     progress: Progress,
-    keep_partial: bool,
 ) -> None:
     """Build beside the target and publish; the caller holds the lock, so what lies in the way is a dead build's."""
     partial = target.parent / f".{target.name}.partial"
-    if not keep_partial:
-        _remove(partial)
+    _remove(partial)
     _check_room(target, needed_bytes)
-    partial.mkdir(exist_ok=True)
+    partial.mkdir()
     try:
-        version = build(partial) or origin.version or ""
-        write_manifest(partial, Origin(origin.source, version, origin.recipe), progress)
+        build(partial)
+        write_manifest(partial, origin, progress)
         move_into_place(partial, target)
     except BaseException:
-        if not keep_partial:
-            _remove(partial)
+        _remove(partial)
         raise
 
 

@@ -1,5 +1,6 @@
 """`aihub models` answered by the running hub, or by this process from the state folder."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,10 +12,12 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from aihub.core.errors import ConfigurationError, HubError, InternalError, InvalidRequestError, UnavailableError
+from aihub.core.profiles import load_profile
 from aihub.core.settings import Settings
 from aihub.models.cli.backend import Answer, hub_url, read_job
 from aihub.models.keys import ModelKey, parse_key
 from aihub.models.store.catalogue import load_catalogue
+from aihub.models.store.default_models import default_digests
 from aihub.models.store.hub_prober import HubProber, read_message
 from aihub.models.store.local import open_registry
 from aihub.models.store.metrics import RegistryMetrics
@@ -231,7 +234,12 @@ class LocalBackend:
 async def open_local() -> AsyncIterator[LocalBackend]:
     """Yield the registry of the settings' state folder."""
     settings = Settings()
-    registry = open_registry(settings, os.environ, metrics=RegistryMetrics(CollectorRegistry()))
+
+    async def digests_in_use() -> set[str]:
+        return await asyncio.to_thread(default_digests, settings, load_profile(settings.profile))
+
+    metrics = RegistryMetrics(CollectorRegistry())
+    registry = open_registry(settings, os.environ, metrics=metrics, digests_in_use=digests_in_use)
     try:
         yield LocalBackend(registry, f"the state folder {settings.home_path}; no hub runs at {hub_url()}")
     finally:

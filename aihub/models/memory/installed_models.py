@@ -113,8 +113,10 @@ class InstalledModels:
 
     def _folders(self) -> Iterator[_Found]:
         default_key = next((entry.key for entry in self._catalogue.entries if str(entry.key) == self._default.key), None)
-        yield _Found(default_key, self._default.path, "", _changed_at(self._default.path))
-        for install in self._installs.list():
+        installs = self._installs.list()
+        digest = next((install.digest for install in installs if install.path == self._default.path), "")
+        yield _Found(default_key, self._default.path, digest, _changed_at(self._default.path))
+        for install in installs:
             if install.is_current and install.key.provider in LOCAL_PROVIDERS:
                 yield _Found(install.key, install.path, install.digest, int(install.installed_at))
         for model in find_folders(self._models_path, self._catalogue)[0]:

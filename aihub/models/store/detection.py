@@ -4,7 +4,6 @@ Nothing found is loaded or run, and a source that does not answer is a state, no
 """
 
 import asyncio
-import importlib.util
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from aihub.core.files import has_all_files, read_manifest
 from aihub.core.model_folder import check_model_folder
 from aihub.models.keys import REMOTE_PROVIDERS, ModelKey, Provider, parse_key
 from aihub.models.store.catalogue import Catalogue
-from aihub.models.store.default_models import CHAT_PACKAGES, EMBEDDING_PACKAGES
 from aihub.models.store.installs import InstallStore
+from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES, find_weights
 
 OLLAMA_TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 8 * 2**20
@@ -112,9 +111,7 @@ def find_packages() -> Found:
     """Find weights inside Python packages; the packages are located, never imported."""
     models = []
     for name, package in (CHAT_PACKAGES | EMBEDDING_PACKAGES).items():
-        spec = importlib.util.find_spec(package.module)
-        places = [Path(place) / package.content for place in (spec.submodule_search_locations or [])] if spec else []
-        content = next((place for place in places if place.exists()), None)
+        content = find_weights(package)
         if content is not None:
             models.append(DetectedModel(ModelKey("package", name), "packages", _size_of(content), content))
     return models, SourceState(True, f"{len(models)} models come with packages")

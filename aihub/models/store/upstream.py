@@ -11,8 +11,8 @@ import httpx
 from aihub.core.errors import ConfigurationError
 from aihub.models.keys import ModelKey
 from aihub.models.store.catalogue import Catalogue
-from aihub.models.store.default_models import CHAT_PACKAGES, EMBEDDING_PACKAGES
-from aihub.models.store.huggingface import newest_commit
+from aihub.models.store.downloads.huggingface_model import newest_commit
+from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES
 
 OLLAMA_LIBRARY = "https://registry.ollama.ai/v2"
 LOOKUP_TIMEOUT_S = 10.0

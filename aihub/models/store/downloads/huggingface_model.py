@@ -6,9 +6,10 @@ a kill (it names its partial files at random) and a 14 GB file should not.
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aihub.core.concurrency import run_to_end
 from aihub.core.errors import ConfigurationError
@@ -19,10 +20,12 @@ from aihub.models.store.downloads.disk import FreeBytes, check_room, folder_byte
 from aihub.models.store.downloads.failures import CorruptDownloadError, DownloadError, RetryPolicy, SourceRefusedError
 from aihub.models.store.downloads.orders import Fetched, Order, Report
 from aihub.models.store.downloads.transfer import OnBytes, RemoteFile, download_file
-from aihub.models.store.huggingface import is_wanted, reach_hub
 
+Result = TypeVar("Result")
 CDN_HOSTS = frozenset({"huggingface.co", ".huggingface.co", "hf.co", ".hf.co"})
 LOOKUP_TIMEOUT_S = 60.0
+SAFE_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", "vocab.txt", "merges.txt")
+OTHER_RUNTIMES = ("onnx/", "openvino/", "original/", "consolidated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +150,10 @@ def look_up(hub_id: str, endpoint: str | None = None, proxy: str | None = None) 
     if proxy is not None:
         _use_proxy(proxy)
     api = HfApi(endpoint=endpoint)
-    info: Any = reach_hub(hub_id, lambda: api.model_info(hub_id, files_metadata=True, timeout=LOOKUP_TIMEOUT_S))
+    info: Any = _reach_hub(hub_id, lambda: api.model_info(hub_id, files_metadata=True, timeout=LOOKUP_TIMEOUT_S))
     files = []
     for sibling in info.siblings or []:
-        if not is_wanted(sibling.rfilename):
+        if not _is_wanted(sibling.rfilename):
             continue
         try:
             name = str(check_relative_path(sibling.rfilename))
@@ -164,6 +167,47 @@ def look_up(hub_id: str, endpoint: str | None = None, proxy: str | None = None) 
     token = get_token()
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     return HubModel(str(info.sha), tuple(files), headers)
+
+
+def newest_commit(hub_id: str) -> str:
+    """Return the commit that the hub has now.
+
+    Raises:
+        ConfigurationError: The hub does not answer, does not know the model or wants a token.
+    """
+    from huggingface_hub import HfApi
+
+    info: Any = _reach_hub(hub_id, lambda: HfApi().model_info(hub_id))
+    return str(info.sha)
+
+
+def _is_wanted(name: str) -> bool:
+    """Whether a file of a hub model is weights, a tokenizer or settings; others stay where they are."""
+    return name.endswith(SAFE_SUFFIXES) and not name.startswith(OTHER_RUNTIMES)
+
+
+def _reach_hub(hub_id: str, call: Callable[[], Result]) -> Result:
+    """Return what `call` returns; every failure of the hub is a `ConfigurationError` that says what to do."""
+    from httpx2 import HTTPError  # huggingface_hub's own client; its transport errors come through as they are
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    elsewhere = "or copy the model folder here and give its path"
+    try:
+        return call()
+    except GatedRepoError as error:
+        raise ConfigurationError(f"{hub_id} asks for a licence: accept it and set HF_TOKEN, {elsewhere}.") from error
+    except RepositoryNotFoundError as error:
+        raise ConfigurationError(f"The hub shows no {hub_id}. Check the name, set HF_TOKEN, {elsewhere}.") from error
+    except OfflineModeIsEnabled as error:
+        raise ConfigurationError(f"{hub_id} is not installed and HF_HUB_OFFLINE is set. Unset it, {elsewhere}.") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, ConnectionError, TimeoutError) as error:
+        raise ConfigurationError(f"{hub_id} is not installed and the hub does not answer. Try later, {elsewhere}.") from error
 
 
 def _use_proxy(proxy: str) -> None:

@@ -36,9 +36,17 @@ def write_model(folder: Path, config: Any = CONFIG) -> Path:
 class Machine:
     """A state folder with a default model."""
 
-    def __init__(self, home: Path, *, profile: str = "cpu", dtype: str = "bfloat16", max_length: int | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        profile: str = "cpu",
+        dtype: str = "bfloat16",
+        max_length: int | None = None,
+        default_path: Path | None = None,
+    ) -> None:
         self.models_path = home / "models"
-        self.default_path = write_model(self.models_path / "default-made-by-the-hub")
+        self.default_path = default_path or write_model(self.models_path / "default-made-by-the-hub")
         self.installs = InstallStore(home / "installs")
         self.installed = InstalledModels(
             load_profile(profile).with_max_length(max_length),
@@ -72,6 +80,15 @@ def test_default_model_comes_first_under_its_configured_name_and_only_once(machi
     assert (default.spec.key, default.spec.path) == ("package:smollm2", machine.default_path)
     assert default.types == ("chat",)
     assert default.weights_bytes == WEIGHTS_BYTES
+
+
+def test_default_model_that_is_an_install_has_its_digest_and_no_clean_up_takes_it(tmp_path: Path) -> None:
+    path = Machine(tmp_path).install("a")
+    machine = Machine(tmp_path, default_path=path)
+    machine.install("b")
+    default = machine.installed.read()["smollm2-135m-instruct"]
+    assert (default.spec.path, default.spec.digest) == (path, "a" * 40)
+    assert machine.installs.cleanup(1, in_use={default.spec.digest}, required=set()) == []
 
 
 def test_installed_model_has_the_name_languages_and_parser_of_the_catalogue(machine: Machine) -> None:

