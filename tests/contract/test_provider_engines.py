@@ -13,7 +13,14 @@ from aihub.chat.providers.failures import ProviderError, ProviderKeyError, Provi
 from aihub.chat.providers.origin import MAX_LINE_BYTES
 from aihub.chat.providers.pool import ProviderPool
 from aihub.chat.providers.resilience import RetryPolicy
-from aihub.chat.providers.settings import KnownModel, KnownProvider, KnownProviders, ProviderName, ProviderSettings
+from aihub.chat.providers.settings import (
+    KnownModel,
+    KnownProvider,
+    KnownProviders,
+    ProviderName,
+    ProviderSettings,
+    load_known_providers,
+)
 from aihub.chat.service import ChatEngine
 from aihub.core.errors import EngineTimeoutError, HubError, InvalidRequestError, NotFoundError, RateLimitError
 from tests.contract.test_chat_engine import ChatEngineContract, chat_body, collect
@@ -26,7 +33,8 @@ KNOWN_MODEL = KnownModel(name="upstream-model", context_tokens=4096)
 
 def known() -> KnownProviders:
     provider = KnownProvider(default_model="upstream-model", context_tokens=4096, models=(KNOWN_MODEL,))
-    return KnownProviders(local=provider, openai=provider, github=provider, ollama=provider)
+    retired = provider.model_copy(update={"retired": load_known_providers().github.retired})
+    return KnownProviders(local=provider, openai=provider, github=retired, ollama=provider)
 
 
 class ProviderContract(ChatEngineContract):
@@ -287,6 +295,7 @@ class TestGitHubModels(OpenAIShapedContract):
         with pytest.raises(HubError) as caught:
             await engine.chat(await chat_body(engine))
         assert (caught.value.code, caught.value.status) == ("provider_retired", 410)
+        assert f"'github' answers {status}: GitHub Models was retired" in caught.value.message
         assert "openai/gpt-4o-mini" in caught.value.message
         assert len(server.bodies) == 1
 

@@ -140,6 +140,13 @@ def explain_refusal(refusal: Refusal) -> HubError:
             )
 
 
+def explain_retired(refusal: Refusal, alternatives: str) -> HubError:
+    """As `explain_refusal`, but gone means gone: a retired service, with what to use instead."""
+    if refusal.status not in {404, 410}:
+        return explain_refusal(refusal)
+    return ProviderRetiredError(f"The provider {refusal.provider!r} answers {refusal.status}: {alternatives}")
+
+
 def _explain_limit(refusal: Refusal) -> HubError:
     if refusal.code in _EXHAUSTED_CODES:
         error = RateLimitError(

@@ -1,19 +1,15 @@
 """Models behind OpenAI's API: OpenAI itself, and servers that speak like it (vLLM, llama.cpp, LM Studio, ...).
 
 Source: OpenAI API reference, chat completions and completions.
-
-GitHub Models: OpenAI's API at GitHub's address. Its owner retired it on 30 July 2026; the adapter says so when asked.
-
-A GitHub Enterprise or a compatible gateway at another address keeps working with it.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aihub.chat.providers.connection import DONE, ProviderConnection, data_frame, error_frame, read_events
-from aihub.chat.providers.failures import ProviderError, ProviderRetiredError, Refusal, explain_refusal
+from aihub.chat.providers.failures import ProviderError
 from aihub.chat.service import ChatModelInfo
 from aihub.chat.token_estimate import estimate_tokens
 from aihub.core.errors import HubError, InvalidRequestError
@@ -38,6 +34,7 @@ class Dialect:
 
 
 OPENAI = Dialect(left_out=frozenset({"ignore_eos", "min_p", "min_tokens", "repetition_penalty", "top_k"}), completes_by_chat=True)
+GITHUB = replace(OPENAI, limit_field="max_tokens")
 COMPATIBLE = Dialect(limit_field="max_tokens")
 
 
@@ -203,23 +200,3 @@ def _text_chunk(chunk: dict[str, Any]) -> dict[str, Any]:
         for choice in chunk["choices"]
     ]
     return chunk | {"choices": choices}
-
-
-GONE = frozenset({404, 410})
-
-GITHUB = Dialect(
-    left_out=frozenset({"ignore_eos", "min_p", "min_tokens", "repetition_penalty", "top_k"}),
-    limit_field="max_tokens",
-    completes_by_chat=True,
-)
-
-
-def explain_github_refusal(refusal: Refusal) -> HubError:
-    """As `explain_refusal`, but gone means gone: a retired service, with what to use instead."""
-    if refusal.status not in GONE:
-        return explain_refusal(refusal)
-    return ProviderRetiredError(
-        f"GitHub Models answers {refusal.status}: the service was retired by its owner on 30 July 2026. Use the same model from "
-        "OpenAI ('openai/gpt-4o-mini', needs OPENAI_API_KEY), one from Ollama ('ollama/gemma2:9b', needs OLLAMA_HOST), "
-        "or a local model ('auto' chooses one)."
-    )

@@ -5,12 +5,15 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from pydantic import SecretStr
+
 from aihub.chat.providers.connection import ProviderConnection, ProviderMetrics
-from aihub.chat.providers.failures import ProviderNotConfiguredError
+from aihub.chat.providers.failures import ProviderNotConfiguredError, explain_refusal, explain_retired
 from aihub.chat.providers.ollama import OllamaEngine, explain_ollama_refusal
-from aihub.chat.providers.openai_compatible import COMPATIBLE, GITHUB, OPENAI, OpenAICompatibleEngine, explain_github_refusal
+from aihub.chat.providers.openai_compatible import COMPATIBLE, GITHUB, OPENAI, OpenAICompatibleEngine
 from aihub.chat.providers.origin import Origin
 from aihub.chat.providers.resilience import RetryPolicy
 from aihub.chat.providers.settings import PROVIDER_NAMES, KnownProviders, ProviderName, ProviderSettings
@@ -156,21 +159,16 @@ class ProviderPool:
         origins: dict[ProviderName, Origin] = {}
         timeout_s = settings.timeout_s
         if settings.local_api_url:
-            key = settings.local_api_key
-            origins["local"] = Origin("local", settings.local_api_url, api_key=key, timeout_s=timeout_s)
-        if settings.openai_api_key is not None:
-            origins["openai"] = Origin(
-                "openai", settings.openai_base_url, api_key=settings.openai_api_key, timeout_s=timeout_s, proxy=settings.proxy
-            )
-        if settings.github_api_key is not None:
-            origins["github"] = Origin(
-                "github",
-                settings.github_base_url,
-                api_key=settings.github_api_key,
-                timeout_s=timeout_s,
-                proxy=settings.proxy,
-                explain=explain_github_refusal,
-            )
+            origins["local"] = Origin("local", settings.local_api_url, api_key=settings.local_api_key, timeout_s=timeout_s)
+        services: tuple[tuple[ProviderName, str, SecretStr | None], ...] = (
+            ("openai", settings.openai_base_url, settings.openai_api_key),
+            ("github", settings.github_base_url, settings.github_api_key),
+        )
+        for name, url, key in services:
+            if key is not None:
+                retired = self._known.of(name).retired
+                explain = explain_refusal if retired is None else partial(explain_retired, alternatives=retired)
+                origins[name] = Origin(name, url, api_key=key, timeout_s=timeout_s, proxy=settings.proxy, explain=explain)
         if settings.ollama_url:
             origins["ollama"] = Origin("ollama", settings.ollama_url, timeout_s=timeout_s, explain=explain_ollama_refusal)
         return {name: ProviderConnection(origin, self._metrics, policy=self._policy) for name, origin in origins.items()}

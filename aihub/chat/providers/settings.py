@@ -67,11 +67,13 @@ class KnownProvider(StrictModel):
         default_model: Asked when the hub falls back to this provider with a name it does not know.
         context_tokens: Taken for models which are not listed.
         models: Listed by `/v1/models` once the provider is configured.
+        retired: What to tell when a service that its owner has shut down is gone; a gateway that speaks like it still works.
     """
 
     default_model: str
     context_tokens: PositiveInt
     models: tuple[KnownModel, ...] = ()
+    retired: str | None = None
 
     def find(self, name: str) -> KnownModel | None:
         return next((model for model in self.models if model.name == name), None)
