@@ -315,6 +315,14 @@ class TestOllama(ProviderContract):
         assert server.bodies[-1]["truncate"] is False
         assert server.bodies[-1]["options"]["num_ctx"] == 4096
 
+    async def test_what_only_the_native_protocol_can_say_is_sent(self, engine: ChatEngine, server: ProviderServer) -> None:
+        await engine.chat(await chat_body(engine, top_k=5, min_p=0.1, repetition_penalty=1.1))
+        said = {"top_k": 5, "min_p": 0.1, "repeat_penalty": 1.1, "num_ctx": 4096}
+        assert said.items() <= server.bodies[-1]["options"].items()
+        assert (server.bodies[-1]["truncate"], server.bodies[-1]["shift"]) == (False, False)
+        await engine.complete({"model": "any", "prompt": "Xin chào", "max_tokens": 3})
+        assert (server.bodies[-1]["raw"], server.bodies[-1]["prompt"]) == (True, "Xin chào")
+
     async def test_missing_model_names_the_command_that_gets_it(self, engine: ChatEngine, server: ProviderServer) -> None:
         server.faults.append(Fault(404, {"error": "model 'gemma2:9b' not found"}))
         with pytest.raises(NotFoundError, match="aihub models download"):
