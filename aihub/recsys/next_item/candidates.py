@@ -21,6 +21,7 @@ FEATURES = (
     "similar", "two_steps", "own_next", "popularity", "recent_popularity", "trend", "steps_ago", "times_had", "history_items",
     "history_distinct", "last_popularity", "nearest",
 )  # fmt: skip
+_SOURCES = ("near", "close", "rule_last", "rules", "similar_last", "similar", "two_steps", "own_next")
 RANKED = 100
 """Candidates of a history that are ranked with care."""
 
@@ -92,40 +93,36 @@ class CandidateSource:
         ]
         everything = np.concatenate([had, *(items for items, _ in sources)])
         items, inverse = number_densely(everything, len(self.recent_counts))
-        table = np.empty((len(items), len(FEATURES)))
+        features: dict[str, NDArray[np.float64]] = {}
         start = len(had)
-        for column, (found, values) in zip((3, 5, 7, 8, 9, 10, 11, 12), sources, strict=True):
-            table[:, column] = np.bincount(inverse[start : start + len(found)], values, minlength=len(items))
+        for name, (found, values) in zip(_SOURCES, sources, strict=True):
+            sums = np.bincount(inverse[start : start + len(found)], values, minlength=len(items))
+            features[name] = sums.astype(np.float64, copy=False)
             start += len(found)
-        self._describe(table, items, history, inverse[: len(had)], ages, times)
-        table[:, 21] = votes.nearest
-        order = np.argsort(-table[:, 0], kind="stable")
-        table[order, 2] = np.arange(len(order))
+        _blend(features)
+        self._count(features, items)
+        steps_ago, times_had = np.full(len(items), float(HISTORY_ITEMS)), np.zeros(len(items))
+        steps_ago[inverse[: len(had)]], times_had[inverse[: len(had)]] = ages, times
+        order = np.argsort(-features["blend"], kind="stable")
+        place = np.empty(len(items))
+        place[order] = np.arange(len(order))
+        features |= {"steps_ago": steps_ago, "times_had": times_had, "place": place}
+        of_all = {
+            "history_items": len(history),
+            "history_distinct": len(had),
+            "last_popularity": np.log1p(self.rules.item_counts[history[-1]]),
+            "nearest": votes.nearest,
+        }
         top = order[:RANKED]
-        return Candidates(items[top].astype(np.int32), table[top].astype(np.float32), items[order[RANKED:]].astype(np.int32))
+        table = np.empty((len(top), len(FEATURES)), np.float32)
+        for column, name in enumerate(FEATURES):
+            table[:, column] = of_all[name] if name in of_all else features[name][top]
+        return Candidates(items[top].astype(np.int32), table, items[order[RANKED:]].astype(np.int32))
 
-    def _describe(
-        self,
-        table: NDArray[np.float64],
-        items: NDArray[np.int64],
-        history: NDArray[np.int32],
-        had_rows: NDArray[np.int32],
-        ages: NDArray[np.int64],
-        times: NDArray[np.int64],
-    ) -> None:
-        def share(column: int) -> NDArray[np.float64]:
-            values: NDArray[np.float64] = table[:, column] / (table[:, column].max() + 1e-9)
-            return values
-
-        table[:, 4], table[:, 6] = share(3), share(5)
-        table[:, 0] = table[:, 4] + table[:, 6] + 0.5 * share(10) + 0.1 * share(11)
-        table[:, 1] = share(0)
+    def _count(self, features: dict[str, NDArray[np.float64]], items: NDArray[np.int64]) -> None:
         counts, recent = self.rules.item_counts[items], self.recent_counts[items]
-        table[:, 13], table[:, 14], table[:, 15] = np.log1p(counts), np.log1p(recent), recent / np.maximum(counts, 1)
-        table[:, 16], table[:, 17] = HISTORY_ITEMS, 0
-        table[had_rows, 16], table[had_rows, 17] = ages, times
-        table[:, 18], table[:, 19] = len(history), len(had_rows)
-        table[:, 20] = np.log1p(self.rules.item_counts[history[-1]])
+        features["popularity"], features["recent_popularity"] = np.log1p(counts), np.log1p(recent)
+        features["trend"] = recent / np.maximum(counts, 1)
 
     def _follow(self, items: NDArray[np.int32], weights: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         per_sequence = weights / np.maximum(self.rules.item_counts[items], 1)
@@ -153,6 +150,18 @@ class CandidateSource:
         names = ("similar_offsets", "similar_targets", "similar_weights", "recent_counts")
         arrays = (load_array(folder, name, mmap=mmap) for name in names)
         return cls(sessions, SequenceRules.load(folder, len(sessions), mmap=mmap), *arrays)
+
+
+def _blend(features: dict[str, NDArray[np.float64]]) -> None:
+    """Add the shares of the strongest candidate, and their sum, by which candidates are ordered."""
+
+    def share(name: str) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = features[name] / (features[name].max() + 1e-9)
+        return values
+
+    features["near_share"], features["close_share"] = share("near"), share("close")
+    features["blend"] = features["near_share"] + features["close_share"] + 0.5 * share("similar") + 0.1 * share("two_steps")
+    features["blend_share"] = share("blend")
 
 
 def _similar(rules: SequenceRules, n_items: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
