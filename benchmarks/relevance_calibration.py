@@ -190,7 +190,7 @@ def report(asked: list[Asked]) -> None:
 
 
 def fitted(rows: list[Candidate]) -> str:
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+    from sklearn.linear_model import LogisticRegression
 
     features = np.array([[c.cosine if c.weight == 1 else 0.0, c.text] for c in rows])
     labels = np.array([c.is_right for c in rows])

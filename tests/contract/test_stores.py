@@ -116,7 +116,7 @@ async def test_crash_in_the_middle_of_a_completion_leaves_nothing_and_a_retry_su
         await database.close()
 
 
-async def retried(documents: Documents, store_id: str):  # type: ignore[no-untyped-def]
+async def retried(documents: Documents, store_id: str):
     for _ in range(50):
         try:
             return await documents.stores.get(documents.tenant, store_id)

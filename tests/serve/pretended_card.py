@@ -59,7 +59,7 @@ class PretendedLLM(LLMDeployment):
 
 
 class PretendedEmbeddings:
-    async def __init__(self, model_path: str, model_id: str, device: str, profile: EmbeddingsProfile) -> None:  # type: ignore[misc]
+    async def __init__(self, model_path: str, model_id: str, device: str, profile: EmbeddingsProfile) -> None:
         pass
 
     async def seen(self) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def main() -> None:
     import deployments.llm
     from deployments.app import AppArgs, build_embeddings
 
-    deployments.llm.LLMDeployment = PretendedLLM  # type: ignore[misc]
-    deployments.embeddings.EmbeddingsDeployment = PretendedEmbeddings  # type: ignore[misc,assignment]
+    deployments.llm.LLMDeployment = PretendedLLM
+    deployments.embeddings.EmbeddingsDeployment = PretendedEmbeddings
     try:
         if cards:
             serve.run(build_embeddings(AppArgs(profile=PROFILE)), name="embeddings", route_prefix=None)

@@ -213,7 +213,7 @@ def test_bad_request_is_refused_in_openai_shape_and_the_next_one_works(
 ) -> None:
     request = {"model": hub.model, "messages": CAPITAL, "max_tokens": 8, "temperature": 0} | changes
     with pytest.raises(openai.APIStatusError) as raised:
-        client.chat.completions.create(**request)  # type: ignore[call-overload]
+        client.chat.completions.create(**request)
     assert raised.value.status_code == status
     assert isinstance(raised.value.body, dict)
     assert set(raised.value.body) == {"message", "type", "param", "code"}

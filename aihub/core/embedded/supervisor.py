@@ -249,10 +249,10 @@ def main(arguments: list[str]) -> int:
     try:
         supervise(Path(arguments[0]), parent)
     except ConfigurationError as error:
-        print(json.dumps({"error": error.message}), flush=True)  # noqa: T201
+        print(json.dumps({"error": error.message}), flush=True)  # noqa: T201  # the answer to the parent
         return 1
     except OSError as error:
-        print(json.dumps({"error": f"The embedded servers could not start: {error}."}), flush=True)  # noqa: T201
+        print(json.dumps({"error": f"The embedded servers could not start: {error}."}), flush=True)  # noqa: T201  # the answer to the parent
         return 1
     return 0
 

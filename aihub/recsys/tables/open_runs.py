@@ -48,7 +48,7 @@ class OpenRunTable:
         async with self._database.connection() as connection:
             cursor = connection.cursor(row_factory=class_row(OpenRun))
             await cursor.execute(
-                "SELECT tenant_id, id, store_id, model_type, hyper_parameters, cancel_requested, attempts, "  # noqa: S608
+                "SELECT tenant_id, id, store_id, model_type, hyper_parameters, cancel_requested, attempts, "  # noqa: S608  # constants
                 f"extract(epoch FROM now() - {HEARD_OF_AT})::double precision AS quiet_s "
                 f"FROM ai_training_log WHERE {IS_OPEN} AND attempts > 0 ORDER BY created_at LIMIT {MOST}"
             )

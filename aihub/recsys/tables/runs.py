@@ -173,7 +173,7 @@ class TrainingRunTable:
         """Return which of these trainings have not ended, whosever they are; no id is given twice."""
         async with self._database.connection() as connection:
             cursor = await connection.execute(
-                f"SELECT id FROM ai_training_log WHERE id = ANY(%s) AND {IS_OPEN} AND NOT ({_IS_DEAD})",  # noqa: S608
+                f"SELECT id FROM ai_training_log WHERE id = ANY(%s) AND {IS_OPEN} AND NOT ({_IS_DEAD})",  # noqa: S608  # constants
                 (list(ids),),
             )
             return {training_id for (training_id,) in await cursor.fetchall()}
@@ -205,7 +205,7 @@ class TrainingRunTable:
             )
             # A process that takes the lock from here on waits for this row, and finds the training ended.
             await connection.execute(
-                "UPDATE ai_training_log SET status = 'cancelled', ended_at = now(), message = %(message)s, error = %(error)s "  # noqa: S608
+                "UPDATE ai_training_log SET status = 'cancelled', ended_at = now(), message = %(message)s, error = %(error)s "  # noqa: S608  # constants
                 f"WHERE tenant_id = %(tenant)s AND id = %(id)s AND {IS_OPEN} AND NOT {IS_WORKED_ON}",
                 values,
             )

@@ -140,7 +140,7 @@ class TrainingSession:
         if self._is_new:
             connection.execute(INSERT_RUN, self._key | {"hyper_parameters": Jsonb(dict(hyper_parameters)), "attempts": 0})
         row = connection.execute(
-            "UPDATE ai_training_log SET status = 'running', started_at = coalesce(started_at, now()), heartbeat_at = now() "  # noqa: S608
+            "UPDATE ai_training_log SET status = 'running', started_at = coalesce(started_at, now()), heartbeat_at = now() "  # noqa: S608  # constants
             f"WHERE tenant_id = %(tenant)s AND id = %(id)s AND {IS_OPEN} RETURNING cancel_requested",
             self._key,
         ).fetchone()
@@ -272,7 +272,7 @@ def _write_success(connection: psycopg.Connection[Any], values: Mapping[str, Any
 
 def _write_end(connection: psycopg.Connection[Any], values: Mapping[str, Any], status: str, code: str, message: str) -> None:
     connection.execute(
-        "UPDATE ai_training_log SET status = %(status)s, step = %(step)s, ended_at = now(), heartbeat_at = now(), "  # noqa: S608
+        "UPDATE ai_training_log SET status = %(status)s, step = %(step)s, ended_at = now(), heartbeat_at = now(), "  # noqa: S608  # constants
         f"error = %(error)s, message = %(message)s WHERE tenant_id = %(tenant)s AND id = %(id)s AND {IS_OPEN}",
         {**values, "status": status, "message": message, "error": Jsonb({"code": code, "message": message})},
     )

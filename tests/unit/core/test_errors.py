@@ -14,7 +14,7 @@ TREE = [value for value in vars(errors).values() if isinstance(value, type) and 
 def test_error_crosses_a_process_border_unchanged(error_type: type[HubError]) -> None:
     error = error_type("Không được.", param="model", code="some_code", retry_after_s=7)
     # Serve moves exceptions between processes with pickle; the bytes here are our own.
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
     assert type(copy) is error_type
     assert (copy.message, copy.param, copy.code, copy.retry_after_s) == ("Không được.", "model", "some_code", 7)
 

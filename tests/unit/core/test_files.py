@@ -20,7 +20,7 @@ def fill(folder: Path) -> None:
 
 
 def publish(target: Path, origin: Origin = ORIGIN, build: object = fill, **options: object) -> Path:
-    return publish_folder(target, origin, build, **({"needed_bytes": 1000, "progress": no_progress} | options))  # type: ignore[arg-type]
+    return publish_folder(target, origin, build, **({"needed_bytes": 1000, "progress": no_progress} | options))
 
 
 def never(folder: Path) -> None:

@@ -76,6 +76,6 @@ def test_loopback_is_this_machine_alone(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.7", "box"])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.7", "box"])  # noqa: S104  # nothing listens
 def test_other_addresses_are_for_other_machines_too(host: str) -> None:
     assert not is_loopback(host)

@@ -13,7 +13,7 @@ SIZE_BYTES = 64 * 2**20
 def worker_with(buffer: torch.Tensor) -> WorkerReport:
     worker = WorkerReport()
     # Two layers that are views of one buffer, as vLLM makes them.
-    worker.model_runner = SimpleNamespace(kv_caches=[buffer[: SIZE_BYTES // 2], buffer[SIZE_BYTES // 2 :].view(-1, 16)])  # type: ignore[attr-defined]
+    worker.model_runner = SimpleNamespace(kv_caches=[buffer[: SIZE_BYTES // 2], buffer[SIZE_BYTES // 2 :].view(-1, 16)])
     return worker
 
 
@@ -32,6 +32,6 @@ def test_pages_given_back_are_absent_until_they_are_written_and_read_as_zeros() 
 
 def test_a_cache_on_a_card_is_left_alone() -> None:
     worker = WorkerReport()
-    worker.model_runner = SimpleNamespace(kv_caches=[torch.empty(16, device="meta")])  # type: ignore[attr-defined]
+    worker.model_runner = SimpleNamespace(kv_caches=[torch.empty(16, device="meta")])
     assert worker.release_cache_pages() == 0
     assert worker.absent_cache_bytes() == 0

@@ -41,7 +41,7 @@ class Edge(Ingress):
         self._parts: Any = SimpleNamespace(prompts=PROMPTS, handle_chat=chat)
         self._model_id = "shop"
 
-    def __del__(self) -> None:  # type: ignore[override]
+    def __del__(self) -> None:
         """Nothing was started."""
 
 

@@ -48,7 +48,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> FakeManager:
 @asynccontextmanager
 async def reporting(manager: FakeManager) -> AsyncIterator[ModelDirectory]:
     directory = ModelDirectory(
-        manager,  # type: ignore[arg-type]
+        manager,
         default_model=MODEL,
         history=EngineHistory(),
         configured=lambda _configuration: None,

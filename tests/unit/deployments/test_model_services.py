@@ -34,7 +34,7 @@ class Models:
 
 
 def lifecycle(now: ModelStatus, gpu_name: str | None) -> RemoteLifecycle:
-    return RemoteLifecycle(Models(now, gpu_name))  # type: ignore[arg-type]
+    return RemoteLifecycle(Models(now, gpu_name))
 
 
 async def test_info_of_a_model_on_a_card_tells_its_name_and_the_gigabytes_held() -> None:

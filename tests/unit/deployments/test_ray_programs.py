@@ -131,6 +131,6 @@ def test_what_is_changed_of_the_dashboard_is_there_in_this_version_of_ray(monkey
         monkeypatch.setattr(owner, name, getattr(owner, name))  # put back after the test
     monkeypatch.setattr(runpy, "run_path", lambda program, run_name: None)
     ray_programs.rest_dashboard()
-    part = SubprocessModuleHandle(asyncio.new_event_loop(), SubprocessModuleHandle, None)  # type: ignore[arg-type]
+    part = SubprocessModuleHandle(asyncio.new_event_loop(), SubprocessModuleHandle, None)
     part.start_module()
     assert part.process is None

@@ -27,7 +27,7 @@ class Connection:
 async def test_a_request_that_waits_for_a_training_holds_no_request_of_the_recommender(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_jobs, "WAIT_PERIOD_S", 0.05)
     connection = Connection()
-    recsys = RemoteRecsys(connection)  # type: ignore[arg-type]
+    recsys = RemoteRecsys(connection)
     waiting = asyncio.create_task(recsys.finish_training(Principal(), "train-1"))
     await asyncio.sleep(0.2)
     assert set(connection.calls) == {"find_ended"}  # short ones, and none open between

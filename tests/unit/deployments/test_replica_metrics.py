@@ -46,7 +46,7 @@ async def models(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Models]:
 
 async def test_whichever_replica_is_asked_answers_for_all(models: Models) -> None:
     first, second = Metrics(), Metrics()
-    replicas = [ReplicaMetrics(models, metrics.registry) for metrics in (first, second)]  # type: ignore[arg-type]
+    replicas = [ReplicaMetrics(models, metrics.registry) for metrics in (first, second)]
     tasks = [asyncio.create_task(replica.run()) for replica in replicas]
     for metrics, count in ((first, 3), (second, 5)):
         for _ in range(count):

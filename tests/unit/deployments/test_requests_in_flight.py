@@ -114,7 +114,7 @@ async def setting(max_in_flight: int = 100) -> AsyncIterator[Setting]:
     host = FakeHost({"cpu": 64 * GIB}, start_s=0.01, stop_s=0.01, give_back_s=0.01)
     async with running_hub(spec("first", 8.0), spec("second", 8.0), policy=policy, clients=0, host=host) as hub:
         directory = ModelDirectory(
-            LifecycleConnection(hub),  # type: ignore[arg-type]
+            LifecycleConnection(hub),
             default_model="first",
             history=EngineHistory(),
             configured=lambda _: None,

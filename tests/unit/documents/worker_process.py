@@ -21,7 +21,7 @@ from tests.unit.documents.ingest_parts import SteeredEmbedder, minilm_tokenizer
 
 class AnnouncingEmbedder(SteeredEmbedder):
     async def embed(self, inputs: Sequence[Any]) -> Embeddings:
-        print("embedding", flush=True)  # noqa: T201
+        print("embedding", flush=True)  # noqa: T201  # read by the test
         return await super().embed(inputs)
 
 

@@ -166,7 +166,7 @@ async def post_slowly(client: httpx.AsyncClient, *, pause_s: float) -> tuple[int
         "root_path": "",
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
     }
-    await asyncio.wait_for(transport.app(scope, receive, send), 5)  # type: ignore[arg-type]
+    await asyncio.wait_for(transport.app(scope, receive, send), 5)
     return sent[0]["status"], json.loads(sent[1]["body"])["error"]
 
 

@@ -150,4 +150,4 @@ def test_tenants_do_not_share_folders(tmp_path: Path) -> None:
 
 def test_unknown_model_type_is_refused(store: ArtifactStore) -> None:
     with pytest.raises(InvalidRequestError, match="recommendation, trending, next_item"):
-        store.folder(1, "../../etc")  # type: ignore[arg-type]
+        store.folder(1, "../../etc")

@@ -152,10 +152,10 @@ async def test_spoilt_cache_entry_is_a_miss(house: House) -> None:
 
 async def test_failed_ranking_is_told_to_all_who_wait_and_tried_again(house: House) -> None:
     await house.recommend(user_id=1)
-    house.models[0].predict = lambda *a, **k: 1 / 0  # type: ignore[method-assign]
+    house.models[0].predict = lambda *a, **k: 1 / 0
     results = await asyncio.gather(*(house.recommend(user_id=8) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [ZeroDivisionError] * 3
-    del house.models[0].predict  # type: ignore[method-assign]
+    del house.models[0].predict
     assert ids(await house.recommend(user_id=8)) == [0, 1, 2]
 
 
@@ -202,7 +202,7 @@ async def test_answer_does_not_wait_for_the_cache_to_be_filled(house: House) -> 
         await filled.wait()
         await keep(key, value, ttl_s)
 
-    house.cache.set = slow_set  # type: ignore[method-assign]
+    house.cache.set = slow_set
     assert ids(await house.recommend()) == [0, 1, 2]
     assert ids(await house.recommend()) == [0, 1, 2]
     assert house.models[0].calls == 1

@@ -96,8 +96,8 @@ def check_relative_path(name: str) -> PurePosixPath:
 
 def _check_directory_size(file: BinaryIO, name: str, max_files: int) -> None:
     """Refuse a list of members that would fill memory; zipfile reads all of it when it opens the archive."""
-    # The parser's own private function: any other reading of the end record could differ from it.
-    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    # Any other reading of the end record could differ from the parser's own.
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # private
     if end is None:
         raise UnsafeArchiveError(f"{name} is not a zip archive. Fetch it again.")
     if end[_DIRECTORY_SIZE] > max_files * _DIRECTORY_ENTRY_BYTES:

@@ -43,7 +43,7 @@ async def run(breaker: CircuitBreaker, *errors: HubError) -> tuple[str, list[flo
         pauses.append(seconds)
 
     attempts = Attempts(breaker, RetryPolicy(attempts=4, base_delay_s=1.0, max_delay_s=3.0), sleep=sleep)
-    return await attempts.run(failing(*errors)), pauses  # type: ignore[arg-type]
+    return await attempts.run(failing(*errors)), pauses
 
 
 async def test_pauses_double_with_jitter_and_stay_under_the_limit(breaker: CircuitBreaker) -> None:

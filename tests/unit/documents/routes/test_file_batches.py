@@ -67,7 +67,7 @@ async def test_files_of_a_batch_have_their_own_attributes_and_chunks(
     )
     files = {file.id: file async for file in batches.list_files(batch.id, vector_store_id=store.id)}
     assert files[first].attributes == {"loại": "luật"}
-    assert files[first].chunking_strategy.to_dict() == sizes  # type: ignore[union-attr]
+    assert files[first].chunking_strategy.to_dict() == sizes
     assert files[second].attributes == {}
 
 

@@ -52,7 +52,7 @@ class Shelf:
     async def search(
         self, query: str, *stores: VectorStoreRecord, mode: str = "hybrid", top_k: int = 5, **options: object
     ) -> list[ScoredChunk]:
-        found = await self.retriever.retrieve(self.documents.tenant, list(stores), query, top_k=top_k, mode=mode, **options)  # type: ignore[arg-type]
+        found = await self.retriever.retrieve(self.documents.tenant, list(stores), query, top_k=top_k, mode=mode, **options)
         return found.hits
 
 

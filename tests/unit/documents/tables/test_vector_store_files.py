@@ -148,7 +148,7 @@ async def lose_by_takeover(documents: Documents, record: VectorStoreFileRecord, 
 @pytest.mark.parametrize(
     "lose", [lose_by_cancel, lose_by_detach, lose_by_store_deletion, lose_by_file_deletion, lose_by_takeover]
 )
-async def test_lost_claim_writes_nothing(documents: Documents, database: Database, lose) -> None:  # type: ignore[no-untyped-def]
+async def test_lost_claim_writes_nothing(documents: Documents, database: Database, lose) -> None:
     store, file = await documents.store(), await documents.file()
     await documents.attach(store.id, file.id)
     record = await documents.claim()
@@ -176,7 +176,7 @@ async def test_lost_claim_writes_nothing(documents: Documents, database: Databas
     ],
     ids=["nul", "surrogate", "dimensions", "same ordinal"],
 )
-async def test_fault_in_the_last_chunk_leaves_nothing_behind(documents: Documents, fault, error) -> None:  # type: ignore[no-untyped-def]
+async def test_fault_in_the_last_chunk_leaves_nothing_behind(documents: Documents, fault, error) -> None:
     store, file = await documents.store(), await documents.file()
     await documents.attach(store.id, file.id)
     record = await documents.claim()
@@ -277,7 +277,7 @@ async def test_other_content_suffix_model_chunking_or_tenant_is_no_duplicate(doc
     assert not await documents.links.complete_from_duplicate(await documents.claim())
 
 
-async def test_duplicate_is_not_taken_from_another_tenant(documents: Documents, database: Database, embedded_stores) -> None:  # type: ignore[no-untyped-def]
+async def test_duplicate_is_not_taken_from_another_tenant(documents: Documents, database: Database, embedded_stores) -> None:
     store = await documents.store()
     await documents.indexed(store.id, ["một"])
     stranger = Documents(database, documents.tenant + "-2")

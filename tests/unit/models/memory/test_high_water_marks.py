@@ -33,7 +33,7 @@ def test_only_a_new_peak_counts() -> None:
 def test_measurement_holds_for_the_same_settings_only(change: dict[str, object]) -> None:
     high_water_marks = HighWaterMarks()
     high_water_marks.record(MODEL, 7 * GIB)
-    assert high_water_marks.need_bytes(replace(MODEL, **change)) == 8 * GIB  # type: ignore[arg-type]
+    assert high_water_marks.need_bytes(replace(MODEL, **change)) == 8 * GIB
 
 
 def test_high_water_marks_survive_a_restart(tmp_path: Path) -> None:

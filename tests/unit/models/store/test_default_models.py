@@ -85,7 +85,7 @@ def test_a_model_that_onnx_does_not_fit_stays_on_torch(
 )
 def test_a_wrong_source_is_one_clear_error(prepare: object, settings: Settings, source: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
-        prepare(source, settings)  # type: ignore[operator]
+        prepare(source, settings)
 
 
 def test_a_missing_package_is_answered_with_the_command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

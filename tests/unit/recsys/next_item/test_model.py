@@ -198,7 +198,7 @@ def test_a_cancelled_fit_stops() -> None:
 )
 def test_settings_out_of_bounds_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidRequestError, match=next(iter(wrong))):
-        NextItemSettings(**wrong)  # type: ignore[arg-type]
+        NextItemSettings(**wrong)
 
 
 def test_progress_never_goes_back() -> None:

@@ -23,7 +23,7 @@ def rows(*sold: tuple[int, int, float], last_period: int = 10, period: str = "we
     variants, periods, units = (np.array(column) for column in zip(*sold, strict=True)) if sold else (np.empty(0),) * 3
     variants = variants.astype(np.int64)
     prices = np.full(len(variants), np.nan)
-    return Sales(variants, variants * 10, periods.astype(np.int64), units.astype(float), prices, period, last_period)  # type: ignore[arg-type]
+    return Sales(variants, variants * 10, periods.astype(np.int64), units.astype(float), prices, period, last_period)
 
 
 def noisy_weeks(variants: int = 120, weeks: int = 40, seed: int = 5) -> SalesTable:
@@ -89,8 +89,8 @@ def test_a_description_never_looks_at_the_period_it_forecasts_or_later(period: s
     units = rng.poisson(5, (10, 90)).astype(float)
     changed = units.copy()
     changed[:, 60:] = 999
-    before = describe(SalesTable.of_units(units, period=period), 60)  # type: ignore[arg-type]
-    after = describe(SalesTable.of_units(changed, period=period), 60)  # type: ignore[arg-type]
+    before = describe(SalesTable.of_units(units, period=period), 60)
+    after = describe(SalesTable.of_units(changed, period=period), 60)
     np.testing.assert_array_equal(before, after)
 
 
@@ -266,4 +266,4 @@ def test_figures_of_known_forecasts() -> None:
 @pytest.mark.parametrize("wrong", [{"trees": 0}, {"leaves": 1}, {"learning_rate": 0.0}, {"max_fit_s": float("nan")}])
 def test_settings_out_of_bounds_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidRequestError, match=next(iter(wrong))):
-        TrendingSettings(**wrong)  # type: ignore[arg-type]
+        TrendingSettings(**wrong)
