@@ -1,7 +1,7 @@
 """How a multipart upload is read: one file and a few short fields, at most 1 MiB of it in memory.
 
 The file goes to an unnamed temporary file of bounded size, because `purpose` may follow it in the body and a slow client
-must not hold a database connection. The client's filename is only a label and never a path.
+must not hold a database connection. The client's filename is only a label and never a path; clients write it in several ways.
 """
 
 import asyncio
@@ -10,7 +10,10 @@ import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from typing import Any
+from urllib.parse import unquote
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
@@ -25,7 +28,7 @@ from aihub.core.errors import (
     UnavailableError,
     UnsupportedMediaError,
 )
-from aihub.documents.part_headers import file_name, names_file, text_encoding
+from aihub.documents.parsing.encodings.declared import codec_of
 from aihub.http.bodies import body_chunks
 from aihub.http.services import Services
 
@@ -37,6 +40,14 @@ SLOT_WAIT_S = 10.0
 UPLOAD_TIMEOUT_S = 600.0
 READ_BYTES = 2**20
 
+# RFC 7578 forbids it in forms; .NET, aiohttp and others send it beside `filename`, or alone.
+_EXTENDED = re.compile(r"""(?:^|;)\s*filename\*\s*=\s*"?([\w.:-]{1,40})'[\w-]*'([^;"]*)"?""", re.IGNORECASE)
+_QUOTED = re.compile(r'(?<=name)\s*=\s*"(?:[^"\\]|\\.)*"', re.IGNORECASE)
+_PLAIN = re.compile(rb"(?:^|;)\s*filename\s*=", re.IGNORECASE)
+# Browsers and httpx write these three so inside quotes (WHATWG), and nothing else.
+_FORM_ESCAPES = re.compile("%(22|0D|0A)", re.IGNORECASE)
+_ENCODED_WORD = re.compile(r"=\?[\w-]{2,40}\?[bq]\?[^?]*\?=", re.IGNORECASE)
+_NO_TEXT = frozenset({"binary"})
 _FIELD_NAME = re.compile(r"([a-z_]{1,64})(?:\[([a-z_]{1,64})\])?")
 
 
@@ -122,11 +133,11 @@ class _BoundedParser(MultiPartParser):
     def on_headers_finished(self) -> None:
         part = self._current_part
         disposition = part.content_disposition or b""
-        if names_file(disposition) and b"filename" not in parse_options_header(disposition)[1]:
+        if _names_file(disposition) and b"filename" not in parse_options_header(disposition)[1]:
             part.content_disposition = disposition + b'; filename=""'  # named by `filename*` alone
         super().on_headers_finished()
         if part.file is not None:
-            part.file.filename = file_name(disposition, part.file.filename or "")
+            part.file.filename = _file_name(disposition, part.file.filename or "")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._part_bytes += end - start
@@ -149,7 +160,61 @@ def _checked(form: FormData) -> Upload:
         raise InvalidRequestError("The upload holds no file. Send it as a part named `file` with a filename.", param="file")
     if not file.size:
         raise InvalidRequestError("The file is empty. Upload a file with content.", param="file", code="empty_file")
-    return Upload(safe_filename(file.filename or ""), file.size, fields, file, text_encoding(file.content_type or ""))
+    return Upload(safe_filename(file.filename or ""), file.size, fields, file, _text_encoding(file.content_type or ""))
+
+
+def _names_file(content_disposition: bytes) -> bool:
+    """Whether the header names a file in any way."""
+    return _PLAIN.search(content_disposition) is not None or _extended(content_disposition) is not None
+
+
+def _file_name(content_disposition: bytes, plain: str) -> str:
+    """Return the name of the file.
+
+    Args:
+        content_disposition: The header's value as it came.
+        plain: Its parameter `filename`, decoded; empty when it has none.
+    """
+    extended = _extended(content_disposition)
+    if extended is not None:
+        return extended
+    if _ENCODED_WORD.search(plain):
+        try:
+            return str(make_header(decode_header(plain)))
+        except (HeaderParseError, LookupError, ValueError):
+            return plain
+    return _FORM_ESCAPES.sub(lambda escape: chr(int(escape[1], 16)), plain)
+
+
+def _text_encoding(content_type: str) -> str | None:
+    """Return Python's codec for the `charset` of a part's Content-Type, None without one.
+
+    Raises:
+        InvalidRequestError: The charset is unknown.
+    """
+    _, options = parse_options_header(content_type)
+    label = options.get(b"charset", b"").decode("latin-1").strip("'\" ")
+    if not label or label.lower() in _NO_TEXT:
+        return None
+    codec = codec_of(label)
+    if codec is None:
+        raise InvalidRequestError(
+            f"The file's Content-Type names the unknown charset {label[:40]!r}. "
+            "Use one such as utf-8, windows-1254 or gbk, or none.",
+            param="file",
+        )
+    # Clients call plain text ASCII that is UTF-8; in ASCII alone both are the same.
+    return None if label.lower() in {"us-ascii", "ascii"} else codec
+
+
+def _extended(content_disposition: bytes) -> str | None:
+    found = _EXTENDED.search(_QUOTED.sub('=""', content_disposition.decode("latin-1")))
+    if found is None:
+        return None
+    try:
+        return unquote(found[2].strip(), encoding=found[1], errors="strict")
+    except (LookupError, UnicodeDecodeError):
+        return None
 
 
 def _put(fields: dict[str, Any], name: str, key: str | None, value: str) -> None:

@@ -1,6 +1,7 @@
 """What makes a document searchable: its text, chunks, vectors and terms, written inside one transaction."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pgvector import HalfVector
 
@@ -89,6 +90,22 @@ async def copy_document(connection: Connection, record: VectorStoreFileRecord) -
     if locked is None:
         return False
     link_seq, store_seq, _ = locked
+    source = await _find_same_content(connection, record, link_seq)
+    if source is None:
+        return False
+    source_seq, source_file_id, chunk_count, usage_bytes = source
+    if source_file_id != record.file_id:
+        await copy_text(connection, record.tenant_id, source_file_id, record.file_id)
+    params = {"tenant": record.tenant_id, "link": link_seq, "store": store_seq, "source": source_seq}
+    await _copy_rows(connection, params)
+    await _publish(connection, record, link_seq, chunk_count, usage_bytes)
+    return True
+
+
+async def _find_same_content(
+    connection: Connection, record: VectorStoreFileRecord, link_seq: int
+) -> tuple[int, str, int, int] | None:
+    """Return `seq`, file id, number of chunks and bytes of a completed document with the same content."""
     cursor = await connection.execute(
         r"""
         SELECT source.seq, source.file_id, source.chunk_count, source.usage_bytes
@@ -108,13 +125,11 @@ async def copy_document(connection: Connection, record: VectorStoreFileRecord) -
         """,
         (record.tenant_id, link_seq),
     )
-    source = await cursor.fetchone()
-    if source is None:
-        return False
-    source_seq, source_file_id, chunk_count, usage_bytes = source
-    if source_file_id != record.file_id:
-        await copy_text(connection, record.tenant_id, source_file_id, record.file_id)
-    params = {"tenant": record.tenant_id, "link": link_seq, "store": store_seq, "source": source_seq}
+    row = await cursor.fetchone()
+    return None if row is None else (row[0], row[1], row[2], row[3])
+
+
+async def _copy_rows(connection: Connection, params: dict[str, Any]) -> None:
     await connection.execute(
         """
         INSERT INTO chunks (tenant_id, store_file_seq, ordinal, text, start_char, end_char, token_count)
@@ -143,8 +158,6 @@ async def copy_document(connection: Connection, record: VectorStoreFileRecord) -
         """,
         params,
     )
-    await _publish(connection, record, link_seq, chunk_count, usage_bytes)
-    return True
 
 
 async def _new_chunk_ids(connection: Connection, count: int) -> list[int]:

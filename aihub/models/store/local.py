@@ -6,9 +6,9 @@ from pathlib import Path
 
 from aihub.core.settings import Settings
 from aihub.models.configuration import CONFIGURATION_NAME, ConfigurationStore
-from aihub.models.keys import Provider
-from aihub.models.store.catalogue import load_catalogue
-from aihub.models.store.derived_artifacts import find_model_folders
+from aihub.models.keys import ModelKey, Provider
+from aihub.models.store.catalogue import Catalogue, load_catalogue
+from aihub.models.store.detection import find_folders
 from aihub.models.store.downloads.jobs import DownloadJobs
 from aihub.models.store.installs import InstallStore
 from aihub.models.store.metrics import RegistryMetrics
@@ -45,7 +45,7 @@ def open_registry(
     """
     catalogue = load_catalogue()
     installs = InstallStore(settings.home_path / INSTALLS_FOLDER)
-    find_folders = partial(find_model_folders, installs=installs, models_path=settings.models_path, catalogue=catalogue)
+    model_folders = partial(find_model_folders, installs=installs, models_path=settings.models_path, catalogue=catalogue)
     configuration = ConfigurationStore(settings.home_path / CONFIGURATION_NAME, environ)
     downloads = DownloadJobs(
         installs, catalogue, configuration.read, folder=settings.home_path / DOWNLOADS_FOLDER, metrics=metrics
@@ -55,12 +55,20 @@ def open_registry(
         catalogue,
         installs=installs,
         configuration=configuration,
-        validator=Validator(settings.home_path / HISTORY_NAME, find_folders, prober),
+        validator=Validator(settings.home_path / HISTORY_NAME, model_folders, prober),
         downloads=downloads,
         digests_in_use=digests_in_use,
         providers_with_key=providers_with_key(environ),
         metrics=metrics,
     )
+
+
+def find_model_folders(key: ModelKey, installs: InstallStore, models_path: Path, catalogue: Catalogue) -> list[Path]:
+    """Return the folders with a manifest that hold `key`: its current install, and what the default set-up made of it."""
+    current = installs.current(key)
+    found, _ = find_folders(models_path, catalogue, with_derived=True)
+    made = [model.path for model in found if model.key == key and model.digest is not None and model.path is not None]
+    return ([current.path] if current is not None else []) + made
 
 
 def providers_with_key(environ: Mapping[str, str]) -> frozenset[Provider]:

