@@ -1,3 +1,8 @@
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,8 +22,10 @@ from aihub.models.store.downloads.failures import RetryPolicy
 from aihub.models.store.downloads.huggingface_model import HubFetcher
 from aihub.models.store.installs import InstallStore
 from aihub.models.store.packages import PackagedModel
-from tests.unit.models.store.downloads.hub_server import COMMIT, KEY, Hub
+from tests.unit.models.store.downloads.hub_server import COMMIT, KEY, WEIGHTS, Hub
 from tests.unit.models.store.toy_models import write_sentence_model
+
+IMPORTS = "from aihub.core.settings import Settings; from aihub.models.store.default_models import prepare_chat_model"
 
 
 @pytest.fixture
@@ -141,6 +148,26 @@ def test_two_callers_at_once_download_one_time(hub: Hub, settings: Settings) -> 
         folders = list(pool.map(lambda _: prepare_chat_model(KEY, settings), range(2)))
     assert folders[0] == folders[1]
     assert [name for name, _, _ in hub.asked].count("model.safetensors") == 1
+
+
+def test_ctrl_c_ends_a_download_at_once_and_the_next_start_goes_on_with_its_bytes(hub: Hub, settings: Settings) -> None:
+    hub.stall_after["model.safetensors"] = 300_000
+    call = f"from pathlib import Path; {IMPORTS}; prepare_chat_model('org/Toy-Mo', Settings(home=Path({str(settings.home)!r})))"
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    process = subprocess.Popen([sys.executable, "-c", call], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 60
+    while not any(name == "model.safetensors" for name, _, _ in hub.asked):
+        assert process.poll() is None and time.monotonic() < deadline_s
+        time.sleep(0.05)
+    time.sleep(0.3)  # for the bytes to arrive
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    hub.asked.clear()
+    folder = prepare_chat_model("org/Toy-Mo", settings)
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    [wanted] = [wanted for name, wanted, _ in hub.asked if name == "model.safetensors"]
+    assert wanted is not None and 0 < int(wanted.removeprefix("bytes=").removesuffix("-")) <= 300_000
 
 
 def test_a_hub_model_of_an_earlier_hub_is_used_where_it_lies(hub: Hub, settings: Settings) -> None:

@@ -26,6 +26,8 @@ class Hub:
         }
         self.damaged: dict[str, bytes] = {}
         self.cut_after: dict[str, int] = {}
+        self.stall_after: dict[str, int] = {}
+        self.is_released = threading.Event()
         self.asked: list[tuple[str, str | None, str | None]] = []
         hub = self
 
@@ -40,6 +42,7 @@ class Hub:
         threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
 
     def stop(self) -> None:
+        self.is_released.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -61,7 +64,11 @@ class Hub:
         start = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         headers = {"ETag": '"e"', "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
         cut = self.cut_after.pop(name, None)
-        self._send(request, 206 if start else 200, data[start:], headers, cut)
+        stall = self.stall_after.pop(name, None)
+        self._send(request, 206 if start else 200, data[start:], headers, cut if stall is None else stall)
+        if stall is not None:
+            request.wfile.flush()
+            self.is_released.wait(30)
 
     def _info(self) -> dict[str, Any]:
         return {"id": "org/Toy-Mo", "sha": self.commit, "siblings": [self._sibling(name) for name in self.files], "tags": []}
