@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from dataclasses import dataclass
 
 from aihub.chat.history import EngineHistory
 from aihub.chat.providers.connection import ProviderMetrics
@@ -14,6 +15,7 @@ from aihub.core.errors import HubError, InternalError
 from aihub.core.health import PartHealth
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
+from aihub.core.principal import Principal
 from aihub.core.profiles import Profile
 from aihub.core.settings import Settings
 from aihub.documents.files import FileBatches, Files
@@ -28,14 +30,18 @@ from aihub.documents.tables.files import FileTable
 from aihub.documents.tables.vector_store_files import VectorStoreFileTable
 from aihub.documents.tables.vector_stores import VectorStoreTable
 from aihub.documents.vector_stores import VectorStores
+from aihub.embeddings.service import Embedder
 from aihub.http.services import Services
 from aihub.models.configuration import HubConfiguration
-from deployments.engine_handles import EmbedderHandle
+from aihub.models.service import LifecycleService, ModelManager, RegistryService
+from aihub.recsys.schemas import TrainingAnswer
+from aihub.recsys.service import RecsysService, TrainingService
+from aihub.recsys.training_jobs import TrainingWaits
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
-from deployments.model_services import RemoteLifecycle, RemoteRegistry
-from deployments.recsys_service import RemoteRecsys
+from deployments.models import REGISTRY
 from deployments.replica_metrics import ReplicaMetrics
+from deployments.service_client import service_client
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.prompts import load_prompts
@@ -61,6 +67,63 @@ def provider_settings(settings: Settings, configuration: HubConfiguration) -> Pr
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Files and vector stores: the services behind their routes, and what keeps them."""
+
+    files: Files
+    vector_stores: VectorStores
+    file_batches: FileBatches
+    stores: VectorStoreTable
+    retriever: Retriever
+    parser: DocumentParser
+    worker: IngestWorker
+
+
+def _build_documents(
+    database: Database, embedder: Embedder, metrics: Metrics, settings: Settings, profile: Profile, tokenizer_path: str
+) -> Documents:
+    files, stores, store_files = FileTable(database), VectorStoreTable(database), VectorStoreFileTable(database)
+    chunks = ChunkTable(database)
+    retriever = Retriever(chunks, LexicalIndexCache(chunks), embedder)
+    limits = ParseLimits(memory_mb=profile.hub.parser_memory_mb)
+    parser = DocumentParser(tokenizer_path, profile.hub.parser_processes, limits=limits)
+    worker = IngestWorker(
+        files=files,
+        stores=stores,
+        store_files=store_files,
+        parser=parser,
+        embedder=embedder,
+        metrics=metrics,
+        worker_id=uuid.uuid4().hex,
+    )
+    vector_stores = VectorStores(
+        files=files, stores=stores, store_files=store_files, retriever=retriever, embedder=embedder, nudge=worker.nudge
+    )
+    file_batches = FileBatches(batches=FileBatchTable(database), stores=stores, embedder=embedder, nudge=worker.nudge)
+    return Documents(
+        Files(files, max_bytes=settings.max_upload_bytes), vector_stores, file_batches, stores, retriever, parser, worker
+    )
+
+
+def embedder_client(embeddings: AppConnection) -> Embedder:
+    """Return the embeddings application as an embedder."""
+    return service_client(Embedder, embeddings, once={"model_info"}, local={"health": embeddings.last_health})
+
+
+def recsys_client(recsys: AppConnection) -> tuple[TrainingWaits, RecsysService]:
+    """Return the recommender's application as a service, and those who wait in it; close them at the end."""
+    trainings = service_client(TrainingService, recsys)
+    waits = TrainingWaits(trainings.find_ended)
+
+    async def finish_training(principal: Principal, job_id: str) -> TrainingAnswer:
+        # Waited for here: a call that lasts hours would hold one of the few requests the recommender answers at a time.
+        await waits.wait(principal.tenant_id, job_id)
+        return await trainings.training_result(principal, job_id)
+
+    return waits, service_client(RecsysService, recsys, local={"finish_training": finish_training})
+
+
 EMBEDDINGS_APP = "embeddings"
 MODELS_APP = "models"
 RECSYS_APP = "recsys"
@@ -77,34 +140,43 @@ class Composition:
         self._database = Database(settings.database_url.get_secret_value(), timeout_s=settings.storage_timeout_s)
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
-        self._parser = DocumentParser(
-            tokenizer_path, profile.hub.parser_processes, limits=ParseLimits(memory_mb=profile.hub.parser_memory_mb)
-        )
+        self._settings = settings
         metrics = Metrics()
-        embedder = EmbedderHandle(self._embeddings)
-        files, stores, store_files = (
-            FileTable(self._database),
-            VectorStoreTable(self._database),
-            VectorStoreFileTable(self._database),
-        )
-        chunks = ChunkTable(self._database)
-        retriever = Retriever(chunks, LexicalIndexCache(chunks), embedder)
-        self._worker = IngestWorker(
-            files=files,
-            stores=stores,
-            store_files=store_files,
-            parser=self._parser,
-            embedder=embedder,
-            metrics=metrics,
-            worker_id=uuid.uuid4().hex,
-        )
+        embedder = embedder_client(self._embeddings)
+        self._documents = _build_documents(self._database, embedder, metrics, settings, profile, tokenizer_path)
         is_alone = profile.hub.autoscaling.max_replicas == 1
-        self._replicas = None if is_alone else ReplicaMetrics(self._models, metrics.registry)
+        manager = service_client(ModelManager, self._models)
+        self._replicas = None if is_alone else ReplicaMetrics(manager, metrics.registry)
         self._tasks: list[asyncio.Task[None]] = []
         self.prompts = load_prompts()
+        self._build_engines(profile, model_id, metrics)
+        self.lifecycle = service_client(LifecycleService, self._models)
+        self._waits, self.recsys = recsys_client(self._recsys)
+        rag = RagPipeline(
+            finder=self._documents.retriever, stores=self._documents.stores, embedder=embedder, prompts=self.prompts
+        )
+        # Between a caller by handle and the hub no proxy cuts silence.
+        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s)
+        self.services = Services(
+            settings=settings,
+            chat=ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s),
+            embedder=embedder,
+            files=self._documents.files,
+            vector_stores=self._documents.vector_stores,
+            file_batches=self._documents.file_batches,
+            registry=service_client(RegistryService, self._models, prefix=REGISTRY),
+            lifecycle=self.lifecycle,
+            recsys=self.recsys,
+            health=self.health,
+            metrics=metrics,
+            more_metrics=self._more_metrics,
+            replica_metrics=None if self._replicas is None else self._replicas.render,
+        )
+
+    def _build_engines(self, profile: Profile, model_id: str, metrics: Metrics) -> None:
         known, history = load_known_providers(), EngineHistory()
-        self._settings = settings
-        self._pool = ProviderPool(provider_settings(settings, HubConfiguration()), known, ProviderMetrics(metrics.registry))
+        providers = provider_settings(self._settings, HubConfiguration())
+        self._pool = ProviderPool(providers, known, ProviderMetrics(metrics.registry))
         llm = profile.llm
         self._directory = ModelDirectory(
             self._models,
@@ -121,35 +193,6 @@ class Composition:
             router=Router(load_routing_rules(), history),
             history=history,
         )
-        self.lifecycle = RemoteLifecycle(self._models)
-        self.recsys = RemoteRecsys(self._recsys)
-        rag = RagPipeline(finder=retriever, stores=stores, embedder=embedder, prompts=self.prompts)
-        # Between a caller by handle and the hub no proxy cuts silence.
-        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s)
-        self.services = Services(
-            settings=settings,
-            chat=ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s),
-            embedder=embedder,
-            files=Files(files, max_bytes=settings.max_upload_bytes),
-            vector_stores=VectorStores(
-                files=files,
-                stores=stores,
-                store_files=store_files,
-                retriever=retriever,
-                embedder=embedder,
-                nudge=self._worker.nudge,
-            ),
-            file_batches=FileBatches(
-                batches=FileBatchTable(self._database), stores=stores, embedder=embedder, nudge=self._worker.nudge
-            ),
-            registry=RemoteRegistry(self._models),
-            lifecycle=self.lifecycle,
-            recsys=self.recsys,
-            health=self.health,
-            metrics=metrics,
-            more_metrics=self._more_metrics,
-            replica_metrics=None if self._replicas is None else self._replicas.render,
-        )
 
     async def start(self) -> None:
         """Open what can be opened; a part that is missing now is used when it comes."""
@@ -160,15 +203,15 @@ class Composition:
         if self._replicas is not None:
             self._tasks.append(asyncio.create_task(self._replicas.run()))
         await self._database.open()
-        await self._parser.start()
-        self._tasks.append(asyncio.create_task(self._worker.run()))
+        await self._documents.parser.start()
+        self._tasks.append(asyncio.create_task(self._documents.worker.run()))
 
     async def close(self) -> None:
         """Stop working and let go of every connection."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self._parser.close(), self.recsys.close())
+        await asyncio.gather(self._documents.parser.close(), self._waits.close())
         await asyncio.gather(self._models.close(), self._embeddings.close(), self._recsys.close(), self._cache.close())
         await asyncio.gather(self._directory.close(), self._pool.close())
         await self._database.close()

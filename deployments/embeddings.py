@@ -6,10 +6,10 @@ from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
 from aihub.core.profiles import EmbeddingsProfile
 from aihub.embeddings.embedder import SentenceEmbedder
-from aihub.embeddings.service import EmbedderInfo, Embeddings
+from aihub.embeddings.service import Embedder, EmbedderInfo, Embeddings
 
 
-class EmbeddingsDeployment:
+class EmbeddingsDeployment(Embedder):
     """One replica of the embeddings model; requests of all callers are batched together."""
 
     async def __init__(self, model_path: str, model_id: str, device: str, profile: EmbeddingsProfile) -> None:  # type: ignore[misc]  # Serve awaits it

@@ -1,4 +1,4 @@
-"""Serve handles dressed as the Protocols of `aihub.chat.service`.
+"""Connections to Serve applications; `deployments.service_client` dresses them as the Protocols of the capabilities.
 
 The only place that knows how a call over a handle fails, and that a part may be missing, starting or dead. A part that
 is down is refused at once (503 with Retry-After) instead of queueing behind replicas that do not exist; a probe brings
@@ -97,6 +97,10 @@ class AppConnection:
         """What the last probe or failed call showed."""
         return self._health
 
+    async def last_health(self) -> PartHealth:
+        """Return `health`, as services tell theirs."""
+        return self._health
+
     async def look(self) -> PartHealth:
         """Return the state by a probe that is at most `PROBE_WHEN_UP_S` old, or what is known after `LOOK_TIMEOUT_S`."""
         if asyncio.get_running_loop().time() - self._probed_s > PROBE_WHEN_UP_S and self._health.status != "down":
@@ -139,9 +143,9 @@ class AppConnection:
         except Exception as error:  # the border of the cluster: every failure is translated
             raise self.fail(error) from error
 
-    async def stream(self, name: str, *args: Any) -> AsyncGenerator[Any, None]:
+    async def stream(self, name: str, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
         """Iterate over a generator method; closing this generator cancels the remote one."""
-        responses = self.method(name, stream=True).remote(*args)
+        responses = self.method(name, stream=True).remote(*args, **options)
         finished = False
         try:
             with contextlib.suppress(StopAsyncIteration):

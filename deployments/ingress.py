@@ -98,26 +98,26 @@ class Ingress:
 
     async def load_model(self, model_id: str, force_reload: bool = False) -> ModelStatus:
         """Load a local model and return once it is ready."""
-        return await self._parts.services.lifecycle.load(Principal(), model_id, force_reload=force_reload)
+        return await self._parts.services.lifecycle.load(model_id, force_reload=force_reload)
 
     async def unload_model(self, model_id: str, level: str = "sleep") -> ModelStatus:
         """Unload a local model and return once its memory is back; `full` ends one that could sleep."""
         request = validate(UnloadRequest, {"model_id": model_id, "level": level})
-        return await self._parts.services.lifecycle.unload(Principal(), request.model_id, level=request.level)
+        return await self._parts.services.lifecycle.unload(request.model_id, level=request.level)
 
     async def get_model_info(self, model_id: str) -> dict[str, Any]:
         """Return device, memory, quantisation, context and generation defaults of a loaded model."""
-        return (await self._parts.services.lifecycle.info(Principal(), model_id)).model_dump(mode="json")
+        return (await self._parts.services.lifecycle.info(model_id)).model_dump(mode="json")
 
     async def update_generation_config(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any]:
         """Change the generation defaults of a loaded model and return those in force."""
         defaults = validate(GenerationDefaults, changes)
         lifecycle = self._parts.services.lifecycle
-        return (await lifecycle.update_generation_config(Principal(), model_id, defaults)).model_dump(exclude_none=True)
+        return (await lifecycle.update_generation_config(model_id, defaults)).model_dump(exclude_none=True)
 
     async def clear_cache(self, model_id: str) -> bool:
         """Forget the cached prompts of a loaded model; False when requests in flight still hold some."""
-        return await self._parts.services.lifecycle.clear_cache(Principal(), model_id)
+        return await self._parts.services.lifecycle.clear_cache(model_id)
 
     async def recommend(self, store_id: int, user_id: int, n: int = 10) -> dict[str, Any]:
         """Return what `POST /predict/recommendations` answers."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aihub.chat.service import ChatModelInfo
+from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
 from aihub.models.memory.generation_defaults import with_room_for_minimum
@@ -45,7 +45,7 @@ class EngineOptions:
     environment: dict[str, str]
 
 
-class LLMDeployment:
+class LLMDeployment(ChatEngine):
     """One replica of one local model.
 
     Requests and answers cross the Serve border as plain JSON values and text frames, so that callers need neither vLLM
@@ -134,20 +134,20 @@ class LLMDeployment:
 
         return await reset_prefix_cache(self._server)
 
-    async def chat_once(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a chat body (`stream` false) with OpenAI's `chat.completion` object."""
         return await self._first_object(await self._server.chat(chat_request(self._completed(body))))
 
-    async def complete_once(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a completion body (`stream` false) with OpenAI's `text_completion` object."""
         return await self._first_object(await self._server.completions(completion_request(self._completed(body))))
 
-    async def chat_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+    async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a chat body (`stream` true)."""
         async for frame in self._frames(await self._server.chat(chat_request(self._completed(body)))):
             yield frame
 
-    async def complete_stream(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+    async def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a completion body (`stream` true)."""
         async for frame in self._frames(await self._server.completions(completion_request(self._completed(body)))):
             yield frame
@@ -178,7 +178,7 @@ class LLMDeployment:
     async def _send_canary(self) -> None:
         canary = {"model": self._model_info.model_id, "prompt": "1", "max_tokens": 1, "temperature": 0.0}
         try:
-            await asyncio.wait_for(self.complete_once(canary), CANARY_TIMEOUT_S)
+            await asyncio.wait_for(self.complete(canary), CANARY_TIMEOUT_S)
         except TimeoutError as error:
             raise ModelUnavailableError(
                 f"The engine gave no token in {CANARY_TIMEOUT_S:.0f} s and is taken as frozen."
@@ -225,9 +225,9 @@ class LLMDeployment:
             {"temperature": 0.7, "top_p": 0.9, "top_k": 50},
             {"temperature": 0.7, "min_p": 0.05, "repetition_penalty": 1.1, "logprobs": 1},
         ]
-        await asyncio.gather(*(self.complete_once(body | kind) for kind in kinds))
+        await asyncio.gather(*(self.complete(body | kind) for kind in kinds))
         chat = {"model": self._model_info.model_id, "messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
-        async for _ in self.chat_stream(chat | {"stream": True}):
+        async for _ in self.stream_chat(chat | {"stream": True}):
             pass
 
     def _completed(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, NotFoundError, OverloadedError
 from aihub.core.health import PartHealth
 from aihub.models.configuration import HubConfiguration
-from deployments.engine_handles import LLMHandle, LocalEngine
+from aihub.models.service import ModelManager, ModelsReport
 from deployments.handles import AppConnection
 from deployments.llm_app import app_name
-from deployments.models import ModelsReport
+from deployments.local_engine import LocalEngine
+from deployments.service_client import service_client
 from pipelines.chat import model_not_found
 from pipelines.load_wait import LoadWait
 
@@ -57,6 +58,7 @@ class ModelDirectory:
     ) -> None:
         self._max_in_flight = max_in_flight
         self._models = models
+        self._manager = service_client(ModelManager, models)
         self._default_model = default_model
         self._history = history
         self._configured = configured
@@ -69,7 +71,7 @@ class ModelDirectory:
         self._reported_s = float("-inf")
         self._connections: dict[str, AppConnection] = {}
         self._connected_s: dict[str, float] = {}
-        self._handles: dict[str, LLMHandle] = {}
+        self._engines: dict[str, ChatEngine] = {}
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -101,7 +103,7 @@ class ModelDirectory:
         try:
             self._begun.set()
             with wait.noted(model_id, partial(self._awaited_state, model_id)):
-                await self._models.call("ensure", model_id, wait.limit_s)
+                await self._manager.ensure(model_id, wait.limit_s)
         except NotFoundError as error:
             known = [view.model_id for view in report.models] if report is not None else []
             raise model_not_found(model_id, known) from error
@@ -194,7 +196,7 @@ class ModelDirectory:
         version = self._report.directory.version if self._report is not None else 0
         speeds = {name: speed for name in used if (speed := self._history.of(name).tokens_per_s) is not None}
         try:
-            report: ModelsReport = await self._models.call("report", self._client_id, in_flight, used, version, speeds)
+            report = await self._manager.report(self._client_id, in_flight, used, version, speeds)
         except HubError:
             self._used |= used
             raise
@@ -206,7 +208,7 @@ class ModelDirectory:
             self._connection(model_id)
         for model_id in self._connections.keys() - report.directory.ready.keys():
             if not self._in_flight[model_id]:
-                self._handles.pop(model_id, None)
+                self._engines.pop(model_id, None)
                 await self._connections.pop(model_id).close()
 
     def _is_current(self, report: ModelsReport) -> bool:
@@ -234,9 +236,14 @@ class ModelDirectory:
         connection = self._connection(model_id)
         if connection.is_new:
             await connection.wait_until_up(CONNECT_TIMEOUT_S)
-        if model_id not in self._handles:
-            self._handles[model_id] = LLMHandle(connection)
-        return LocalEngine(self._handles[model_id], model_id, self)
+        if model_id not in self._engines:
+            self._engines[model_id] = engine_client(connection)
+        return LocalEngine(self._engines[model_id], model_id, self)
+
+
+def engine_client(connection: AppConnection) -> ChatEngine:
+    """Return a local model's application as an engine."""
+    return service_client(ChatEngine, connection, once={"model_info"}, local={"health": connection.last_health})
 
 
 def _routing_state(state: str, *, fits: bool) -> ModelState:

@@ -73,7 +73,7 @@ class EngineProber:
             "temperature": 0.0,
             "stream": False,
         }
-        answer = await self._call(app_name(model_id), "chat_once", body)
+        answer = await self._call(app_name(model_id), "chat", body)
         return int(answer["usage"]["completion_tokens"])
 
     async def _call(self, app: str, method: str, *args: Any) -> Any:

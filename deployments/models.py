@@ -3,20 +3,20 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from aihub.core.errors import HubError, ModelUnavailableError
+from aihub.core.errors import HubError
 from aihub.core.health import PartHealth
 from aihub.core.logging import configure_logging
 from aihub.core.metrics import ReplicaBoard
 from aihub.core.profiles import Profile
 from aihub.core.settings import Settings
 from aihub.models.configuration import HubConfiguration
+from aihub.models.keys import parse_key
 from aihub.models.memory.desired import DesiredState
 from aihub.models.memory.device import (
     DeviceAbility,
@@ -33,10 +33,11 @@ from aihub.models.memory.installed_models import DefaultModel, InstalledModels, 
 from aihub.models.memory.ledger import device_budget, open_ledger, sleep_budget
 from aihub.models.memory.manager import ModelLifecycle
 from aihub.models.memory.metrics import LifecycleMetrics
-from aihub.models.memory.state import IN_MEMORY, Directory, ModelState, ReadyModel, UnloadLevel
-from aihub.models.memory.status import LifecycleStatus, ModelStatus
+from aihub.models.memory.state import IN_MEMORY, ModelState, ReadyModel, UnloadLevel
+from aihub.models.memory.status import LifecycleStatus, ModelStatus, require_loaded
+from aihub.models.schemas import GenerationDefaults, ModelInfo, model_info
+from aihub.models.service import LifecycleService, ModelManager, ModelsReport, ModelView, RegistryService
 from aihub.models.store.default_models import default_digests, select_embedding_model
-from aihub.models.store.downloads.orders import JobEvent
 from aihub.models.store.local import open_registry
 from aihub.models.store.metrics import RegistryMetrics
 from aihub.models.store.registry import ModelRegistry
@@ -44,43 +45,18 @@ from deployments.llm_app import engine_dtype
 from deployments.model_host import ServeModelHost
 from deployments.model_prober import EngineProber
 from deployments.options import policy_of
+from deployments.service_client import offers
 
 logger = logging.getLogger(__name__)
 
 LIFECYCLE_FOLDER = "lifecycle"
+REGISTRY = "registry_"
+"""Before the names of the methods of `RegistryService`, some of which `LifecycleService` has too."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """What an ingress replica must know of one local model.
-
-    Attributes:
-        state: As people see it, see `ModelState`.
-        is_starting: The load that a start of the hub began has not ended.
-    """
-
-    model_id: str
-    state: str
-    is_starting: bool
-    failure: str | None
-    types: tuple[str, ...]
-    languages: tuple[str, ...]
-    context_tokens: int
-    weights_bytes: int
-    fits: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ModelsReport:
-    """Answer to an ingress replica's report."""
-
-    directory: Directory
-    models: tuple[ModelView, ...]
-    configuration: HubConfiguration
-
-
-class Models:
-    """Called over its handle by the ingress; the methods mirror `RegistryService` and `LifecycleService`.
+@offers(RegistryService, "_registry", prefix=REGISTRY)
+class Models(LifecycleService, ModelManager):
+    """Called over its handle by the ingress; the methods of `RegistryService` bear names of their own, see `REGISTRY`.
 
     Args:
         default: The chat model that is loaded when nobody has chosen yet.
@@ -108,10 +84,12 @@ class Models:
                 self.ensure, self._model_id_of, embedding_source=select_embedding_model(settings, profile).source
             ),
             digests_in_use=self._digests_in_use,
+            configured=self._configure,
+            version_changed=self._refresh,
         )
         self._dtype = engine_dtype(profile.llm, profile.device)
         self._models: dict[str, LocalModel] = {}
-        self._configuration = await asyncio.to_thread(self._registry.configuration.read)
+        self._configuration = await asyncio.to_thread(self._registry.settings.read)
         self._lifecycle = await self._open_lifecycle(settings)
         await self._lifecycle.start()
         self._setup = asyncio.create_task(self._set_up())
@@ -166,62 +144,45 @@ class Models:
         await self._check(model_id)
         return await self._lifecycle.ensure(model_id, wait_s=wait_s)
 
-    async def load(self, model_id: str, force_reload: bool) -> ModelStatus:
+    async def load(self, model_id: str, *, force_reload: bool) -> ModelStatus:
         await self._check(model_id)
         return await self._lifecycle.load(model_id, force_reload=force_reload)
 
-    async def unload(self, model_id: str, level: UnloadLevel) -> ModelStatus:
+    async def unload(self, model_id: str, *, level: UnloadLevel) -> ModelStatus:
         return await self._lifecycle.unload(model_id, level)
 
-    async def lifecycle_call(self, method: str, model_id: str) -> ModelStatus:
-        """Call `pin`, `unpin` or `info` of the lifecycle."""
-        calls = {
-            "pin": self._lifecycle.pin,
-            "unpin": self._lifecycle.unpin,
-            "info": self._lifecycle.info,
-        }
-        return await calls[method](model_id)
+    async def pin(self, model_id: str) -> ModelStatus:
+        return await self._lifecycle.pin(model_id)
+
+    async def unpin(self, model_id: str) -> ModelStatus:
+        return await self._lifecycle.unpin(model_id)
 
     async def status(self) -> LifecycleStatus:
         return await self._lifecycle.status()
 
-    async def generation_defaults(self, model_id: str) -> dict[str, Any]:
-        """Return the defaults in force, `dtype`, `gpu_name` and `weight_bits`, for a model's info."""
+    async def info(self, model_id: str) -> ModelInfo:
+        status = require_loaded(await self._lifecycle.info(model_id))
         model = self._models.get(model_id)
         facts = await asyncio.to_thread(read_engine_facts, model.spec if model is not None else None, self._ability.device)
-        return facts | {"dtype": self._dtype, "defaults": await asyncio.to_thread(self._defaults.read, model_id)}
+        defaults = await asyncio.to_thread(self._defaults.read, model_id)
+        return model_info(status, dtype=self._dtype, defaults=defaults, **facts)
 
-    async def update_generation_config(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any]:
+    async def update_generation_config(self, model_id: str, changes: GenerationDefaults) -> GenerationDefaults:
         """Change a loaded model's defaults, now and for its next loads; return what is in force."""
-        await self._require_loaded(model_id)
-        defaults = await asyncio.to_thread(self._defaults.update, model_id, changes)
+        require_loaded(await self._lifecycle.info(model_id))
+        values = changes.model_dump(exclude_unset=True)
+        defaults = await asyncio.to_thread(self._defaults.update, model_id, values)
         await self._host.apply_defaults(model_id)
-        return defaults
+        return GenerationDefaults.model_validate(defaults)
 
     async def clear_cache(self, model_id: str) -> bool:
         """Forget a loaded model's cached prompts."""
-        await self._require_loaded(model_id)
+        require_loaded(await self._lifecycle.info(model_id))
         return bool(await self._host.call(model_id, "clear_cache"))
 
-    async def registry_call(self, method: str, *args: Any, **options: Any) -> Any:
-        """Call a method of `ModelRegistry` or of its downloads; the ingress has checked the arguments."""
-        if method in {"list", "get", "cancel"}:
-            return await getattr(self._registry.downloads, method)(*args)
-        if method == "shown_configuration":
-            return self._configuration.shown()
-        if method == "configure":
-            self._configuration = await self._registry.configure(*args)
-            self._lifecycle.set_policy(policy_of(self._configuration))
-            return self._configuration.shown()
-        result = await getattr(self._registry, method)(*args, **options)
-        if method in {"rollback", "pin", "unpin"}:
-            await self._lifecycle.refresh()
-        return result
-
-    async def job_events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
-        """Yield the snapshots of a download until it ends."""
-        async for event in self._registry.follow(job_id):
-            yield event
+    async def registry_configuration(self) -> dict[str, Any]:
+        """Return the settings that this process works by."""
+        return self._configuration.shown()
 
     async def exchange_metrics(self, replica: str, text: bytes) -> dict[str, bytes]:
         """Take the metrics of an ingress replica and return those of all."""
@@ -264,10 +225,12 @@ class Models:
         if model is not None:
             check_quantization(model.spec.quantization, self._ability)
 
-    async def _require_loaded(self, model_id: str) -> None:
-        status = await self._lifecycle.info(model_id)
-        if status.state not in IN_MEMORY:
-            raise ModelUnavailableError(f"The model {model_id!r} is not loaded. Load it first: POST /api/v1/models/load.")
+    async def _configure(self, configuration: HubConfiguration) -> None:
+        self._configuration = configuration
+        self._lifecycle.set_policy(policy_of(configuration))
+
+    async def _refresh(self) -> None:
+        await self._lifecycle.refresh()
 
     async def _digests_in_use(self) -> set[str]:
         models = (await self._lifecycle.status()).models
@@ -296,4 +259,4 @@ async def _download_recommended(registry: ModelRegistry) -> None:
     report = await registry.recommended()
     for item in report.models:
         if item.is_recommended:
-            await registry.ensure([await registry.parse_key(item.key)])
+            await registry.ensure([parse_key(item.key)])

@@ -14,6 +14,7 @@ from aihub.core.health import PartHealth
 from aihub.core.logging import configure_logging
 from aihub.core.metrics import RequestMetrics
 from aihub.core.postgres import Database
+from aihub.core.principal import Principal
 from aihub.core.settings import Settings
 from aihub.http.app import create_prediction_app
 from aihub.http.local_server import LocalServer
@@ -43,6 +44,7 @@ from aihub.recsys.serializers import (
     training_job,
     trending_answer,
 )
+from aihub.recsys.service import TrainingService
 from aihub.recsys.settings import RecsysSettings
 from aihub.recsys.tables.open_runs import OpenRunTable
 from aihub.recsys.tables.runs import ENDED, TRAINING_DIED, RunRecord, TrainingRunTable
@@ -50,14 +52,13 @@ from aihub.recsys.trainers import choose_loader, with_defaults
 from aihub.recsys.training import TrainingPlace
 from aihub.recsys.training_jobs import JobServerError, TrainingCleanup, TrainingWatch
 from deployments.local_fast_path import RECSYS, socket_path
-from deployments.recsys_service import OwnPredictions
 from deployments.training_jobs import TrainingJobs
 
 logger = logging.getLogger(__name__)
 
 
-class Recsys:
-    """Called over its handle by the ingress; the methods mirror `RecsysService`, with the tenant in the principal's place."""
+class Recsys(TrainingService):
+    """Called over its handle by the ingress."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging()
@@ -80,7 +81,7 @@ class Recsys:
         self._jobs = TrainingJobs()
         self._metrics = RequestMetrics(prefix="aihub_recsys")
         # The proxy brings `/predict` here without the ingress between; its calls over the handle go on.
-        services = PredictionServices(settings, OwnPredictions(self), self._metrics)
+        services = PredictionServices(settings, self, self._metrics)
         self._server = LocalServer(create_prediction_app(services), socket_path(settings.home_path, RECSYS))
         self._tasks: list[asyncio.Task[None]] = []
         await self._database.open()
@@ -89,7 +90,7 @@ class Recsys:
         self._tasks = [asyncio.create_task(watch.run()), asyncio.create_task(cleanup.run())]
 
     async def start_training(
-        self, tenant: str, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
+        self, principal: Principal, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
     ) -> TrainingJob:
         """Start a training as a Ray job.
 
@@ -98,6 +99,7 @@ class Recsys:
             UnavailableError: The cluster takes no jobs now.
         """
         chosen = with_defaults(self._recsys_settings, model_type, parameters)
+        tenant = principal.tenant_id
         run = await self._runs.create(tenant, store_id, model_type, chosen)
         try:
             await asyncio.to_thread(
@@ -115,57 +117,60 @@ class Recsys:
         still_open = await self._runs.find_open(keys)
         return [key for key in keys if key not in still_open]
 
-    async def training_result(self, tenant: str, job_id: str) -> TrainingAnswer:
+    async def training_result(self, principal: Principal, job_id: str) -> TrainingAnswer:
         """Return how a training ended that has.
 
         Raises:
             HubError: What it failed with; `ConflictError` when it was cancelled, or has not ended.
         """
-        run = await self._runs.get(tenant, job_id)
+        run = await self._runs.get(principal.tenant_id, job_id)
         if run.status not in ENDED:
             raise ConflictError(f"The training {job_id} has not ended. GET /train/jobs/{job_id} says how far it is.")
         if run.status != "succeeded":
             raise _failure_of(run)
         return training_answer(run)
 
-    async def job(self, tenant: str, job_id: str) -> TrainingJob:
-        return training_job(await self._runs.get(tenant, job_id))
+    async def job(self, principal: Principal, job_id: str) -> TrainingJob:
+        return training_job(await self._runs.get(principal.tenant_id, job_id))
 
-    async def cancel_job(self, tenant: str, job_id: str) -> TrainingJob:
-        run = await self._runs.request_cancel(tenant, job_id)
+    async def cancel_job(self, principal: Principal, job_id: str) -> TrainingJob:
+        run = await self._runs.request_cancel(principal.tenant_id, job_id)
         if run.status == "cancelled" and run.attempts > 0:
             # Nothing works on it; a job that is only starting need not go on. It would find itself cancelled anyway.
             with suppress(JobServerError):
                 await asyncio.to_thread(self._jobs.stop, run.id, run.attempts)
         return training_job(run)
 
-    async def store_status(self, tenant: str, store_id: int) -> StoreStatus:
+    async def status(self, principal: Principal, store_id: int) -> StoreStatus:
+        tenant = principal.tenant_id
         models, runs = await asyncio.gather(self._runs.store_models(tenant, store_id), self._runs.recent(tenant, store_id))
         return StoreStatus(
             store_id=store_id, models=[served_model(model) for model in models], jobs=[training_job(run) for run in runs]
         )
 
-    async def rollback(self, tenant: str, store_id: int, model_type: ModelType) -> RollbackAnswer:
+    async def rollback(self, principal: Principal, store_id: int, model_type: ModelType) -> RollbackAnswer:
         """Serve the version before the current one again."""
-        version = await asyncio.to_thread(self._place.artifacts(tenant).rollback, store_id, model_type)
+        version = await asyncio.to_thread(self._place.artifacts(principal.tenant_id).rollback, store_id, model_type)
         path = version.path.relative_to(self._place.home).as_posix()
         await self._runs.set_store_model(
-            tenant, store_id, model_type, version=version.name, model_path=path, metrics=version.metrics
+            principal.tenant_id, store_id, model_type, version=version.name, model_path=path, metrics=version.metrics
         )
         return rollback_answer(store_id, model_type, version, path)
 
-    async def recommendations(self, tenant: str, request: RecommendationsRequest) -> RecommendationsAnswer:
+    async def recommendations(self, principal: Principal, request: RecommendationsRequest) -> RecommendationsAnswer:
         answer = await self._predictions.recommendations(
-            tenant, request.store_id, request.user_id, request.n, exclude_purchased=request.exclude_purchased
+            principal.tenant_id, request.store_id, request.user_id, request.n, exclude_purchased=request.exclude_purchased
         )
         return recommendations_answer(request.store_id, request.user_id, answer)
 
-    async def trending(self, tenant: str, request: TrendingRequest) -> TrendingAnswer:
-        return trending_answer(request.store_id, await self._predictions.trending(tenant, request.store_id, request.n))
+    async def trending(self, principal: Principal, request: TrendingRequest) -> TrendingAnswer:
+        return trending_answer(
+            request.store_id, await self._predictions.trending(principal.tenant_id, request.store_id, request.n)
+        )
 
-    async def next_items(self, tenant: str, request: NextItemsRequest) -> NextItemsAnswer:
+    async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer:
         answer = await self._predictions.next_items(
-            tenant, request.store_id, request.item_history, request.top_k, exclude_history=request.exclude_history
+            principal.tenant_id, request.store_id, request.item_history, request.top_k, exclude_history=request.exclude_history
         )
         return next_items_answer(request.store_id, request.item_history, answer)
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from aihub.core.errors import HubError
 from aihub.core.metrics import merge_metrics
-from deployments.handles import AppConnection
+from aihub.models.service import ModelManager
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class ReplicaMetrics:
         registry: Its own metrics.
     """
 
-    def __init__(self, models: AppConnection, registry: CollectorRegistry) -> None:
+    def __init__(self, models: ModelManager, registry: CollectorRegistry) -> None:
         self._models = models
         self._registry = registry
         self._name = uuid.uuid4().hex[:8]
@@ -48,5 +48,4 @@ class ReplicaMetrics:
         return await asyncio.to_thread(merge_metrics, texts)
 
     async def _exchange(self) -> dict[str, bytes]:
-        texts: dict[str, bytes] = await self._models.call("exchange_metrics", self._name, generate_latest(self._registry))
-        return texts
+        return await self._models.exchange_metrics(self._name, generate_latest(self._registry))

@@ -68,63 +68,61 @@ ModelId = Annotated[str, Query(min_length=1, max_length=256)]
 
 
 @loaded_models_router.get("")
-async def list_local_models(lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReports]:
+async def list_local_models(lifecycle: LifecycleDep) -> Success[ModelReports]:
     """Every installed local model and its state."""
-    status = await lifecycle.status(principal)
+    status = await lifecycle.status()
     return Success(data=ModelReports(models=[model_report(model) for model in status.models]))
 
 
 @loaded_models_router.get("/status")
-async def get_lifecycle_status(lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[LifecycleReport]:
+async def get_lifecycle_status(lifecycle: LifecycleDep) -> Success[LifecycleReport]:
     """Models with memory, last use and speed; devices with who holds how much."""
-    return Success(data=lifecycle_report(await lifecycle.status(principal)))
+    return Success(data=lifecycle_report(await lifecycle.status()))
 
 
 @loaded_models_router.get("/info")
-async def get_model_info(lifecycle: LifecycleDep, principal: PrincipalDep, model_id: ModelId) -> Success[ModelInfo]:
+async def get_model_info(lifecycle: LifecycleDep, model_id: ModelId) -> Success[ModelInfo]:
     """Device, memory, quantisation, context and generation defaults of a loaded model."""
-    return Success(data=await lifecycle.info(principal, model_id))
+    return Success(data=await lifecycle.info(model_id))
 
 
 @loaded_models_router.post("/load")
-async def load_model(body: LoadRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
+async def load_model(body: LoadRequest, lifecycle: LifecycleDep) -> Success[ModelReport]:
     """Load a model and answer once it is ready; idle models make room where needed."""
-    model = await lifecycle.load(principal, body.model_id, force_reload=body.force_reload)
+    model = await lifecycle.load(body.model_id, force_reload=body.force_reload)
     return Success(data=model_report(model))
 
 
 @loaded_models_router.post("/unload")
-async def unload_model(body: UnloadRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
+async def unload_model(body: UnloadRequest, lifecycle: LifecycleDep) -> Success[ModelReport]:
     """Unload a model and answer once its memory is back; its next request wakes or loads it.
 
     On a GPU it sleeps, its weights in RAM, unless `level` is `full` or RAM is short. The answer's `state` says which.
     """
-    return Success(data=model_report(await lifecycle.unload(principal, body.model_id, level=body.level)))
+    return Success(data=model_report(await lifecycle.unload(body.model_id, level=body.level)))
 
 
 @loaded_models_router.post("/pin")
-async def pin_model(body: ModelRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
+async def pin_model(body: ModelRequest, lifecycle: LifecycleDep) -> Success[ModelReport]:
     """Never unload this model to make room or when idle, and load it at each start."""
-    return Success(data=model_report(await lifecycle.pin(principal, body.model_id)))
+    return Success(data=model_report(await lifecycle.pin(body.model_id)))
 
 
 @loaded_models_router.post("/unpin")
-async def unpin_model(body: ModelRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[ModelReport]:
+async def unpin_model(body: ModelRequest, lifecycle: LifecycleDep) -> Success[ModelReport]:
     """Let this model be unloaded like any other."""
-    return Success(data=model_report(await lifecycle.unpin(principal, body.model_id)))
+    return Success(data=model_report(await lifecycle.unpin(body.model_id)))
 
 
 @loaded_models_router.post("/generation_config")
-async def update_generation_config(
-    body: GenerationConfigRequest, lifecycle: LifecycleDep, principal: PrincipalDep
-) -> Success[GenerationConfigReport]:
+async def update_generation_config(body: GenerationConfigRequest, lifecycle: LifecycleDep) -> Success[GenerationConfigReport]:
     """Change what requests to a loaded model get where they say nothing."""
-    defaults = await lifecycle.update_generation_config(principal, body.model_id, body.generation_config)
+    defaults = await lifecycle.update_generation_config(body.model_id, body.generation_config)
     return Success(data=GenerationConfigReport(model_id=body.model_id, generation_config=defaults))
 
 
 @loaded_models_router.post("/clear_cache")
-async def clear_cache(body: ModelRequest, lifecycle: LifecycleDep, principal: PrincipalDep) -> Success[CacheReport]:
+async def clear_cache(body: ModelRequest, lifecycle: LifecycleDep) -> Success[CacheReport]:
     """Forget the prompts a loaded model keeps to answer similar ones faster."""
-    is_cleared = await lifecycle.clear_cache(principal, body.model_id)
+    is_cleared = await lifecycle.clear_cache(body.model_id)
     return Success(data=CacheReport(model_id=body.model_id, cleared=is_cleared))

@@ -3,6 +3,7 @@
 What the registry reports is in `aihub.models.store.reports`, jobs in `aihub.models.store.downloads.orders`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field, JsonValue, RootModel, StringConstraints
@@ -141,6 +142,32 @@ class CacheReport(ResponseModel):
 
     model_id: str
     cleared: bool
+
+
+def model_info(
+    status: ModelStatus, *, gpu_name: str | None, weight_bits: int | None, dtype: str, defaults: Mapping[str, Any]
+) -> ModelInfo:
+    """Tell of a loaded model.
+
+    Args:
+        gpu_name: Of the card it runs on.
+        weight_bits: Of quantised weights.
+        dtype: Of its weights in memory.
+        defaults: Its generation defaults in force.
+    """
+    memory_bytes = status.used_bytes or status.need_bytes
+    return ModelInfo(
+        model_id=status.model_id,
+        device=status.device,
+        memory_bytes=memory_bytes,
+        gpu_name=gpu_name,
+        gpu_memory_allocated=0.0 if status.device == "cpu" else round(memory_bytes / 1e9, 3),
+        quantization=status.quantization,
+        weight_bits=weight_bits,
+        context_tokens=status.context_tokens,
+        dtype=dtype,
+        generation_config=GenerationDefaults.model_validate(defaults),
+    )
 
 
 def model_report(model: ModelStatus) -> ModelReport:

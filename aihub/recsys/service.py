@@ -1,6 +1,6 @@
 """What the routes under `/train` and `/predict` need, as Protocols, and a limit on requests that wait for a training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,8 +37,8 @@ class PredictionService(Protocol):
     async def next_items(self, principal: Principal, request: NextItemsRequest) -> NextItemsAnswer: ...
 
 
-class RecsysService(PredictionService, Protocol):
-    """Predictions, and the trainings behind them."""
+class TrainingService(PredictionService, Protocol):
+    """Predictions, and the trainings behind them; no call waits for a training."""
 
     async def start_training(
         self, principal: Principal, store_id: int, model_type: ModelType, parameters: Mapping[str, Any]
@@ -46,8 +46,12 @@ class RecsysService(PredictionService, Protocol):
         """Start a training and return at once; `ConflictError` while the same store and model is being trained."""
         ...
 
-    async def finish_training(self, principal: Principal, job_id: str) -> TrainingAnswer:
-        """Wait for a training; raises what it failed with. The training goes on when the caller leaves."""
+    async def training_result(self, principal: Principal, job_id: str) -> TrainingAnswer:
+        """Return how a training ended that has; raises what it failed with."""
+        ...
+
+    async def find_ended(self, keys: Collection[tuple[str, str]]) -> Collection[tuple[str, str]]:
+        """Return which of these trainings, by tenant and id, have ended or do not exist."""
         ...
 
     async def job(self, principal: Principal, job_id: str) -> TrainingJob: ...
@@ -59,6 +63,14 @@ class RecsysService(PredictionService, Protocol):
     async def status(self, principal: Principal, store_id: int) -> StoreStatus: ...
 
     async def rollback(self, principal: Principal, store_id: int, model_type: ModelType) -> RollbackAnswer: ...
+
+
+class RecsysService(TrainingService, Protocol):
+    """All that the routes need."""
+
+    async def finish_training(self, principal: Principal, job_id: str) -> TrainingAnswer:
+        """Wait for a training; raises what it failed with. The training goes on when the caller leaves."""
+        ...
 
 
 MAX_WAITING_TRAININGS = 16

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments.engine_handles import LLMHandle
+from aihub.chat.service import ChatEngine
 from deployments.handles import AppConnection
 from deployments.llm_app import app_name
+from deployments.model_directory import engine_client
 from tests.cluster import RunningHub
 from tests.contract.test_chat_engine import ChatEngineContract
 
@@ -24,9 +25,10 @@ class TestVLLMEngine(ChatEngineContract):
         await connection.close()
 
     @pytest.fixture
-    def engine(self, connection: AppConnection) -> LLMHandle:
-        return LLMHandle(connection)
+    def engine(self, connection: AppConnection) -> ChatEngine:
+        self._connection = connection
+        return engine_client(connection)
 
-    async def active(self, engine: LLMHandle) -> int:
-        active: int = await engine._connection.call("active_requests")
+    async def active(self, engine: ChatEngine) -> int:
+        active: int = await self._connection.call("active_requests")
         return active

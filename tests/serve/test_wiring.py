@@ -157,7 +157,7 @@ def test_failed_handle_call_becomes_a_hub_error_without_details(error: Exception
 
 def test_connection_that_found_nothing_yet_refuses_at_once() -> None:
     with pytest.raises(ModelUnavailableError, match="Retry"):
-        AppConnection("llm-none", "The model").method("chat_once")
+        AppConnection("llm-none", "The model").method("chat")
 
 
 def test_model_that_holds_as_many_requests_as_it_may_refuses_the_next_at_once() -> None:

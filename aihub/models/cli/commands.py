@@ -4,6 +4,7 @@ Downloads of `aihub models`: bars while they run, and what became of each.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,14 @@ import typer
 from aihub.core.command_arguments import parse_settings
 from aihub.core.errors import HubError, InvalidRequestError
 from aihub.models.cli import tables
-from aihub.models.cli.backend import Answer, Backend
+from aihub.models.cli.backend import STATUS, Answer, Backend, LocalAnswer, Query, quote_key
 from aihub.models.cli.run import run
+from aihub.models.keys import parse_key
 from aihub.models.memory.state import UnloadLevel
 
 Report = Callable[[Answer], None]
+
+RECOMMENDED = Query("GET", "/models/recommended", local=lambda registry: registry.recommended())
 
 
 async def follow_downloads(backend: Backend, keys: Sequence[str], *, is_quiet: bool) -> Answer:
@@ -81,13 +85,14 @@ MoreKeys = Annotated[list[str] | None, typer.Argument(help="More model keys.", s
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show every known model and whether it can be used."""
-    run(lambda backend: backend.status(), tables.show_status, as_json=as_json)
+    run(lambda backend: backend.ask(STATUS), tables.show_status, as_json=as_json)
 
 
 @app.command()
 def detect(as_json: Json = False) -> None:
     """Look for models: packages, installs, folders, caches, Ollama, remote services."""
-    run(lambda backend: backend.detect(), tables.show_detection, as_json=as_json)
+    query = Query("GET", "/models/detect", local=lambda registry: registry.detect())
+    run(lambda backend: backend.ask(query), tables.show_detection, as_json=as_json)
 
 
 @app.command()
@@ -102,7 +107,7 @@ def download(
     async def get(backend: Backend) -> Answer:
         keys = [*(models or []), *(more or [])]
         if recommended:
-            judged = (await backend.recommended())["models"]
+            judged = (await backend.ask(RECOMMENDED))["models"]
             keys += [item["key"] for item in judged if item["is_recommended"] and not item["key"].startswith("package:")]
         return await follow_downloads(backend, keys or await _missing(backend), is_quiet=as_json)
 
@@ -118,8 +123,16 @@ def validate(
 ) -> None:
     """Check the hashes of all files, and that models load; exit code 1 when one is bad."""
     keys = [*(models or []), *(more or [])]
+
+    async def check(backend: Backend) -> Answer:
+        parsed = [parse_key(key) for key in keys] or None
+        body = {"with_load": load} | ({"models": keys} if keys else {})
+        return await backend.ask(
+            Query("POST", "/models/validate", body, lambda registry: registry.validate(parsed, with_load=load))
+        )
+
     run(
-        lambda backend: backend.validate(keys, with_load=load),
+        check,
         tables.show_validation,
         as_json=as_json,
         fails=lambda answer: not answer["is_good"],
@@ -145,13 +158,14 @@ def cleanup(
     as_json: Json = False,
 ) -> None:
     """Remove old versions; never one that is pinned, loaded or required."""
-    run(lambda backend: backend.cleanup(keep), tables.show_cleanup, as_json=as_json)
+    query = Query("POST", f"/models/cleanup?keep_recent={keep}", local=lambda registry: registry.cleanup(keep=keep))
+    run(lambda backend: backend.ask(query), tables.show_cleanup, as_json=as_json)
 
 
 @app.command()
 def recommended(as_json: Json = False) -> None:
     """Show which models fit this machine, and why."""
-    run(lambda backend: backend.recommended(), tables.show_recommended, as_json=as_json)
+    run(lambda backend: backend.ask(RECOMMENDED), tables.show_recommended, as_json=as_json)
 
 
 @app.command()
@@ -161,7 +175,12 @@ def configure(
 ) -> None:
     """Show the run-time settings, or change some."""
     changes = parse_settings(settings or [])
-    run(lambda backend: backend.configure(changes), tables.show_configuration, as_json=as_json)
+    if changes:
+        actor = f"command line of user {os.getuid()}"
+        query = Query("POST", "/models/configure", changes, lambda registry: registry.configure(changes, actor=actor))
+    else:
+        query = Query("GET", "/models/configuration", local=lambda registry: registry.configuration())
+    run(lambda backend: backend.ask(query), tables.show_configuration, as_json=as_json)
 
 
 @app.command()
@@ -171,19 +190,20 @@ def pin(
     as_json: Json = False,
 ) -> None:
     """Keep one version of a model in use whatever is installed later."""
-    run(lambda backend: backend.pin(key, digest), tables.show_version, as_json=as_json)
+    chosen = {"digest": digest} if digest else {}
+    _change_version("pin", {"key": key} | chosen, lambda registry: registry.pin(parse_key(key), digest), as_json=as_json)
 
 
 @app.command()
 def unpin(key: Key, as_json: Json = False) -> None:
     """Let later installs of a model be used again."""
-    run(lambda backend: backend.unpin(key), tables.show_version, as_json=as_json)
+    _change_version("unpin", {"key": key}, lambda registry: registry.unpin(parse_key(key)), as_json=as_json)
 
 
 @app.command()
 def rollback(key: Key, as_json: Json = False) -> None:
     """Go back to the version of a model used before."""
-    run(lambda backend: backend.rollback(key), tables.show_version, as_json=as_json)
+    _change_version("rollback", {"key": key}, lambda registry: registry.rollback(parse_key(key)), as_json=as_json)
 
 
 @app.command()
@@ -195,7 +215,8 @@ def update(
     """Ask the source of a model whether there is a newer version."""
 
     async def check(backend: Backend) -> Answer:
-        found = await backend.check_update(key)
+        path = f"/models/update/{quote_key(key)}"
+        found = await backend.ask(Query("GET", path, local=lambda registry: registry.check_update(parse_key(key))))
         if apply and found["update_available"] is not False:
             return found | await follow_downloads(backend, [key], is_quiet=as_json)
         return found
@@ -210,7 +231,8 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Load a model in the running hub."""
-    run(lambda backend: backend.load(model_id, force_reload), tables.show_model, as_json=as_json, needs_hub=True)
+    query = Query("POST", "/api/v1/models/load", {"model_id": model_id, "force_reload": force_reload})
+    run(lambda backend: backend.ask(query), tables.show_model, as_json=as_json, needs_hub=True)
 
 
 @app.command()
@@ -220,14 +242,22 @@ def unload(
     as_json: Json = False,
 ) -> None:
     """Unload a model and wait until its memory is back."""
-    run(lambda backend: backend.unload(model_id, level), tables.show_model, as_json=as_json, needs_hub=True)
+    query = Query("POST", "/api/v1/models/unload", {"model_id": model_id, "level": level})
+    run(lambda backend: backend.ask(query), tables.show_model, as_json=as_json, needs_hub=True)
 
 
 @app.command()
 def ps(as_json: Json = False) -> None:
     """Show what is loaded, how much memory it takes and who holds the rest."""
-    run(lambda backend: backend.loaded(), tables.show_loaded, as_json=as_json, needs_hub=True)
+    run(lambda backend: backend.ask(Query("GET", "/api/v1/models/status")), tables.show_loaded, as_json=as_json, needs_hub=True)
+
+
+def _change_version(verb: str, body: dict[str, str], local: LocalAnswer, *, as_json: bool) -> None:
+    async def change(backend: Backend) -> Answer:
+        return await backend.ask(Query("POST", f"/models/{verb}", body | {"key": str(parse_key(body["key"]))}, local))
+
+    run(change, tables.show_version, as_json=as_json)
 
 
 async def _missing(backend: Backend) -> list[str]:
-    return [str(key) for key in (await backend.status())["missing_required_keys"]]
+    return [str(key) for key in (await backend.ask(STATUS))["missing_required_keys"]]

@@ -1,57 +1,14 @@
-"""Runs one verb of `aihub models`: finds who answers, prints table or JSON, and turns errors into exit codes."""
+"""Runs one verb of `aihub models`: prints table or JSON, and turns errors into exit codes."""
 
 import asyncio
-import contextlib
 import json
-import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
-import httpx
 import typer
 
-from aihub.core.errors import ConfigurationError, HubError, InvalidRequestError
-from aihub.models.cli.backend import Answer, Backend, hub_url
-
-PROBE_TIMEOUT_S = 2.0
-
-
-@contextlib.asynccontextmanager
-async def open_backend() -> AsyncIterator[Backend]:
-    """Yield the running hub, or the state folder where none runs.
-
-    Raises:
-        ConfigurationError: AIHUB_URL is set and no hub answers there.
-    """
-    from aihub.models.cli.backends import HubBackend
-
-    url = hub_url()
-    # No proxies: the hub is a neighbour, and its key must not travel anywhere else.
-    async with httpx.AsyncClient(base_url=url, headers=_headers(), trust_env=False, timeout=30.0) as client:
-        if await _is_hub(client):
-            yield HubBackend(client, f"the hub at {url}")
-            return
-    if os.environ.get("AIHUB_URL", "").strip():
-        raise ConfigurationError(f"No hub answers at {url}. Start it, correct AIHUB_URL, or unset it to work without a hub.")
-    # Half a second of imports that a running hub makes needless.
-    from aihub.models.cli.backends import open_local
-
-    async with open_local() as backend:
-        yield backend
-
-
-async def _is_hub(client: httpx.AsyncClient) -> bool:
-    try:
-        answer = await client.get("/health", timeout=PROBE_TIMEOUT_S)
-        return isinstance(answer.json(), dict) and "parts" in answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-        return False
-
-
-def _headers() -> dict[str, str]:
-    key = os.environ.get("AIHUB_API_KEY", "").strip()
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
+from aihub.core.errors import HubError, InvalidRequestError
+from aihub.models.cli.backend import Answer, Backend, open_backend
 
 FAILURE = 1
 USAGE = 2

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from aihub.core.errors import ModelUnavailableError
 from aihub.models.memory.host import DeviceMemory
 from aihub.models.memory.ledger import Reservation
 from aihub.models.memory.manager_state import RAM, ManagerState
-from aihub.models.memory.state import ModelRecord, ModelState
+from aihub.models.memory.state import IN_MEMORY, ModelRecord, ModelState
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,17 @@ class DeviceStatus:
 class LifecycleStatus:
     models: list[ModelStatus]
     devices: list[DeviceStatus]
+
+
+def require_loaded(status: ModelStatus) -> ModelStatus:
+    """Let a model pass that is in memory.
+
+    Raises:
+        ModelUnavailableError: It is not.
+    """
+    if status.state not in IN_MEMORY:
+        raise ModelUnavailableError(f"The model {status.model_id!r} is not loaded. Load it first: POST /api/v1/models/load.")
+    return status
 
 
 def model_status(record: ModelRecord, manager_state: ManagerState) -> ModelStatus:

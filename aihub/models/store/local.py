@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 
 from aihub.core.settings import Settings
-from aihub.models.configuration import CONFIGURATION_NAME, ConfigurationStore
+from aihub.models.configuration import CONFIGURATION_NAME, ConfigurationStore, HubConfiguration
 from aihub.models.keys import ModelKey, Provider
 from aihub.models.store.catalogue import Catalogue, load_catalogue
 from aihub.models.store.detection import find_folders
 from aihub.models.store.downloads.jobs import DownloadJobs
 from aihub.models.store.installs import InstallStore
 from aihub.models.store.metrics import RegistryMetrics
-from aihub.models.store.registry import ModelRegistry, RegistryPlaces, nothing_in_use
+from aihub.models.store.registry import ModelRegistry, RegistryPlaces, nobody_told, nothing_in_use
 from aihub.models.store.validation import HISTORY_NAME, Prober, Validator
 
 INSTALLS_FOLDER = "installs"
@@ -30,6 +30,8 @@ def open_registry(
     metrics: RegistryMetrics,
     prober: Prober | None = None,
     digests_in_use: Callable[[], Awaitable[set[str]]] = nothing_in_use,
+    configured: Callable[[HubConfiguration], Awaitable[None]] = nobody_told,
+    version_changed: Callable[[], Awaitable[None]] = nobody_told,
 ) -> ModelRegistry:
     """Return the registry of `settings.home_path`; nothing is written until something is asked of it. Close it at the end.
 
@@ -39,6 +41,8 @@ def open_registry(
         metrics: Counts models, downloads and checks.
         prober: Loads and measures models; without one only files are checked.
         digests_in_use: Digests of the installs that are loaded.
+        configured: Told the settings after they have changed.
+        version_changed: Told when another version of a model may be current.
 
     Raises:
         ConfigurationError: The catalogue is wrong.
@@ -58,6 +62,8 @@ def open_registry(
         validator=Validator(settings.home_path / HISTORY_NAME, model_folders, prober),
         downloads=downloads,
         digests_in_use=digests_in_use,
+        configured=configured,
+        version_changed=version_changed,
         providers_with_key=providers_with_key(environ),
         metrics=metrics,
     )

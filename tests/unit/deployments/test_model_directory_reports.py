@@ -12,9 +12,9 @@ from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
 from aihub.models.configuration import HubConfiguration
 from aihub.models.memory.state import Directory, ReadyModel
+from aihub.models.service import ModelsReport, ModelView
 from deployments import model_directory
 from deployments.model_directory import ModelDirectory
-from deployments.models import ModelsReport, ModelView
 
 MODEL = "tiny"
 PERIOD_S = 0.02

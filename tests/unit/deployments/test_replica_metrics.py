@@ -1,7 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import httpx
 import pytest
@@ -22,11 +21,10 @@ class Models:
         self.board = ReplicaBoard()
         self.is_away = False
 
-    async def call(self, method: str, *args: Any) -> Any:
-        assert method == "exchange_metrics"
+    async def exchange_metrics(self, replica: str, text: bytes) -> dict[str, bytes]:
         if self.is_away:
             raise ModelUnavailableError("The model manager is not available now.")
-        return self.board.exchange(*args)
+        return self.board.exchange(replica, text)
 
 
 async def requests_by_replica(metrics: Metrics, replicas: ReplicaMetrics) -> list[float]:

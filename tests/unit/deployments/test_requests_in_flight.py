@@ -18,9 +18,9 @@ from aihub.documents.tables.records import VectorStoreRecord
 from aihub.models.configuration import HubConfiguration
 from aihub.models.memory.fake import FakeHost
 from aihub.models.memory.manager_state import LifecyclePolicy
+from aihub.models.service import ModelsReport
 from deployments import model_directory
 from deployments.model_directory import ModelDirectory
-from deployments.models import ModelsReport
 from pipelines.chat import ChatPipeline
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
@@ -51,6 +51,9 @@ class EngineConnection:
     is_new = False
     health = PartHealth("ok")
 
+    async def last_health(self) -> PartHealth:
+        return self.health
+
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
@@ -61,10 +64,10 @@ class EngineConnection:
         pass
 
     async def call(self, method: str, *args: Any) -> Any:
-        return await getattr(ENGINE, {"chat_once": "chat"}.get(method, method))(*args)
+        return await getattr(ENGINE, method)(*args)
 
     def stream(self, method: str, *args: Any) -> AsyncGenerator[str, None]:
-        assert method == "chat_stream"
+        assert method == "stream_chat"
         return ENGINE.stream_chat(*args)
 
 

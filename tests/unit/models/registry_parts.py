@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotFoundError
-from aihub.core.principal import Principal
 from aihub.models.keys import ModelKey
 from aihub.models.store.downloads.orders import Job, JobEvent
 from aihub.models.store.reports import (
@@ -43,7 +42,7 @@ class FakeRegistry:
             raise self.error
         self.asked.append(asked)
 
-    async def status(self, principal: Principal) -> RegistryStatus:
+    async def status(self) -> RegistryStatus:
         self._note("status")
         return RegistryStatus(
             total_models=2,
@@ -56,40 +55,40 @@ class FakeRegistry:
             model_details={},
         )
 
-    async def detect(self, principal: Principal) -> DetectionReport:
+    async def detect(self) -> DetectionReport:
         self._note("detect")
         return DetectionReport(models=[], sources={"ollama": SourceItem(available=False, detail="không trả lời")})
 
-    async def recommended(self, principal: Principal) -> RecommendationReport:
+    async def recommended(self) -> RecommendationReport:
         self._note("recommended")
         machine = MachineItem(ram_bytes=1, gpu_name=None, gpu_memory_bytes=0, disk_free_bytes=1)
         return RecommendationReport(machine=machine, models=[])
 
-    async def health(self, principal: Principal) -> RegistryHealth:
+    async def health(self) -> RegistryHealth:
         self._note("health")
         return RegistryHealth(status="degraded", missing_required=["vosk:vi"], problems=["x"], disk_free_bytes=1)
 
-    async def ensure(self, principal: Principal, keys: Sequence[ModelKey] | None) -> list[Job]:
+    async def ensure(self, keys: Sequence[ModelKey] | None) -> list[Job]:
         self._note("ensure", keys)
         return [job(status="queued")]
 
-    async def start_download(self, principal: Principal, key: ModelKey) -> Job:
+    async def start_download(self, key: ModelKey) -> Job:
         self._note("download", key)
         if key.is_remote:
             raise ConflictError(f"{key} runs at a service and is not downloaded.")
         return job(status="queued", key=str(key))
 
-    async def jobs(self, principal: Principal) -> list[Job]:
+    async def jobs(self) -> list[Job]:
         self._note("jobs")
         return [job()]
 
-    async def job(self, principal: Principal, job_id: str) -> Job:
+    async def job(self, job_id: str) -> Job:
         self._note("job", job_id)
         if job_id != JOB_ID:
             raise NotFoundError("There is no such download.", param="job_id")
         return job()
 
-    async def job_events(self, principal: Principal, job_id: str) -> AsyncGenerator[JobEvent, None]:
+    async def job_events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
         self._note("events", job_id)
         try:
             for event in self.events:
@@ -98,44 +97,44 @@ class FakeRegistry:
         finally:
             self.is_closed = True
 
-    async def cancel_job(self, principal: Principal, job_id: str) -> Job:
+    async def cancel_job(self, job_id: str) -> Job:
         self._note("cancel", job_id)
         return job(status="cancelled")
 
-    async def validate(self, principal: Principal, keys: Sequence[ModelKey] | None, *, with_load: bool) -> ValidationReport:
+    async def validate(self, keys: Sequence[ModelKey] | None, *, with_load: bool) -> ValidationReport:
         self._note("validate", keys, with_load)
         return ValidationReport(is_good=True, results=[])
 
-    async def cleanup(self, principal: Principal, *, keep: int) -> CleanupReport:
+    async def cleanup(self, *, keep: int) -> CleanupReport:
         self._note("cleanup", keep)
         return CleanupReport(removed=[VERSION], freed_bytes=5)
 
-    async def configuration(self, principal: Principal) -> dict[str, Any]:
+    async def configuration(self) -> dict[str, Any]:
         self._note("configuration")
         return {"max_concurrent_downloads": 2}
 
-    async def configure(self, principal: Principal, changes: Mapping[str, Any]) -> dict[str, Any]:
+    async def configure(self, changes: Mapping[str, Any], *, actor: str) -> dict[str, Any]:
         self._note("configure", dict(changes))
         if "unknown" in changes:
             raise InvalidRequestError("There is no setting of that name.", param="unknown", code="unknown_setting")
         return {"max_concurrent_downloads": 4}
 
-    async def versions(self, principal: Principal, key: ModelKey) -> list[VersionItem]:
+    async def versions(self, key: ModelKey) -> list[VersionItem]:
         self._note("versions", key)
         return [VERSION]
 
-    async def check_update(self, principal: Principal, key: ModelKey) -> UpdateReport:
+    async def check_update(self, key: ModelKey) -> UpdateReport:
         self._note("update", key)
         return UpdateReport(key=str(key), installed=None, upstream=None, update_available=None, detail="chưa cài")
 
-    async def pin(self, principal: Principal, key: ModelKey, digest: str | None) -> VersionItem:
+    async def pin(self, key: ModelKey, digest: str | None) -> VersionItem:
         self._note("pin", key, digest)
         return VERSION
 
-    async def unpin(self, principal: Principal, key: ModelKey) -> VersionItem:
+    async def unpin(self, key: ModelKey) -> VersionItem:
         self._note("unpin", key)
         return VERSION
 
-    async def rollback(self, principal: Principal, key: ModelKey) -> VersionItem:
+    async def rollback(self, key: ModelKey) -> VersionItem:
         self._note("rollback", key)
         return VERSION

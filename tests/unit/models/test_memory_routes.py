@@ -11,7 +11,6 @@ from fastapi import FastAPI
 
 from aihub.core.errors import ModelUnavailableError
 from aihub.core.metrics import Metrics
-from aihub.core.principal import Principal
 from aihub.core.settings import Settings
 from aihub.http.errors import install_error_handlers
 from aihub.http.middleware import RequestContext
@@ -33,22 +32,22 @@ class LocalModels:
         self.hub = hub
         self.defaults: dict[str, GenerationDefaults] = {}
 
-    async def status(self, principal: Principal) -> LifecycleStatus:
+    async def status(self) -> LifecycleStatus:
         return await self.hub.lifecycle.status()
 
-    async def load(self, principal: Principal, model_id: str, *, force_reload: bool) -> ModelStatus:
+    async def load(self, model_id: str, *, force_reload: bool) -> ModelStatus:
         return await self.hub.lifecycle.load(model_id, force_reload=force_reload)
 
-    async def unload(self, principal: Principal, model_id: str, *, level: UnloadLevel) -> ModelStatus:
+    async def unload(self, model_id: str, *, level: UnloadLevel) -> ModelStatus:
         return await self.hub.lifecycle.unload(model_id, level)
 
-    async def pin(self, principal: Principal, model_id: str) -> ModelStatus:
+    async def pin(self, model_id: str) -> ModelStatus:
         return await self.hub.lifecycle.pin(model_id)
 
-    async def unpin(self, principal: Principal, model_id: str) -> ModelStatus:
+    async def unpin(self, model_id: str) -> ModelStatus:
         return await self.hub.lifecycle.unpin(model_id)
 
-    async def info(self, principal: Principal, model_id: str) -> ModelInfo:
+    async def info(self, model_id: str) -> ModelInfo:
         status = await self._loaded(model_id)
         return ModelInfo(
             model_id=model_id,
@@ -59,15 +58,13 @@ class LocalModels:
             generation_config=self.defaults.get(model_id),
         )
 
-    async def update_generation_config(
-        self, principal: Principal, model_id: str, changes: GenerationDefaults
-    ) -> GenerationDefaults:
+    async def update_generation_config(self, model_id: str, changes: GenerationDefaults) -> GenerationDefaults:
         await self._loaded(model_id)
         old = self.defaults.get(model_id, GenerationDefaults())
         self.defaults[model_id] = old.model_copy(update=changes.model_dump(exclude_unset=True))
         return self.defaults[model_id]
 
-    async def clear_cache(self, principal: Principal, model_id: str) -> bool:
+    async def clear_cache(self, model_id: str) -> bool:
         await self._loaded(model_id)
         return True
 

@@ -251,7 +251,7 @@ async def test_events_stream_the_job_until_its_end(client: httpx.AsyncClient, re
 
 async def test_silence_is_filled_so_that_the_line_stays_open(registry: FakeRegistry) -> None:
     registry.pause_s = 0.1
-    frames = [frame async for frame in job_frames(registry.job_events(None, JOB_ID), keep_alive_s=0.02)]
+    frames = [frame async for frame in job_frames(registry.job_events(JOB_ID), keep_alive_s=0.02)]
     assert frames[0] == ": still running\n\n"
     assert frames[-2].startswith("event: end\n")
     assert frames[-1] == "data: [DONE]\n\n"
@@ -259,7 +259,7 @@ async def test_silence_is_filled_so_that_the_line_stays_open(registry: FakeRegis
 
 async def test_a_watcher_that_leaves_in_silence_closes_the_events(registry: FakeRegistry) -> None:
     registry.pause_s = 30.0
-    frames = job_frames(registry.job_events(None, JOB_ID), keep_alive_s=0.02)
+    frames = job_frames(registry.job_events(JOB_ID), keep_alive_s=0.02)
     await anext(frames)
     await frames.aclose()
     assert registry.is_closed
@@ -284,7 +284,7 @@ async def test_a_watcher_that_leaves_takes_the_error_its_leaving_causes() -> Non
 
 async def test_an_error_in_the_middle_ends_the_stream_with_it(client: httpx.AsyncClient, registry: FakeRegistry) -> None:
     class Failing(FakeRegistry):
-        async def job_events(self, principal: Any, job_id: str) -> Any:
+        async def job_events(self, job_id: str) -> Any:
             yield JobEvent.of(job())
             raise HubError("The jobs are gone. Start again.", code="gone")
 

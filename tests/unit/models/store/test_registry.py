@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aihub.core.errors import ConflictError, InvalidRequestError, UnavailableError
+from aihub.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from aihub.core.settings import Settings
-from aihub.models.configuration import ConfigurationStore
+from aihub.models.configuration import ConfigurationStore, HubConfiguration
 from aihub.models.keys import PROVIDERS, ModelKey, parse_key
 from aihub.models.store.catalogue import load_catalogue
 from aihub.models.store.downloads.orders import Job, JobEvent
@@ -31,6 +31,15 @@ class FakeDownloads:
         self.started.append(key)
         return Job(id=f"dl-{len(self.started)}", key=str(key), status="succeeded", created_at=time.time())
 
+    async def get(self, job_id: str) -> Job:
+        raise NotFoundError("There is no such download.", param="job_id")
+
+    async def list(self) -> "list[Job]":
+        return []
+
+    async def cancel(self, job_id: str) -> Job:
+        return await self.get(job_id)
+
     async def events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
         yield JobEvent.of(Job(id=job_id, key="vosk:vi", status="succeeded", created_at=time.time()))
 
@@ -45,6 +54,7 @@ class Parts:
         self.installs = InstallStore(folder / "installs")
         self.downloads = FakeDownloads()
         self.in_use: set[str] = set()
+        self.changes: list[str | int] = []
         self.collector = CollectorRegistry()
         models_path = folder / "models"
         self.registry = ModelRegistry(
@@ -57,6 +67,8 @@ class Parts:
             ),
             downloads=self.downloads,
             digests_in_use=self._digests_in_use,
+            configured=self._configured,
+            version_changed=self._version_changed,
             upstream=UpstreamLookup(CATALOGUE, read_commit=lambda _: "b" * 40),
             metrics=RegistryMetrics(self.collector),
         )
@@ -67,6 +79,12 @@ class Parts:
 
     async def _digests_in_use(self) -> set[str]:
         return self.in_use
+
+    async def _configured(self, configuration: HubConfiguration) -> None:
+        self.changes.append(configuration.max_concurrent_models)
+
+    async def _version_changed(self) -> None:
+        self.changes.append("version")
 
 
 @pytest.fixture
@@ -119,7 +137,7 @@ async def test_damaged_model_shows_in_status_and_health_until_it_is_installed_ag
     assert parts.collector.get_sample_value("aihub_model_validations_total", {"provider": "vosk", "outcome": "bad"}) == 1
     assert (await parts.registry.status()).model_details["vosk:vi"].state == "damaged"
     assert (await parts.registry.health()).problems == ["vosk:vi failed its last check"]
-    await parts.registry.download(SPEECH)
+    await parts.registry.start_download(SPEECH)
     assert parts.installs.current(SPEECH) is None
     parts.install()
     assert (await parts.registry.health()).status == "ok"
@@ -145,24 +163,18 @@ async def test_ensure_gets_only_what_is_not_here(parts: Parts) -> None:
 @pytest.mark.parametrize("key", ["openai:gpt-4o-mini", "github:openai/gpt-4o-mini", "local:shop", "package:smollm2"])
 async def test_what_has_no_download_says_how_to_get_it(parts: Parts, key: str) -> None:
     with pytest.raises(ConflictError) as caught:
-        await parts.registry.download(parse_key(key))
+        await parts.registry.start_download(parse_key(key))
     assert key in caught.value.message
     assert parts.downloads.started == []
-
-
-async def test_registry_without_downloads_names_the_command(parts: Parts) -> None:
-    parts.registry.downloads = None
-    with pytest.raises(UnavailableError, match="aihub models download"):
-        await parts.registry.download(QWEN)
 
 
 async def test_cleanup_spares_what_is_loaded(parts: Parts) -> None:
     loaded = parts.install("a")
     parts.install("b")
     parts.in_use = {loaded.path.name}
-    assert (await parts.registry.cleanup(1)).removed == []
+    assert (await parts.registry.cleanup(keep=1)).removed == []
     parts.in_use = set()
-    report = await parts.registry.cleanup(1)
+    report = await parts.registry.cleanup(keep=1)
     assert [item.digest for item in report.removed] == [loaded.digest]
     assert report.freed_bytes == loaded.size_bytes
 
@@ -188,20 +200,37 @@ async def test_recommendation_names_the_machine_and_the_reasons(parts: Parts) ->
     assert not any(item.fits for item in report.models if item.key.startswith("ollama:"))
 
 
-async def test_pin_unpin_and_rollback_go_through(parts: Parts) -> None:
+async def test_pin_unpin_and_rollback_change_the_version_and_whoever_uses_it_is_told(parts: Parts) -> None:
     parts.install("a")
     parts.install("b")
     assert (await parts.registry.rollback(SPEECH)).digest == "a" * 40
     assert (await parts.registry.pin(SPEECH)).pinned
     assert not (await parts.registry.unpin(SPEECH)).pinned
     assert len(await parts.registry.versions(SPEECH)) == 2
+    assert parts.changes == ["version"] * 3
 
 
-async def test_key_in_the_capitals_of_an_installed_one_is_asked_for(parts: Parts) -> None:
+async def test_pin_of_what_is_not_installed_tells_nobody(parts: Parts) -> None:
+    with pytest.raises(NotFoundError):
+        await parts.registry.pin(SPEECH)
+    assert parts.changes == []
+
+
+async def test_changed_settings_are_told_and_a_refused_change_is_not(parts: Parts) -> None:
+    assert (await parts.registry.configure({"max_concurrent_models": 2}, actor="test"))["max_concurrent_models"] == 2
+    with pytest.raises(InvalidRequestError):
+        await parts.registry.configure({"unknown": 2}, actor="test")
+    assert parts.changes == [2]
+
+
+@pytest.mark.parametrize("verb", ["start_download", "versions", "check_update", "pin", "unpin", "rollback", "ensure", "validate"])
+async def test_key_in_the_capitals_of_an_installed_one_is_asked_for(parts: Parts, verb: str) -> None:
     parts.install(key=parse_key("hf:Shop/Assistant"))
-    assert await parts.registry.parse_key("hf:Shop/Assistant") == parse_key("hf:Shop/Assistant")
+    key = parse_key("hf:shop/assistant")
     with pytest.raises(InvalidRequestError, match="There is a model hf:Shop/Assistant"):
-        await parts.registry.download(parse_key("hf:shop/assistant"))
+        await getattr(parts.registry, verb)([key] if verb in {"ensure", "validate"} else key)
+    assert len(await parts.registry.versions(parse_key("hf:Shop/Assistant"))) == 1
+    assert parts.downloads.started == []
 
 
 async def test_registry_of_a_state_folder_writes_nothing_by_looking(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from aihub.core.errors import ConflictError
 from aihub.core.principal import Principal
 from aihub.recsys import training_jobs
-from deployments.recsys_service import RemoteRecsys
+from deployments.composition import recsys_client
 
 
 class Connection:
@@ -15,6 +15,9 @@ class Connection:
     def __init__(self) -> None:
         self.ended = False
         self.calls: list[str] = []
+
+    def stream(self, method: str, *_args: Any) -> Any:
+        raise AssertionError(method)
 
     async def call(self, method: str, *args: Any) -> Any:
         self.calls.append(method)
@@ -27,7 +30,7 @@ class Connection:
 async def test_a_request_that_waits_for_a_training_holds_no_request_of_the_recommender(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_jobs, "WAIT_PERIOD_S", 0.05)
     connection = Connection()
-    recsys = RemoteRecsys(connection)
+    waits, recsys = recsys_client(connection)
     waiting = asyncio.create_task(recsys.finish_training(Principal(), "train-1"))
     await asyncio.sleep(0.2)
     assert set(connection.calls) == {"find_ended"}  # short ones, and none open between
@@ -35,4 +38,4 @@ async def test_a_request_that_waits_for_a_training_holds_no_request_of_the_recom
     with pytest.raises(ConflictError, match="cancelled"):
         await asyncio.wait_for(waiting, 2)
     assert connection.calls[-1] == "training_result"
-    await recsys.close()
+    await waits.close()

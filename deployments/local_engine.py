@@ -1,73 +1,12 @@
-"""Applications over their Serve handles, dressed as engines; one of this cluster's models counts the requests it has."""
+"""A local model as the engine of one request: it is known which requests each model has."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, Protocol
 
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.health import PartHealth
-from aihub.embeddings.service import EmbedderInfo, Embeddings
-from deployments.handles import AppConnection
-
-
-class LLMHandle:
-    """A local LLM application as a `ChatEngine`."""
-
-    def __init__(self, connection: AppConnection) -> None:
-        self._connection = connection
-        self._model_info: ChatModelInfo | None = None
-        self._card_lock = asyncio.Lock()
-
-    async def model_info(self) -> ChatModelInfo:
-        if self._model_info is None:
-            # Once for all who ask: in a burst, a call each would fill the model's queue, and the refusals would wait in it.
-            async with self._card_lock:
-                if self._model_info is None:
-                    self._model_info = await self._connection.call("model_info")
-        return self._model_info
-
-    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await self._connection.call("chat_once", body)
-        return answer
-
-    def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        return self._connection.stream("chat_stream", body)
-
-    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await self._connection.call("complete_once", body)
-        return answer
-
-    def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        return self._connection.stream("complete_stream", body)
-
-    async def count_tokens(self, body: dict[str, Any]) -> int:
-        count: int = await self._connection.call("count_tokens", body)
-        return count
-
-    async def health(self) -> PartHealth:
-        return self._connection.health
-
-
-class EmbedderHandle:
-    """The embeddings application as an `Embedder`."""
-
-    def __init__(self, connection: AppConnection) -> None:
-        self._connection = connection
-        self._model_info: EmbedderInfo | None = None
-
-    async def model_info(self) -> EmbedderInfo:
-        if self._model_info is None:
-            self._model_info = await self._connection.call("model_info")
-        return self._model_info
-
-    async def embed(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> Embeddings:
-        embeddings: Embeddings = await self._connection.call("embed", list(inputs))
-        return embeddings
-
-    async def health(self) -> PartHealth:
-        return self._connection.health
 
 
 class RequestCount(Protocol):
