@@ -15,7 +15,6 @@ from aihub.core.errors import HubError, InternalError
 from aihub.core.health import PartHealth
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
-from aihub.core.principal import Principal
 from aihub.core.profiles import Profile
 from aihub.core.settings import Settings
 from aihub.documents.files import FileBatches, Files
@@ -34,14 +33,11 @@ from aihub.embeddings.service import Embedder
 from aihub.http.services import Services
 from aihub.models.configuration import HubConfiguration
 from aihub.models.service import LifecycleService, ModelManager, RegistryService
-from aihub.recsys.schemas import TrainingAnswer
-from aihub.recsys.service import RecsysService, TrainingService
-from aihub.recsys.training_jobs import TrainingWaits
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
 from deployments.models import REGISTRY
 from deployments.replica_metrics import ReplicaMetrics
-from deployments.service_client import service_client
+from deployments.service_client import embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.prompts import load_prompts
@@ -104,24 +100,6 @@ def _build_documents(
     return Documents(
         Files(files, max_bytes=settings.max_upload_bytes), vector_stores, file_batches, stores, retriever, parser, worker
     )
-
-
-def embedder_client(embeddings: AppConnection) -> Embedder:
-    """Return the embeddings application as an embedder."""
-    return service_client(Embedder, embeddings, once={"model_info"}, local={"health": embeddings.last_health})
-
-
-def recsys_client(recsys: AppConnection) -> tuple[TrainingWaits, RecsysService]:
-    """Return the recommender's application as a service, and those who wait in it; close them at the end."""
-    trainings = service_client(TrainingService, recsys)
-    waits = TrainingWaits(trainings.find_ended)
-
-    async def finish_training(principal: Principal, job_id: str) -> TrainingAnswer:
-        # Waited for here: a call that lasts hours would hold one of the few requests the recommender answers at a time.
-        await waits.wait(principal.tenant_id, job_id)
-        return await trainings.training_result(principal, job_id)
-
-    return waits, service_client(RecsysService, recsys, local={"finish_training": finish_training})
 
 
 EMBEDDINGS_APP = "embeddings"

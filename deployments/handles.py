@@ -8,7 +8,7 @@ it back.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any
 
 from ray import serve
@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from aihub.core.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, OverloadedError
 from aihub.core.health import PartHealth
-from deployments.ray_compat import read_applications
+from deployments.ray_compat import count_running_replicas
 
 logger = logging.getLogger("ray.serve")
 
@@ -90,7 +90,7 @@ class AppConnection:
         """Return once the part answers, or after the time; the next call says why it does not."""
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         while self._health.status == "down" and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110  # a probe has no event
-            await asyncio.sleep(FIRST_LOOK_S)  # the probe has no event to wait for
+            await asyncio.sleep(FIRST_LOOK_S)
 
     @property
     def health(self) -> PartHealth:
@@ -134,7 +134,7 @@ class AppConnection:
         """Call a plain method and translate its errors."""
         response = self.method(name).remote(*args, **options)
         try:
-            return await self._first(_result_of(response))
+            return await self._first(response)
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -164,7 +164,7 @@ class AppConnection:
             if not finished:
                 responses.cancel()
 
-    async def _first(self, coming: Coroutine[Any, Any, Any]) -> Any:
+    async def _first(self, coming: Awaitable[Any]) -> Any:
         """Wait for an answer's begin, which never comes when the request waits in the router for a replica that has died.
 
         Raises:
@@ -186,7 +186,7 @@ class AppConnection:
     async def _judge_silence(self) -> None:
         """A replica that gives no answer may be busy; where there is none, a request would only wait in the router."""
         try:
-            running = await asyncio.to_thread(_running_replicas, self._app_name)
+            running = await asyncio.to_thread(count_running_replicas, self._app_name)
         except Exception as error:  # noqa: BLE001  # the controller may be away in any way; the probes must never end
             logger.info("Serve's controller does not tell the replicas of %s: %r", self._app_name, error)
             running = None
@@ -244,20 +244,7 @@ class AppConnection:
             self._health, self.is_new = health, False
 
 
-async def _result_of(response: Any) -> Any:
-    return await response
-
-
 def _note_end(future: "asyncio.Future[Any]") -> None:
     """Take what a call ends with after its caller has left; else asyncio reports it as an error that nobody retrieved."""
-    error = None if future.cancelled() else future.exception()
-    if error is not None:
+    if not future.cancelled() and (error := future.exception()) is not None:
         logger.debug("A call ended with %r after its caller had left.", error)
-
-
-def _running_replicas(app_name: str) -> int:
-    """Replicas that Serve's controller takes for running; blocking."""
-    application = read_applications().get(app_name)
-    if application is None:
-        return 0
-    return sum(deployment.replica_states["RUNNING"] for deployment in application.deployments.values())

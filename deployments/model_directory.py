@@ -19,7 +19,7 @@ from aihub.models.service import ModelManager, ModelsReport
 from deployments.handles import AppConnection
 from deployments.llm_app import app_name
 from deployments.local_engine import LocalEngine
-from deployments.service_client import service_client
+from deployments.service_client import engine_client, service_client
 from pipelines.chat import model_not_found
 from pipelines.load_wait import LoadWait
 
@@ -239,11 +239,6 @@ class ModelDirectory:
         if model_id not in self._engines:
             self._engines[model_id] = engine_client(connection)
         return LocalEngine(self._engines[model_id], model_id, self)
-
-
-def engine_client(connection: AppConnection) -> ChatEngine:
-    """Return a local model's application as an engine."""
-    return service_client(ChatEngine, connection, once={"model_info"}, local={"health": connection.last_health})
 
 
 def _routing_state(state: str, *, fits: bool) -> ModelState:

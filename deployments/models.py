@@ -36,7 +36,7 @@ from aihub.models.memory.metrics import LifecycleMetrics
 from aihub.models.memory.state import IN_MEMORY, ModelState, ReadyModel, UnloadLevel
 from aihub.models.memory.status import LifecycleStatus, ModelStatus, require_loaded
 from aihub.models.schemas import GenerationDefaults, ModelInfo, model_info
-from aihub.models.service import LifecycleService, ModelManager, ModelsReport, ModelView, RegistryService
+from aihub.models.service import LifecycleService, ModelManager, ModelsReport, RegistryService
 from aihub.models.store.default_models import default_digests, select_embedding_model
 from aihub.models.store.local import open_registry
 from aihub.models.store.metrics import RegistryMetrics
@@ -85,7 +85,7 @@ class Models(LifecycleService, ModelManager):
             ),
             digests_in_use=self._digests_in_use,
             configured=self._configure,
-            version_changed=self._refresh,
+            version_changed=lambda: self._lifecycle.refresh(),  # noqa: PLW0108  # the lifecycle is made below
         )
         self._dtype = engine_dtype(profile.llm, profile.device)
         self._models: dict[str, LocalModel] = {}
@@ -136,7 +136,11 @@ class Models(LifecycleService, ModelManager):
     ) -> ModelsReport:
         """Take an ingress replica's report; see `ModelLifecycle.report`."""
         directory = await self._lifecycle.report(client_id, in_flight, used, seen_version=seen_version, tokens_per_s=tokens_per_s)
-        views = [self._view(model) for model in self._lifecycle.models() if model.model_id in self._models]
+        views = [
+            self._models[status.model_id].view(status, self._capacity_bytes)
+            for status in self._lifecycle.models()
+            if status.model_id in self._models
+        ]
         return ModelsReport(directory, tuple(views), self._configuration)
 
     async def ensure(self, model_id: str, wait_s: float | None = None) -> ReadyModel:
@@ -205,20 +209,6 @@ class Models(LifecycleService, ModelManager):
         self._models = await asyncio.to_thread(self._installed.read)
         return {model_id: model.spec for model_id, model in self._models.items()}
 
-    def _view(self, status: ModelStatus) -> ModelView:
-        model = self._models[status.model_id]
-        return ModelView(
-            model_id=status.model_id,
-            state=str(status.state),
-            is_starting=status.is_starting,
-            failure=status.failure,
-            types=tuple(model.types),
-            languages=tuple(model.languages),
-            context_tokens=status.context_tokens,
-            weights_bytes=model.weights_bytes,
-            fits=status.need_bytes <= self._capacity_bytes,
-        )
-
     async def _check(self, model_id: str) -> None:
         """Raise `InvalidRequestError` when the device cannot run the model's quantisation."""
         model = self._models.get(model_id)
@@ -228,9 +218,6 @@ class Models(LifecycleService, ModelManager):
     async def _configure(self, configuration: HubConfiguration) -> None:
         self._configuration = configuration
         self._lifecycle.set_policy(policy_of(configuration))
-
-    async def _refresh(self) -> None:
-        await self._lifecycle.refresh()
 
     async def _digests_in_use(self) -> set[str]:
         models = (await self._lifecycle.status()).models

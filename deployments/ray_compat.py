@@ -43,6 +43,14 @@ def read_applications() -> dict[str, ApplicationState]:
     return {name: _application(told) for name, told in details.get("applications", {}).items()}
 
 
+def count_running_replicas(app_name: str) -> int:
+    """Count the replicas of an application that Serve's controller takes for running; blocking."""
+    application = read_applications().get(app_name)
+    if application is None:
+        return 0
+    return sum(deployment.replica_states["RUNNING"] for deployment in application.deployments.values())
+
+
 def _application(told: dict[str, Any]) -> ApplicationState:
     deployments = {name: _deployment(deployment) for name, deployment in told.get("deployments", {}).items()}
     return ApplicationState(_text(told["status"]), told.get("message") or "", deployments)

@@ -12,6 +12,12 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar, cast
 
+from aihub.chat.service import ChatEngine
+from aihub.core.principal import Principal
+from aihub.embeddings.service import Embedder
+from aihub.recsys.schemas import TrainingAnswer
+from aihub.recsys.service import RecsysService, TrainingService
+from aihub.recsys.training_jobs import TrainingWaits
 from deployments.handles import AppConnection
 
 Service = TypeVar("Service")
@@ -66,6 +72,29 @@ def methods_of(protocol: object) -> Iterator[tuple[str, bool]]:
             for name, member in vars(base).items():
                 if inspect.isfunction(member) and not name.startswith("_"):
                     yield name, not inspect.iscoroutinefunction(member)
+
+
+def engine_client(connection: AppConnection) -> ChatEngine:
+    """Return a local model's application as an engine."""
+    return service_client(ChatEngine, connection, once={"model_info"}, local={"health": connection.last_health})
+
+
+def embedder_client(embeddings: AppConnection) -> Embedder:
+    """Return the embeddings application as an embedder."""
+    return service_client(Embedder, embeddings, once={"model_info"}, local={"health": embeddings.last_health})
+
+
+def recsys_client(recsys: AppConnection) -> tuple[TrainingWaits, RecsysService]:
+    """Return the recommender's application as a service, and those who wait in it; close them at the end."""
+    trainings = service_client(TrainingService, recsys)
+    waits = TrainingWaits(trainings.find_ended)
+
+    async def finish_training(principal: Principal, job_id: str) -> TrainingAnswer:
+        # Waited for here: a call that lasts hours would hold one of the few requests the recommender answers at a time.
+        await waits.wait(principal.tenant_id, job_id)
+        return await trainings.training_result(principal, job_id)
+
+    return waits, service_client(RecsysService, recsys, local={"finish_training": finish_training})
 
 
 class _Once:

@@ -1,10 +1,13 @@
 """Prints the figures of the house: `python scripts/house.py`. Size of modules and functions, who imports whom, cycles.
 
+With `--names` also each module that has one importer, that importer, and each long module and function.
+
 Imports under `TYPE_CHECKING` are no imports at run time and count for nothing; those inside functions count.
 """
 
 import ast
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("aihub", "pipelines", "deployments", "training")
 SHARED = ("aihub.core", "aihub.http")
+LONG_MODULE_LINES = 250
+LONG_FUNCTION_LINES = 60
 MIGRATIONS = "aihub/core/migrations/versions"
 
 
@@ -73,12 +78,12 @@ def find_cycles(modules: dict[str, Module]) -> list[list[str]]:
     return cycles
 
 
-def count_importers(modules: dict[str, Module]) -> dict[str, int]:
-    counts = dict.fromkeys(modules, 0)
+def find_importers(modules: dict[str, Module]) -> dict[str, list[str]]:
+    importers: dict[str, list[str]] = {name: [] for name in modules}
     for module in modules.values():
         for name in module.imports:
-            counts[name] += 1
-    return counts
+            importers[name].append(module.name)
+    return importers
 
 
 def find_foreign_imports(modules: dict[str, Module]) -> dict[str, dict[str, set[str]]]:
@@ -133,12 +138,12 @@ def main() -> None:
     written = [module for module in modules.values() if module.path.name != "__init__.py"]
     lines = [module.lines for module in written]
     functions = [size for module in written for size in module.function_lines]
-    importers = count_importers(modules)
+    importers = find_importers(modules)
     print(f"modules          {len(written)}, and {len(modules) - len(written)} packages")
     print(f"lines            {sum(module.lines for module in modules.values())}")
     print(f"lines a module   median {statistics.median(lines):.0f}, p90 {percentile(lines, 0.9)}, most {max(lines)}")
     print(f"lines a function median {statistics.median(functions):.0f}, p90 {percentile(functions, 0.9)}, most {max(functions)}")
-    print(f"one importer     {sum(importers[module.name] == 1 for module in written)} modules")
+    print(f"one importer     {sum(len(importers[module.name]) == 1 for module in written)} modules")
     cycles = find_cycles(modules)
     print(f"import cycles    {len(cycles)}")
     for cycle in cycles:
@@ -149,6 +154,20 @@ def main() -> None:
     for folder, found in sizes.items():
         touched = ", ".join(f"{other} ({len(names)})" for other, names in sorted(foreign[folder].items()))
         print(f"  {folder:18} {len(found):3} modules {sum(found):6} lines  {touched or 'none'}")
+    if "--names" in sys.argv[1:]:
+        print_names(written, importers)
+
+
+def print_names(modules: list[Module], importers: dict[str, list[str]]) -> None:
+    print("modules with one importer:")
+    for module in modules:
+        if len(importers[module.name]) == 1:
+            print(f"  {module.lines:4} {module.name:50} {importers[module.name][0]}")
+    print(f"modules over {LONG_MODULE_LINES} lines, and functions over {LONG_FUNCTION_LINES}:")
+    for module in sorted(modules, key=lambda module: -module.lines):
+        longest = max(module.function_lines, default=0)
+        if module.lines > LONG_MODULE_LINES or longest > LONG_FUNCTION_LINES:
+            print(f"  {module.lines:4} {module.name:50} longest function {longest}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from aihub.chat.service import ChatEngine
 from deployments.handles import AppConnection
 from deployments.llm_app import app_name
-from deployments.model_directory import engine_client
+from deployments.service_client import engine_client
 from tests.cluster import RunningHub
 from tests.contract.test_chat_engine import ChatEngineContract
 

@@ -1,7 +1,5 @@
 """Who answers `aihub models`: the running hub, or this process on the state folder."""
 
-import asyncio
-import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -13,7 +11,6 @@ import httpx
 from pydantic import BaseModel
 
 from aihub.core.errors import ConfigurationError, HubError, InternalError, InvalidRequestError, UnavailableError
-from aihub.core.settings import Settings
 from aihub.models.keys import parse_key
 
 if TYPE_CHECKING:
@@ -24,7 +21,6 @@ Answer = dict[str, Any]
 LocalAnswer = Callable[["RegistryService"], Awaitable[BaseModel | Answer]]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-PROBE_TIMEOUT_S = 2.0
 SLOW_TIMEOUT_S = 1800.0
 FAILED = frozenset({"failed", "cancelled", "interrupted"})
 
@@ -161,61 +157,6 @@ class LocalBackend:
 def hub_url() -> str:
     """Return the address of the hub this command line talks to."""
     return os.environ.get("AIHUB_URL", "").strip().rstrip("/") or DEFAULT_URL
-
-
-@contextlib.asynccontextmanager
-async def open_backend() -> AsyncIterator[Backend]:
-    """Yield the running hub, or the state folder where none runs.
-
-    Raises:
-        ConfigurationError: AIHUB_URL is set and no hub answers there.
-    """
-    url = hub_url()
-    # No proxies: the hub is a neighbour, and its key must not travel anywhere else.
-    async with httpx.AsyncClient(base_url=url, headers=_headers(), trust_env=False, timeout=30.0) as client:
-        if await _is_hub(client):
-            yield HubBackend(client, f"the hub at {url}")
-            return
-    if os.environ.get("AIHUB_URL", "").strip():
-        raise ConfigurationError(f"No hub answers at {url}. Start it, correct AIHUB_URL, or unset it to work without a hub.")
-    async with _open_local() as backend:
-        yield backend
-
-
-@contextlib.asynccontextmanager
-async def _open_local() -> AsyncIterator[LocalBackend]:
-    # Half a second of imports that a running hub makes needless.
-    from prometheus_client import CollectorRegistry
-
-    from aihub.core.profiles import load_profile
-    from aihub.models.store.default_models import default_digests
-    from aihub.models.store.local import open_registry
-    from aihub.models.store.metrics import RegistryMetrics
-
-    settings = Settings()
-
-    async def digests_in_use() -> set[str]:
-        return await asyncio.to_thread(default_digests, settings, load_profile(settings.profile))
-
-    metrics = RegistryMetrics(CollectorRegistry())
-    registry = open_registry(settings, os.environ, metrics=metrics, digests_in_use=digests_in_use)
-    try:
-        yield LocalBackend(registry, f"the state folder {settings.home_path}; no hub runs at {hub_url()}")
-    finally:
-        await registry.close()
-
-
-async def _is_hub(client: httpx.AsyncClient) -> bool:
-    try:
-        answer = await client.get("/health", timeout=PROBE_TIMEOUT_S)
-        return isinstance(answer.json(), dict) and "parts" in answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-        return False
-
-
-def _headers() -> dict[str, str]:
-    key = os.environ.get("AIHUB_API_KEY", "").strip()
-    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def quote_key(key: str) -> str:

@@ -1,14 +1,82 @@
-"""Runs one verb of `aihub models`: prints table or JSON, and turns errors into exit codes."""
+"""Runs one verb of `aihub models`: finds who answers, prints table or JSON, and turns errors into exit codes.
+
+Downloads are followed with bars on standard error.
+"""
 
 import asyncio
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import httpx
 import typer
 
-from aihub.core.errors import HubError, InvalidRequestError
-from aihub.models.cli.backend import Answer, Backend, open_backend
+from aihub.core.errors import ConfigurationError, HubError, InvalidRequestError
+from aihub.core.settings import Settings
+from aihub.models.cli.backend import Answer, Backend, HubBackend, LocalBackend, hub_url
+
+PROBE_TIMEOUT_S = 2.0
+
+Report = Callable[[Answer], None]
+
+
+@contextlib.asynccontextmanager
+async def open_backend() -> AsyncIterator[Backend]:
+    """Yield the running hub, or the state folder where none runs.
+
+    Raises:
+        ConfigurationError: AIHUB_URL is set and no hub answers there.
+    """
+    url = hub_url()
+    # No proxies: the hub is a neighbour, and its key must not travel anywhere else.
+    async with httpx.AsyncClient(base_url=url, headers=_headers(), trust_env=False, timeout=30.0) as client:
+        if await _is_hub(client):
+            yield HubBackend(client, f"the hub at {url}")
+            return
+    if os.environ.get("AIHUB_URL", "").strip():
+        raise ConfigurationError(f"No hub answers at {url}. Start it, correct AIHUB_URL, or unset it to work without a hub.")
+    async with _open_local() as backend:
+        yield backend
+
+
+@contextlib.asynccontextmanager
+async def _open_local() -> AsyncIterator[LocalBackend]:
+    # Half a second of imports that a running hub makes needless.
+    from prometheus_client import CollectorRegistry
+
+    from aihub.core.profiles import load_profile
+    from aihub.models.store.default_models import default_digests
+    from aihub.models.store.local import open_registry
+    from aihub.models.store.metrics import RegistryMetrics
+
+    settings = Settings()
+
+    async def digests_in_use() -> set[str]:
+        return await asyncio.to_thread(default_digests, settings, load_profile(settings.profile))
+
+    metrics = RegistryMetrics(CollectorRegistry())
+    registry = open_registry(settings, os.environ, metrics=metrics, digests_in_use=digests_in_use)
+    try:
+        yield LocalBackend(registry, f"the state folder {settings.home_path}; no hub runs at {hub_url()}")
+    finally:
+        await registry.close()
+
+
+async def _is_hub(client: httpx.AsyncClient) -> bool:
+    try:
+        answer = await client.get("/health", timeout=PROBE_TIMEOUT_S)
+        return isinstance(answer.json(), dict) and "parts" in answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return False
+
+
+def _headers() -> dict[str, str]:
+    key = os.environ.get("AIHUB_API_KEY", "").strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
 
 FAILURE = 1
 USAGE = 2
@@ -55,3 +123,52 @@ async def _ask(verb: Callable[[Backend], Awaitable[Answer]], *, says_where: bool
         if says_where:
             typer.echo(f"Using {backend.where}.", err=True)
         return await verb(backend)
+
+
+async def follow_downloads(backend: Backend, keys: Sequence[str], *, is_quiet: bool) -> Answer:
+    """Get all of `keys` at once and return `{"downloads": [{"key", "error"}]}`; one that fails does not stop the others.
+
+    Raises:
+        InvalidRequestError: A key is none.
+    """
+    with _bars(is_quiet=is_quiet) as bar:
+        results = await asyncio.gather(*(_follow(backend, key, bar(key)) for key in dict.fromkeys(keys)))
+    return {"downloads": list(results)}
+
+
+async def _follow(backend: Backend, key: str, report: Report) -> Answer:
+    try:
+        async for event in backend.download(key):
+            report(event)
+    except InvalidRequestError as error:
+        if error.status == InvalidRequestError.status:
+            raise
+        return {"key": key, "error": error.message}
+    except HubError as error:
+        return {"key": key, "error": error.message}
+    return {"key": key, "error": None}
+
+
+@contextmanager
+def _bars(*, is_quiet: bool) -> Iterator[Callable[[str], Report]]:
+    """Yield what makes a bar for a key, on standard error; nothing is drawn where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(file=sys.stderr)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=is_quiet or not console.is_terminal) as bars:
+
+        def bar(key: str) -> Report:
+            task = bars.add_task(key, total=None, detail="")
+
+            def report(event: Answer) -> None:
+                detail = "" if event["step"] == "downloading" else str(event["step"])
+                bars.update(task, completed=event.get("done_bytes") or 0, total=event.get("total_bytes"), detail=detail)
+
+            return report
+
+        yield bar

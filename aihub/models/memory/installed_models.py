@@ -14,6 +14,8 @@ from aihub.models.keys import ModelKey
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.planner import SMALL_BATCH
 from aihub.models.memory.requirement import GIB, estimate
+from aihub.models.memory.status import ModelStatus
+from aihub.models.service import ModelView
 from aihub.models.store.catalogue import Catalogue, CatalogueEntry
 from aihub.models.store.detection import find_folders
 from aihub.models.store.installs import InstallStore
@@ -47,6 +49,20 @@ class LocalModel:
     types: tuple[str, ...]
     languages: tuple[str, ...]
     weights_bytes: int
+
+    def view(self, status: ModelStatus, capacity_bytes: int) -> ModelView:
+        """Tell an ingress replica of the model; `capacity_bytes` is what all local models may take."""
+        return ModelView(
+            model_id=status.model_id,
+            state=str(status.state),
+            is_starting=status.is_starting,
+            failure=status.failure,
+            types=tuple(self.types),
+            languages=tuple(self.languages),
+            context_tokens=status.context_tokens,
+            weights_bytes=self.weights_bytes,
+            fits=status.need_bytes <= capacity_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ async def test_probes_go_on_when_neither_the_part_nor_the_controller_answers(
     def be_away(_name: str) -> int:
         raise RayActorError
 
-    monkeypatch.setattr(handles, "_running_replicas", be_away)
+    monkeypatch.setattr(handles, "count_running_replicas", be_away)
     monkeypatch.setattr(handles, "PROBE_TIMEOUT_S", UP_S)
     async with connected(replica) as connection:
         await asyncio.sleep(3 * UP_S)

@@ -7,8 +7,7 @@ import pytest
 from ray.serve import context
 from ray.serve.schema import ApplicationStatus, ServeInstanceDetails
 
-from deployments.handles import _running_replicas
-from deployments.ray_compat import read_applications
+from deployments.ray_compat import count_running_replicas, read_applications
 
 DETAILS: dict[str, Any] = {
     "applications": {
@@ -40,7 +39,7 @@ def test_states_and_messages_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -
 
 def test_only_running_replicas_count_as_there(monkeypatch: pytest.MonkeyPatch) -> None:
     tell(monkeypatch, SimpleNamespace(get_serve_details=lambda: DETAILS))
-    assert [_running_replicas(name) for name in ("hub", "llm-tiny", "away")] == [1, 0, 0]
+    assert [count_running_replicas(name) for name in ("hub", "llm-tiny", "away")] == [1, 0, 0]
 
 
 def test_nothing_runs_where_serve_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 from aihub.core.errors import ConflictError
 from aihub.core.principal import Principal
 from aihub.recsys import training_jobs
-from deployments.composition import recsys_client
+from deployments.service_client import recsys_client
 
 
 class Connection:
