@@ -94,7 +94,7 @@ class Ingress:
 
     async def models(self) -> list[dict[str, Any]]:
         """List the chat models that can be asked, as OpenAI model objects."""
-        return await self._parts.services.chat.models(Principal())
+        return await self._parts.services.chat.models()
 
     async def load_model(self, model_id: str, force_reload: bool = False) -> ModelStatus:
         """Load a local model and return once it is ready."""

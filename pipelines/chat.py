@@ -83,17 +83,17 @@ class ChatPipeline:
         """
         return await self._open(partial(self._chat_frames, principal, request))
 
-    async def complete(self, principal: Principal, request: CompletionRequest) -> dict[str, Any]:
+    async def complete(self, request: CompletionRequest) -> dict[str, Any]:
         """Answer with OpenAI's `text_completion` object; raises as `chat` does."""
         async with self._time_limit():
             engine = await self._resolve(request, LoadWait(self._load_wait_s))
             return await engine.complete(request.to_engine_body())
 
-    async def open_complete_stream(self, principal: Principal, request: CompletionRequest) -> AsyncGenerator[str, None]:
+    async def open_complete_stream(self, request: CompletionRequest) -> AsyncGenerator[str, None]:
         """Open a completion stream; promises and errors as `open_chat_stream`."""
         return await self._open(partial(self._complete_frames, request))
 
-    async def models(self, principal: Principal) -> list[dict[str, Any]]:
+    async def models(self) -> list[dict[str, Any]]:
         """Return the chat models as OpenAI model objects."""
         model_infos = await self._engines.list()
         return [

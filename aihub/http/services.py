@@ -1,8 +1,8 @@
 """Everything a route may call, and how it asks for it.
 
 Capabilities declare the Protocols; pipelines and deployments implement them over real parts, tests over fakes, and the edge
-never learns which. Every method takes the `Principal` first, raises `HubError` children only, and works on validated wire
-types. What routes ask for as parameters are coroutines: FastAPI would run plain functions in a thread.
+never learns which. Methods take the `Principal` first where a tenant's own things are asked for, raise `HubError` children
+only, and work on validated wire types. What routes ask for as parameters are coroutines: FastAPI would run plain functions in a thread.
 """
 
 import asyncio

@@ -5,9 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from aihub.core.errors import NotFoundError, UnavailableError
-from aihub.core.principal import Principal
 from aihub.http.bodies import StrictRoute
-from aihub.http.services import PrincipalDep, Services, ServicesDep
+from aihub.http.services import Services, ServicesDep
 from aihub.models.schemas import (
     CacheReport,
     GenerationConfigReport,
@@ -31,14 +30,14 @@ models_router = APIRouter(route_class=StrictRoute, prefix="/v1/models", tags=["m
 
 
 @models_router.get("")
-async def list_models(services: ServicesDep, principal: PrincipalDep) -> ModelList:
+async def list_models(services: ServicesDep) -> ModelList:
     """Every chat and embedding model that answers now; one that is loading or down is left out."""
-    return ModelList(data=await _models(services, principal))
+    return ModelList(data=await _models(services))
 
 
 @models_router.get("/{model_id:path}")
-async def get_model(model_id: str, services: ServicesDep, principal: PrincipalDep) -> ModelObject:
-    for model in await _models(services, principal):
+async def get_model(model_id: str, services: ServicesDep) -> ModelObject:
+    for model in await _models(services):
         if model.id == model_id:
             return model
     raise NotFoundError(
@@ -46,8 +45,8 @@ async def get_model(model_id: str, services: ServicesDep, principal: PrincipalDe
     )
 
 
-async def _models(services: Services, principal: Principal) -> list[ModelObject]:
-    models = [ModelObject.model_validate(model) for model in await services.chat.models(principal)]
+async def _models(services: Services) -> list[ModelObject]:
+    models = [ModelObject.model_validate(model) for model in await services.chat.models()]
     try:
         model_info = await services.embedder.model_info()
     except UnavailableError:

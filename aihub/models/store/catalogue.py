@@ -80,17 +80,12 @@ class Catalogue:
     def __init__(self, entries: Iterable[CatalogueEntry]) -> None:
         self.entries: tuple[CatalogueEntry, ...] = tuple(entries)
         self._by_key = {entry.key: entry for entry in self.entries}
-        self._by_model_id = {entry.model_id: entry for entry in self.entries}
-        if not len(self.entries) == len(self._by_key) == len(self._by_model_id):
+        if not len(self.entries) == len(self._by_key) == len({entry.model_id for entry in self.entries}):
             raise ConfigurationError("Two models of the catalogue share a key or a model_id. Give each its own.")
 
     def get(self, key: ModelKey) -> CatalogueEntry | None:
         """Return the entry of `key`, or None: models outside of the catalogue can be used too."""
         return self._by_key.get(key)
-
-    def by_model_id(self, model_id: str) -> CatalogueEntry | None:
-        """Return the entry of the model that clients call `model_id`."""
-        return self._by_model_id.get(model_id)
 
     @property
     def required(self) -> tuple[CatalogueEntry, ...]:

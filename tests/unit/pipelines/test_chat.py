@@ -75,8 +75,8 @@ async def test_plain_stream_passes_frames_on_unread() -> None:
 
 async def test_completion_passes_through() -> None:
     parts = hub()
-    assert (await parts.chat.complete(CALLER, completion()))["choices"][0]["text"] == "You said: Xin chào"
-    stream = await parts.chat.open_complete_stream(CALLER, completion(stream=True))
+    assert (await parts.chat.complete(completion()))["choices"][0]["text"] == "You said: Xin chào"
+    stream = await parts.chat.open_complete_stream(completion(stream=True))
     assert "".join(choice["text"] for c in data_of(await transcript(stream)) for choice in c["choices"]) == "You said: Xin chào"
 
 
@@ -87,11 +87,11 @@ async def test_unknown_model_is_refused_naming_the_known_ones() -> None:
             await call(CALLER, request(model="gpt-5"))
         assert caught.value.code == "model_not_found"
     with pytest.raises(NotFoundError):
-        await parts.chat.complete(CALLER, completion(model="../etc"))
+        await parts.chat.complete(completion(model="../etc"))
 
 
 async def test_models_are_openai_model_objects() -> None:
-    [model] = await hub().chat.models(CALLER)
+    [model] = await hub().chat.models()
     assert model == {"id": "fake-chat", "object": "model", "created": 1_700_000_000, "owned_by": "aihub"}
 
 
@@ -293,8 +293,8 @@ async def test_auto_is_decided_by_the_body_of_each_kind_of_request() -> None:
     parts.chat._engines = directory = AnyModel(parts.engine)
     await parts.chat.chat(CALLER, request("Phở bò giá bao nhiêu?", model="auto"))
     await (await parts.chat.open_chat_stream(CALLER, request("Viết hàm Python", model="auto", stream=True))).aclose()
-    await parts.chat.complete(CALLER, completion(model="auto", prompt="def f("))
-    await (await parts.chat.open_complete_stream(CALLER, completion(model="auto", prompt="class A:", stream=True))).aclose()
+    await parts.chat.complete(completion(model="auto", prompt="def f("))
+    await (await parts.chat.open_complete_stream(completion(model="auto", prompt="class A:", stream=True))).aclose()
     assert [model_id for model_id, _ in directory.asked] == ["auto"] * 4
     bodies = [body for _, body in directory.asked if body is not None]
     assert [body["messages"][-1]["content"] for body in bodies[:2]] == ["Phở bò giá bao nhiêu?", "Viết hàm Python"]

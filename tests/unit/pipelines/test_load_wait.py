@@ -82,7 +82,7 @@ async def test_stream_begins_with_comments_and_goes_on_as_one_of_a_ready_model(r
 
 async def test_completion_streams_begin_with_comments_too() -> None:
     parts, _ = loading_hub(10.0)
-    comments, rest = split(await transcript(await parts.chat.open_complete_stream(CALLER, completion(stream=True))))
+    comments, rest = split(await transcript(await parts.chat.open_complete_stream(completion(stream=True))))
     assert comments
     assert data_of(rest)[0]["object"] == "text_completion"
 
@@ -226,7 +226,7 @@ async def test_only_answers_that_are_not_streamed_have_a_limit_of_their_own() ->
     parts, directory = loading_hub(0.0)
     parts.chat._load_wait_s = 50.0
     await parts.chat.chat(CALLER, request())
-    await parts.chat.complete(CALLER, completion())
+    await parts.chat.complete(completion())
     await transcript(await parts.chat.open_chat_stream(CALLER, request(stream=True)))
     assert directory.limits == [50.0, 50.0, None]
 

@@ -51,8 +51,7 @@ def test_profiles_and_catalogue_call_models_the_same() -> None:
         profile = load_profile(path.stem)
         for part in (profile.llm, profile.embeddings):
             source = part.model_source if part.model_source.startswith("package:") else f"hf:{part.model_source}"
-            entry = CATALOGUE.by_model_id(part.model_id)
-            assert entry is not None
+            [entry] = [entry for entry in CATALOGUE.entries if entry.model_id == part.model_id]
             assert str(entry.key) == source
 
 
