@@ -32,14 +32,13 @@ from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.installed_models import DefaultModel, InstalledModels, LocalModel
 from aihub.models.memory.ledger import device_budget, open_ledger, sleep_budget
 from aihub.models.memory.manager import ModelLifecycle
-from aihub.models.memory.metrics import LifecycleMetrics
 from aihub.models.memory.state import IN_MEMORY, ModelState, ReadyModel, UnloadLevel
 from aihub.models.memory.status import LifecycleStatus, ModelStatus, require_loaded
+from aihub.models.metrics import LifecycleMetrics, RegistryMetrics
 from aihub.models.schemas import GenerationDefaults, ModelInfo, model_info
 from aihub.models.service import LifecycleService, ModelManager, ModelsReport, RegistryService
 from aihub.models.store.default_models import default_digests, select_embedding_model
 from aihub.models.store.local import open_registry
-from aihub.models.store.metrics import RegistryMetrics
 from aihub.models.store.registry import ModelRegistry
 from deployments.llm_app import engine_dtype
 from deployments.model_host import ServeModelHost

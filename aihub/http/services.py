@@ -2,7 +2,8 @@
 
 Capabilities declare the Protocols; pipelines and deployments implement them over real parts, tests over fakes, and the edge
 never learns which. Methods take the `Principal` first where a tenant's own things are asked for, raise `HubError` children
-only, and work on validated wire types. What routes ask for as parameters are coroutines: FastAPI would run plain functions in a thread.
+only, and work on validated wire types. What routes ask for as parameters are coroutines: FastAPI would run plain functions in a
+thread.
 """
 
 import asyncio

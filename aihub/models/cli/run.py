@@ -48,9 +48,9 @@ async def _open_local() -> AsyncIterator[LocalBackend]:
     from prometheus_client import CollectorRegistry
 
     from aihub.core.profiles import load_profile
+    from aihub.models.metrics import RegistryMetrics
     from aihub.models.store.default_models import default_digests
     from aihub.models.store.local import open_registry
-    from aihub.models.store.metrics import RegistryMetrics
 
     settings = Settings()
 

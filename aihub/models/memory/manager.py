@@ -12,11 +12,11 @@ from aihub.models.memory.host import ModelHost, ModelSpec
 from aihub.models.memory.ledger import MemoryLedger
 from aihub.models.memory.loader import Loader, Unloader, still_loading
 from aihub.models.memory.manager_state import LifecyclePolicy, ManagerState
-from aihub.models.memory.metrics import LifecycleMetrics
 from aihub.models.memory.reconciler import Reconciler
 from aihub.models.memory.state import AT_REST, Directory, ModelRecord, ModelState, ReadyModel, UnloadLevel
 from aihub.models.memory.status import LifecycleStatus, ModelStatus, device_status, model_status
 from aihub.models.memory.transitions import Transitions
+from aihub.models.metrics import LifecycleMetrics
 
 SpecSource = Callable[[], Awaitable[dict[str, ModelSpec]]]
 SPECS_MAX_AGE_S = 1.0

@@ -8,9 +8,9 @@ from functools import partial
 
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.ledger import MemoryLedger
-from aihub.models.memory.metrics import LifecycleMetrics
 from aihub.models.memory.requirement import MIB
 from aihub.models.memory.state import IN_MEMORY, ClientReports, Directory, ModelRecord, ModelState, ReadyModel, Signal
+from aihub.models.metrics import LifecycleMetrics
 
 
 @dataclass(frozen=True, slots=True)

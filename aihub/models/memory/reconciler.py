@@ -14,9 +14,9 @@ from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import ModelHost
 from aihub.models.memory.loader import CAN_START, Loader
 from aihub.models.memory.manager_state import ManagerState
-from aihub.models.memory.metrics import UnloadReason
 from aihub.models.memory.state import IN_MEMORY, ModelRecord, ModelState
 from aihub.models.memory.transitions import Transitions
+from aihub.models.metrics import UnloadReason
 
 logger = logging.getLogger(__name__)
 

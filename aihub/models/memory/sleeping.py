@@ -8,8 +8,8 @@ from aihub.core.errors import HubError
 from aihub.models.memory.host import DeviceMemory, ModelHost
 from aihub.models.memory.ledger import gib
 from aihub.models.memory.manager_state import RAM, ManagerState
-from aihub.models.memory.metrics import UnloadReason
 from aihub.models.memory.state import ModelRecord, ModelState
+from aihub.models.metrics import UnloadReason
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import CannotStartError, ModelHost
 from aihub.models.memory.ledger import gib
 from aihub.models.memory.manager_state import ManagerState
-from aihub.models.memory.metrics import FailureStage, UnloadReason
 from aihub.models.memory.sleeping import HostMemory, Sleeping
 from aihub.models.memory.state import Failure, ModelRecord, ModelState
+from aihub.models.metrics import FailureStage, UnloadReason
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from aihub.core.settings import Settings
 from aihub.models.configuration import CONFIGURATION_NAME, ConfigurationStore, HubConfiguration
 from aihub.models.keys import ModelKey, Provider
+from aihub.models.metrics import RegistryMetrics
 from aihub.models.store.catalogue import Catalogue, load_catalogue
 from aihub.models.store.detection import find_folders
 from aihub.models.store.downloads.jobs import DownloadJobs
 from aihub.models.store.installs import InstallStore
-from aihub.models.store.metrics import RegistryMetrics
 from aihub.models.store.registry import ModelRegistry, RegistryPlaces, nobody_told, nothing_in_use
 from aihub.models.store.validation import HISTORY_NAME, Prober, Validator
 

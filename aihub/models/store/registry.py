@@ -12,12 +12,12 @@ from aihub.core.errors import ConflictError
 from aihub.core.hardware import read_machine
 from aihub.models.configuration import ConfigurationStore, HubConfiguration
 from aihub.models.keys import ModelKey, Provider
+from aihub.models.metrics import RegistryMetrics
 from aihub.models.store import reports
 from aihub.models.store.catalogue import Catalogue
 from aihub.models.store.detection import Detection, detect
 from aihub.models.store.downloads.orders import Job, JobEvent
 from aihub.models.store.installs import Install, InstallStore
-from aihub.models.store.metrics import RegistryMetrics
 from aihub.models.store.packages import why_package_is_not_downloaded
 from aihub.models.store.recommendation import recommend
 from aihub.models.store.status import describe_health, describe_status

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aihub.core.logging import configure_logging
 from aihub.core.response_headers import add_response_header
-from aihub.models.store.metrics import RegistryMetrics
+from aihub.models.metrics import RegistryMetrics
 from tests.unit.conftest import chat_body
 from tests.unit.http.services import Parts
 

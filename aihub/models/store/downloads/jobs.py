@@ -15,6 +15,7 @@ from aihub.core.concurrency import ResizableSemaphore, run_to_end
 from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotFoundError, OverloadedError
 from aihub.models.configuration import HubConfiguration
 from aihub.models.keys import ModelKey
+from aihub.models.metrics import RegistryMetrics
 from aihub.models.store.catalogue import Catalogue
 from aihub.models.store.downloads.archive_model import ArchiveFetcher
 from aihub.models.store.downloads.disk import disk_error
@@ -24,7 +25,6 @@ from aihub.models.store.downloads.ollama_model import OllamaFetcher
 from aihub.models.store.downloads.orders import Fetched, Job, JobError, JobEvent, JobStatus, ModelFetcher, Order
 from aihub.models.store.downloads.run import JobJournal, Run
 from aihub.models.store.installs import InstallStore
-from aihub.models.store.metrics import RegistryMetrics
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.ledger import MemoryLedger
 from aihub.models.memory.manager import ModelLifecycle
 from aihub.models.memory.manager_state import LifecyclePolicy
-from aihub.models.memory.metrics import LifecycleMetrics
 from aihub.models.memory.requirement import MemoryRequirement
 from aihub.models.memory.state import Directory
 from aihub.models.memory.status import ModelStatus
+from aihub.models.metrics import LifecycleMetrics
 from tests.unit.models.memory.virtual_time import now_s
 
 GIB = 2**30

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from aihub.core.errors import ModelUnavailableError
 from aihub.models.memory.fake import FakeHost
-from aihub.models.memory.metrics import LifecycleMetrics
+from aihub.models.metrics import LifecycleMetrics
 from tests.unit.models.memory.lifecycle_parts import GIB, POLICY, running_hub, spec
 
 A, B = spec("a", 6), spec("b", 6)

@@ -14,7 +14,7 @@ from aihub.core.errors import ModelUnavailableError
 from aihub.models.memory.fake import FakeHost
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.manager_state import LifecyclePolicy
-from aihub.models.memory.metrics import LifecycleMetrics
+from aihub.models.metrics import LifecycleMetrics
 from tests.unit.models.memory.lifecycle_parts import GIB, POLICY, Hub, Ingress, running_hub, spec
 from tests.unit.models.memory.virtual_time import now_s
 

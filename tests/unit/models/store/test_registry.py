@@ -9,11 +9,11 @@ from aihub.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from aihub.core.settings import Settings
 from aihub.models.configuration import ConfigurationStore, HubConfiguration
 from aihub.models.keys import PROVIDERS, ModelKey, parse_key
+from aihub.models.metrics import RegistryMetrics
 from aihub.models.store.catalogue import load_catalogue
 from aihub.models.store.downloads.orders import Job, JobEvent
 from aihub.models.store.installs import Install, InstallStore
 from aihub.models.store.local import find_model_folders, open_registry, providers_with_key
-from aihub.models.store.metrics import RegistryMetrics
 from aihub.models.store.registry import ModelRegistry, RegistryPlaces
 from aihub.models.store.upstream import UpstreamLookup
 from aihub.models.store.validation import Validator

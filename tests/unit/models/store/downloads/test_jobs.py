@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from aihub.core.errors import InvalidRequestError, NotFoundError, OverloadedError
 from aihub.models.configuration import HubConfiguration
 from aihub.models.keys import ModelKey, parse_key
+from aihub.models.metrics import RegistryMetrics
 from aihub.models.store.catalogue import Catalogue
 from aihub.models.store.downloads.archive_model import ArchiveFetcher
 from aihub.models.store.downloads.failures import DownloadError, RetryPolicy
@@ -22,7 +23,6 @@ from aihub.models.store.downloads.jobs import MAX_WAITING, DownloadJobs, alone
 from aihub.models.store.downloads.orders import Fetched, Job, Order, Report
 from aihub.models.store.downloads.run import MAX_KEPT, JobJournal
 from aihub.models.store.installs import InstallStore
-from aihub.models.store.metrics import RegistryMetrics
 from tests.unit.models.store.downloads.file_server import Fault, FileServer
 from tests.unit.models.store.downloads.orders import speech_entry
 from tests.unit.models.store.downloads.test_archive_model import MODEL, pack
