@@ -28,9 +28,9 @@ from aihub.embeddings.onnx_export import RECIPE as ONNX_RECIPE
 from aihub.embeddings.onnx_export import folder_fingerprint
 from aihub.embeddings.sentence_model import read_sentence_model, why_not_onnx
 from aihub.models.keys import ModelKey
+from aihub.models.metrics import RegistryMetrics
 from aihub.models.store.installs import InstallStore
 from aihub.models.store.local import INSTALLS_FOLDER, open_registry
-from aihub.models.store.metrics import RegistryMetrics
 from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES, locate, packaged_model
 
 logger = logging.getLogger(__name__)
