@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aihub.core.errors import ConflictError
 from aihub.core.hardware import read_machine
@@ -24,21 +24,8 @@ from aihub.models.store.status import describe_health, describe_status
 from aihub.models.store.upstream import UpstreamLookup, describe_update
 from aihub.models.store.validation import Validation, Validator
 
-
-class Downloads(Protocol):
-    """`aihub.models.store.downloads.jobs.DownloadJobs`."""
-
-    async def start(self, key: ModelKey) -> Job: ...
-
-    async def get(self, job_id: str) -> Job: ...
-
-    async def list(self) -> list[Job]: ...
-
-    def events(self, job_id: str) -> AsyncGenerator[JobEvent, None]: ...
-
-    async def cancel(self, job_id: str) -> Job: ...
-
-    async def close(self) -> None: ...
+if TYPE_CHECKING:
+    from aihub.models.store.downloads.jobs import DownloadJobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +80,7 @@ class ModelRegistry:
         installs: InstallStore,
         configuration: ConfigurationStore,
         validator: Validator,
-        downloads: Downloads,
+        downloads: "DownloadJobs",
         digests_in_use: Callable[[], Awaitable[set[str]]] = nothing_in_use,
         configured: Callable[[HubConfiguration], Awaitable[None]] = nobody_told,
         version_changed: Callable[[], Awaitable[None]] = nobody_told,
