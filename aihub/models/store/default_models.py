@@ -179,8 +179,8 @@ async def _download(key: ModelKey, settings: Settings, progress: Progress) -> Pa
     """Install a hub model and return its folder; an interrupted download goes on where it stopped."""
     registry = open_registry(settings, os.environ, metrics=RegistryMetrics(CollectorRegistry()))
     try:
-        job = await registry.download(key)
-        async for event in registry.follow(job.id):
+        job = await registry.start_download(key)
+        async for event in registry.job_events(job.id):
             job = event.job
             progress(f"{key}: {job.step}", job.done_bytes / job.total_bytes if job.total_bytes else float(job.is_finished))
     except HubError as error:
