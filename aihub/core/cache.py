@@ -9,6 +9,7 @@ from typing import TypeVar
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 
 from aihub.core.health import PartHealth
@@ -36,7 +37,12 @@ class Cache:
         self._client: redis.asyncio.Redis | None = None
         if url is not None:
             self._client = redis.asyncio.Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1)
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 1),
+                # Built here once: each new connection would look its version up on the disk, in the event loop.
+                driver_info=DriverInfo(),
             )
 
     async def close(self) -> None:

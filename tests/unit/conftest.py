@@ -1,36 +1,28 @@
-import re
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-from blockbuster import blockbuster_ctx
 from fastapi import FastAPI
 
 from aihub.core.settings import Settings
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.http.app import create_app
+from tests.isolation import isolation
 from tests.unit.documents.ingest_parts import started_parser
 from tests.unit.documents.routes.document_hub import Clients, DocumentHub, official_clients
 from tests.unit.http.services import Parts
 
-# Tests of routes, whichever capability they belong to. Elsewhere some read files in async functions of their own.
-WATCHED = re.compile(r"(/|^)(http|routes)/|/(test_(\w+_)?routes|test_completions|test_generate)\.py$")
-
 
 @pytest.fixture(autouse=True)
-def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test of the edge in which our async code blocks the event loop."""
-    if WATCHED.search(request.path.relative_to(Path(__file__).parent).as_posix()) is None:
-        yield
-        return
-    with blockbuster_ctx("aihub"):
-        yield
+def isolated() -> Iterator[list[str]]:
+    """No Ray, no network, no blocked event loop; gives what was done against that, for the tests of these rules alone."""
+    with isolation() as violations:
+        yield violations
 
 
 @pytest.fixture

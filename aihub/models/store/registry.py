@@ -190,7 +190,7 @@ class ModelRegistry:
     async def health(self) -> reports.RegistryHealth:
         """Return whether everything the hub needs is here and whole."""
         status = await self.status()
-        free_bytes = (await asyncio.to_thread(shutil.disk_usage, _existing(self._places.state_folder))).free
+        free_bytes = await asyncio.to_thread(_read_free_bytes, self._places.state_folder)
         return describe_health(status, free_bytes)
 
     async def configuration(self) -> dict[str, Any]:
@@ -280,5 +280,5 @@ class ModelRegistry:
         )
 
 
-def _existing(folder: Path) -> Path:
-    return next(path for path in [folder, *folder.parents] if path.exists())
+def _read_free_bytes(folder: Path) -> int:
+    """Free bytes where `folder` is or will be."""

