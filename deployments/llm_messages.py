@@ -1,6 +1,6 @@
 """vLLM's requests and errors as the hub speaks of them: plain JSON in, the hub's error tree out.
 
-Several answers of a greedy request, which vLLM refuses and OpenAI allows.
+Also several answers of a greedy request, which vLLM refuses and OpenAI allows.
 """
 
 import logging

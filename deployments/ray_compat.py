@@ -1,8 +1,4 @@
-"""Everything private of Ray that the hub touches, in one place; an upgrade that moves a name fails here.
-
-`serve.status()` builds a whole configuration of each deployment for the same answer: twenty milliseconds, and a `ValueError` when
-two threads do so at once, since it lists a module in pickle's globals and takes it out again.
-"""
+"""What the hub touches of Ray's private names, in one place: an upgrade that moves one is mended here."""
 
 import functools
 from collections import Counter
@@ -38,6 +34,8 @@ def read_applications() -> dict[str, ApplicationState]:
     """Ask Serve's controller for every application; none where Serve does not run. Blocking, safe in several threads."""
     from ray.serve.context import _get_global_client
 
+    # `serve.status()` builds a whole configuration of each deployment for the same answer: twenty milliseconds, and a
+    # `ValueError` when two threads do so at once, since it lists a module in pickle's globals and takes it out again.
     client = _get_global_client(raise_if_no_controller_running=False)
     details: dict[str, Any] = client.get_serve_details() if client is not None else {}
     return {name: _application(told) for name, told in details.get("applications", {}).items()}

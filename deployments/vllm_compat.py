@@ -1,7 +1,7 @@
-"""Every import from inside `ray.serve.llm` and vLLM's request types, in one place.
+"""What is imported from inside `ray.serve.llm` and vLLM, in one place.
 
-Ray and vLLM move these names between minor releases; `tests/serve/test_vllm_compat.py` imports this module so that
-an upgrade which breaks one of them fails there, with this file as the only one to mend.
+Ray and vLLM move these names between minor releases; `tests/serve/test_wiring.py` loads each of them, so that an upgrade which
+breaks one fails there, with this file as the one to mend.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,10 +1,8 @@
-"""Which sentences hold the facts of a statement, whatever other words stand around them.
+"""Which sentences hold the facts of a statement: its numbers, dates, times and names, brought to one form.
 
-A short answer (`9 weeks`, `Yes.`, `Quade`) or one in other words shares too few words with its source. What it cannot say in
-other words are its numbers, dates and names: a sentence that holds them all, in a source about the question, supports it. An
-answer of yes or no is supported by the sentence that the question repeats.
-
-Numbers, dates, times and names in text, brought to one form: `1,250`, `1250` and `one thousand two hundred fifty` are one.
+A short answer (`9 weeks`, `Yes.`, `Quade`) or one in other words shares too few words with its source. A sentence that holds all
+its facts, in a source about the question, supports it; an answer of yes or no is supported by the sentence that the question
+repeats. `1,250`, `1250` and `one thousand two hundred fifty` are one number.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""The sentences of the sources, found by their words.
-
-Words of any text, as far as finding quotes needs them.
-"""
+"""The sentences of the sources, found by their words as far as finding quotes needs them."""
 
 import math
 import re

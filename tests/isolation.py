@@ -44,13 +44,18 @@ class IsolationError(AssertionError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        _violations.append(message)
+        _note(message)
 
 
 class _RecordedBlockingError(BlockingError):
     def __init__(self, func: str) -> None:
         super().__init__(f"{func} in a coroutine of ours: call it in a thread (`asyncio.to_thread`)")
-        _violations.append(f"{self}\n{''.join(traceback.format_stack(limit=12)[:-2])}")
+        _note(str(self))
+
+
+def _note(message: str) -> None:
+    """Keep what was done, and from where."""
+    _violations.append(f"{message}\n{''.join(traceback.format_stack(limit=30)[:-3])}")
 
 
 @contextmanager

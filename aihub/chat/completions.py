@@ -1,8 +1,7 @@
-"""`POST /v1/completions`: raw prompts, as text or token ids. No chat template is applied and none is protected.
+"""`POST /v1/completions` and `POST /v1/generate`: raw prompts, as text or token ids; one prompt, one text.
 
+No chat template is applied and none is protected.
 Source: OpenAI API reference, completions (legacy); vLLM 0.32 for what is possible.
-
-`POST /v1/generate`: one prompt, one text, as the local LLM service before the hub offered it.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self

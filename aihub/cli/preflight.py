@@ -1,9 +1,7 @@
-"""Checks before a start, and plain words for why one failed.
+"""Checks before a start, plain words for why one failed, and the variables that let Ray rest while nobody asks.
 
-How often Ray looks after itself: variables that it reads before it starts, each set unless the caller has set it.
-
-Ray's defaults suit clusters of many nodes: they watch closely and keep processes ready, which costs a small machine a third of a
-core and gigabytes while nobody asks (docs/adr/0019-idle-cost.md; `make bench ARGS="--only idle"` measures it).
+Ray's defaults suit clusters of many nodes: they watch closely and keep processes ready (docs/adr/0019-idle-cost.md).
+A variable that the caller has set is left as it is.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Metrics that the whole hub shares, with label sets that cannot grow without bound, and those of several replicas in one answer.
+"""Metrics that all HTTP edges share, and those of several replicas in one answer.
 
-Labels take values from code only (route templates, methods, statuses, part names), never from a request.
+Labels take values from code only (route templates, methods, statuses, part names), never from a request, so that they are few.
 """
 
 import time

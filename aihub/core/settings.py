@@ -1,6 +1,7 @@
-"""One typed settings object, read once in `main()` or a Serve builder and passed down.
+"""The hub's settings as one typed object, read once in `main()` or a Serve builder and passed down; every field is a variable.
 
-Every field is an environment variable; nothing else in the product reads the environment.
+Other capabilities have settings of their own (`aihub/chat/providers/settings.py`, `aihub/recsys/settings.py`,
+`aihub/models/configuration.py`). What is read elsewhere is how to start a process or reach a running hub, e.g. `AIHUB_URL`.
 """
 
 from functools import cached_property

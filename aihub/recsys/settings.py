@@ -1,11 +1,7 @@
-"""What the operator sets for recommendations; every field is an environment variable `RECSYS_...`.
+"""What the operator sets for recommendations: `RECSYS_...`, the shop's database (also `DB_HOST`, `DB_PORT`, ...), and trainings.
 
-The shop's database as the recommendation service before the hub was told of it: `DB_HOST`, `DB_PORT`, `DB_NAME` and so on.
-
-What may be set of a training, and its bounds. Null leaves it to the operator's setting, else to the hub's own choice.
-
-The same classes read the operator's environment (`RECSYS_RECOMMENDATION__DIM=64`, or JSON in `RECSYS_RECOMMENDATION`) and, made
-strict, the bodies of requests.
+Null in a training leaves it to the operator's setting, else to the hub's own choice. The same classes read the environment
+(`RECSYS_RECOMMENDATION__DIM=64`, or JSON in `RECSYS_RECOMMENDATION`) and, made strict, the bodies of requests.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Models behind OpenAI's API: OpenAI itself, and servers that speak like it (vLLM, llama.cpp, LM Studio, ...).
+"""Models behind OpenAI's API: OpenAI itself, and servers that speak like it (vLLM, llama.cpp, LM Studio, GitHub Models, ...).
 
 Source: OpenAI API reference, chat completions and completions.
 """

@@ -2,9 +2,7 @@
 
 A launcher loads the libraries once (about two seconds) and forks the child that reads documents, so that a used or dead
 child is replaced in milliseconds. Frames: first the setup, answered by `ready` or `failed`; then for each document one answer,
-from the child, or `died` from the launcher.
-
-Limits a parser process puts on itself, after its libraries are loaded and before it sees a document (Linux).
+from the child, or `died` from the launcher. The child limits itself before it sees a document (Linux).
 """
 
 import ctypes

@@ -1,13 +1,8 @@
-"""BM25 over the chunks of vector stores, held in memory and kept up to date file by file.
+"""BM25 over the chunks of vector stores, in memory, kept fresh from PostgreSQL file by file and within a budget of bytes.
 
-Scores are Okapi BM25 in Lucene's form (Robertson & Zaragoza 2009; idf = ln(1 + (N - n + 0.5) / (n + 0.5))), k1 = 1.2, b = 0.75,
-summed over two levels: the chunk, and the whole file it belongs to. Cutting documents into chunks costs BM25 quality, because
-the words of a question spread over neighbouring chunks; the file's own score gives it back.
-
-The index is a short list of immutable blocks that grow geometrically, as in a log-structured merge tree: adding one file costs
-O(log n) merges over time, removing one only a mask. Document frequencies and lengths never count removed files.
-
-The lexical indexes in memory, kept fresh from PostgreSQL and within a budget of bytes.
+Okapi BM25 in Lucene's form (Robertson & Zaragoza 2009; idf = ln(1 + (N - n + 0.5) / (n + 0.5))), k1 = 1.2, b = 0.75, summed over
+the chunk and the whole file it belongs to, as the words of a question spread over neighbouring chunks. The index is a short list
+of immutable blocks that grow geometrically (a log-structured merge tree); removed files are masked and counted no more.
 """
 
 import asyncio

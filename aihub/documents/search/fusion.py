@@ -1,23 +1,9 @@
-"""Weighted reciprocal rank fusion of BM25, vectors and their blend.
+"""Reciprocal rank fusion of BM25, vectors and a blend of their scores; and the score that a hybrid hit gets.
 
-Reciprocal rank fusion (Cormack, Clarke & Buettcher 2009) forgets how far apart neighbours in a ranking are. That a chunk is
-clearly the best, or that ten are all alike, is worth two points of nDCG@10 here; so a third ranking votes: by a weighted mean of
-both scores, each brought to a scale that holds for any query and any embedder.
-
-nDCG@10 with the English MiniLM, chunks of 254 tokens (scifact train / scifact test / xquad en):
-
-    two rankings, constant 60       .710 / .711 / .974
-    two rankings, constant 5        .725 / .708 / .978
-    and the blend with two votes    .733 / .730 / .980   (this module)
-    the blend alone                 .734 / .734 / .980
-
-Where vectors are out of place (xquad vi, BM25 alone .966) ranks still guard against a misleading score, and the other way round.
-
-The score of hybrid search: how likely a chunk answers the question, from its cosine and its share of BM25's most.
-
-A rank says nothing of relevance: the best of a hundred wrong chunks is still first. Both inputs compare across questions, and a
-logistic regression puts them on one scale. `python -m benchmarks.relevance_calibration` fits the numbers and prints what they
-keep and drop on questions they were not fitted on.
+Ranks (Cormack, Clarke & Buettcher 2009) forget how far apart neighbours are, so a weighted mean of both scores, each on a scale
+that holds for any query and embedder, votes twice: it is worth up to two points of nDCG@10 (`make bench-retrieval`), and ranks
+guard against a misleading score. A rank says nothing of relevance: a logistic regression makes the hit's score of its cosine and
+its share of BM25's most (docs/adr/0023-score-of-hybrid-search.md; fitted by `benchmarks/relevance_calibration.py`).
 """
 
 import math

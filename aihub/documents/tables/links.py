@@ -1,11 +1,7 @@
-"""Row locks and bookkeeping shared by everything that links files to vector stores.
+"""What links files to vector stores: row locks, cursor pages over `seq`, and extracted texts in parts.
 
 Locks are always taken in this order: file, store, link, and the store's counters last. So no two transactions wait for each
 other, and versions grow in commit order.
-
-OpenAI's cursor pages over a table's `seq` column.
-
-Extracted texts, kept in parts so that a slice of a long one reads little.
 """
 
 import secrets

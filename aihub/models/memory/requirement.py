@@ -1,9 +1,7 @@
-"""How much device memory a model takes: weights, KV cache, and what the engine itself needs.
+"""How much device memory a model takes: weights, KV cache by the dimensions in `config.json`, and what the engine needs.
 
 Estimates are on the safe side by some hundred MB; `aihub.models.memory.high_water_marks` replaces the guessed part by what was
 measured.
-
-The dimensions of a language model that decide its memory, read from `config.json` (transformers' names).
 """
 
 import math

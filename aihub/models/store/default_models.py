@@ -1,9 +1,7 @@
-"""From a model source to a verified local folder.
+"""Which models this hub serves at start, and how each becomes a verified local folder.
 
 A source is `package:<key>` (weights inside an installed Python package), a folder, or a hub id `org/name`, also written as the
 key `hf:org/name`. Engines receive the folder and nothing else; they never download or convert.
-
-Which models this hub serves at start: the profile's, unless the settings name others.
 """
 
 import asyncio

@@ -282,3 +282,4 @@ class ModelRegistry:
 
 def _read_free_bytes(folder: Path) -> int:
     """Free bytes where `folder` is or will be."""
+    return shutil.disk_usage(next(path for path in [folder, *folder.parents] if path.exists())).free

@@ -1,8 +1,7 @@
-"""What a forecast of one period is read from: lags, rolling statistics, calendar, price. Never the period itself.
+"""Sales as a table (a row per variant, a column per period), plain forecasts from it, and what LightGBM reads of one period.
 
-Units are described relative to the level of their variant, so that what one seller teaches holds for larger and smaller ones.
-
-Sales as a table: one row per variant, one column per period, and the plain forecasts read straight from it.
+Lags, rolling statistics, calendar and price; never the period itself. Units are relative to the level of their variant, so that
+what one seller teaches holds for larger and smaller ones.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""The encoding that a file names itself: byte order mark, XML declaration, HTML `meta`, editor's line.
-
-Names of encodings as people and files write them, and the Python codec for each.
-"""
+"""The encoding that a file names itself (byte order mark, XML declaration, HTML `meta`, editor's line), as a Python codec."""
 
 import codecs
 import re

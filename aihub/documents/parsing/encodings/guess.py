@@ -1,8 +1,6 @@
 """The old encoding of undeclared text, told only when two independent detectors and the language of the result agree.
 
 A wrong guess is worse than none: it is indexed as words that nobody searches for, and nothing says so.
-
-The letters beyond a to z of languages in Latin script: what a guessed text may hold.
 """
 
 import re

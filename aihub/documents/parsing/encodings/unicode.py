@@ -1,8 +1,6 @@
-"""UTF-8 with a few broken bytes: the bad ones become U+FFFD and the rest stays.
+"""Unicode text that is slightly wrong or undeclared: UTF-8 with a few broken bytes, UTF-16 without a byte order mark.
 
-UTF-16 without a byte order mark.
-
-The script that letters beyond ASCII belong to: text is in one, bytes read wrongly are in many.
+Text is in one script, bytes read wrongly are in many.
 """
 
 import re

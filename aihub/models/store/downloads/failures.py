@@ -5,8 +5,6 @@ DownloadError               502  the source failed; a new start goes on where it
 ├── CorruptDownloadError    502  what arrived is not what was promised; nothing of it is kept
 ├── DownloadTimeoutError    504  MODEL_DOWNLOAD_TIMEOUT is over; what arrived is kept
 └── DiskFullError           507  not enough free space
-
-Trying again, as long as something new arrives.
 """
 
 import asyncio

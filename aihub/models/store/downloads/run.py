@@ -1,10 +1,7 @@
-"""One running download: its newest snapshot, those who watch it, and how its progress is told.
+"""One running download: its newest snapshot, those who watch it, and its file, `<folder>/<id>.json`.
 
-Jobs on the disk, so that a restart still knows them and other processes can look.
-
-    <folder>/<id>.json     the newest snapshot, and the process the job runs in
-
-A job of a process that is gone is `interrupted`, whoever reads it.
+The file names the process the job runs in, so that a restart still knows it; a job of a process that is gone is `interrupted`,
+whoever reads it.
 """
 
 import asyncio

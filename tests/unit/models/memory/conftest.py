@@ -1,4 +1,3 @@
-
 import pytest
 
 from tests.unit.models.memory.virtual_time import VirtualTimeLoop

@@ -188,7 +188,7 @@ async def test_server_that_hangs_is_given_up_on(monkeypatch: pytest.MonkeyPatch)
     assert not state.is_available
 
 
-@pytest.mark.parametrize("url", [CLOSED, "http://[::bad", "http://a b:1"])
+@pytest.mark.parametrize("url", [CLOSED, "http://[::bad", "http://127.0.0.1:x"])
 async def test_address_where_nothing_answers_is_a_state(url: str) -> None:
     _, state = await find_ollama_models(url)
     assert not state.is_available

@@ -25,6 +25,8 @@ QUICK = RetryPolicy(attempts=2, backoff_s=0.01, connect_s=2.0, stall_s=0.5)
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     # The library reads the variable once, when it is imported; these tests talk to their own server even in an offline run.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    # The library asks huggingface.co once a process for names of coding agents, whatever endpoint it is given.
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._fetch_registry", lambda: None)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     started = Hub()
     yield started
@@ -133,6 +135,8 @@ async def test_room_is_asked_for_before_the_first_byte(hub: Hub, tmp_path: Path)
 
 async def test_no_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    # The library asks huggingface.co once a process for names of coding agents, whatever endpoint it is given.
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._fetch_registry", lambda: None)
     fetcher = HubFetcher(endpoint="http://127.0.0.1:9", retry_policy=QUICK)
     async with asyncio.timeout(30):
         with pytest.raises(DownloadError, match="the hub does not answer"):
