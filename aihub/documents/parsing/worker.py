@@ -2,7 +2,8 @@
 
 A launcher loads the libraries once (about two seconds) and forks the child that reads documents, so that a used or dead
 child is replaced in milliseconds. Frames: first the setup, answered by `ready` or `failed`; then for each document one answer,
-from the child, or `died` from the launcher. The child limits itself before it sees a document (Linux).
+from the child, or `died` from the launcher. Both give up sockets, programs and
+changes of files, and the child limits its memory and time, before they see a document (Linux).
 """
 
 import ctypes
@@ -21,6 +22,7 @@ from aihub.core.errors import HubError
 from aihub.core.language import detect_language
 from aihub.documents.chunking import TokenCounter, chunk_text
 from aihub.documents.parsing.clean import DocumentError
+from aihub.documents.parsing.confine import confine
 from aihub.documents.parsing.extract import extract
 from aihub.documents.parsing.frames import EXIT_MEMORY, BrokenFrameError, Frame, FramePipe
 from aihub.documents.parsing.options import ChunkingOptions, ParseLimits
@@ -227,6 +229,10 @@ def main() -> NoReturn:
     except (HubError, OSError) as error:
         pipe.send(Frame({"failed": str(error)}))
         sys.exit(1)
+    try:
+        confine()
+    except OSError as error:
+        logger.warning("Documents are read without a filter of system calls: %s", error)
     pipe.send(Frame({"ready": True}))
     stage = mmap.mmap(-1, 1)
     limits = ParseLimits(**setup.header["limits"])

@@ -152,6 +152,13 @@ async def test_a_process_keeps_to_its_limits(strict: Family) -> None:
     assert not reader.net_connections()
 
 
+async def test_processes_that_see_documents_are_confined(strict: Family) -> None:
+    assert await strict.works()
+    for process in (strict.launcher, await strict.reader()):
+        status = await asyncio.to_thread(Path(f"/proc/{process.pid}/status").read_text, "utf-8")
+        assert "Seccomp:\t2" in status and "NoNewPrivs:\t1" in status
+
+
 async def test_a_process_that_keeps_memory_is_replaced(strict: Family) -> None:
     before = await strict.reader()
     # The analysis remembers the terms of known words: some 40 MB of them after this.
