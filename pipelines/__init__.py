@@ -1,1 +1,1 @@
-"""Composition over Protocols: ingest, retrieve, answer, chat. Never sees a Serve handle."""
+"""Composition over Protocols: chat, with retrieval, answers and citations. Never imports Ray."""

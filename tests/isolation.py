@@ -31,7 +31,7 @@ MAY_BLOCK = [
     ("io.BufferedWriter.write", "logging/__init__.py", "emit"),  # the same, when it is flushed
 ]
 # Coroutines that may block their loop, since nobody else is in it: tests' own, and those of a command line.
-_ALONE = (str(Path(__file__).parent), f"{aihub.__path__[0]}/models/cli/")
+_ALONE = (str(Path(__file__).parent), *(f"{aihub.__path__[0]}/{cli}" for cli in ("models/cli/", "recsys/cli.py")))
 _ADDRESS_EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _NAME_EVENTS = {"socket.getaddrinfo", "socket.gethostbyname"}
 

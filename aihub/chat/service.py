@@ -1,7 +1,7 @@
 """Chat as the rest of the hub sees it: the service behind the routes, and the engine that pipelines ask.
 
-Real engines, Serve handles (`deployments/handles.py`) and the fake (`aihub/chat/fake.py`) all satisfy `ChatEngine`;
-`tests/contract` runs one suite on every implementation.
+Providers' engines, Serve handles (`deployments/local_engine.py`) and the fake (`aihub/chat/fake.py`) satisfy `ChatEngine`: one
+suite runs on the fake and the providers in `tests/contract`, on vLLM over a handle in `tests/serve/test_engine_contract.py`.
 """
 
 from collections.abc import AsyncGenerator
