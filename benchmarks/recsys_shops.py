@@ -3,8 +3,8 @@
 A share of the customers or of the items stays; customers with less than three events are dropped. One event of each customer is
 the test: the last one where the order stays, a random one where it does not. It is ranked among 99 items the customer never had,
 by models that have never seen it. What a store gets must come within 2 % of the best candidate and lie above the most popular
-items on every set. Two hundred customers tell a difference of 2 % from nothing, so a small set is drawn several times, until a
-thousand customers were asked, and its figures are means over the draws.
+items on every set. Two hundred customers cannot tell a difference of 2 % from chance, so a small set is drawn several times, until
+two thousand customers were asked, and its figures are means over the draws.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SHARES = (0.05, 0.1, 0.2)
 ORDERS = ("as it is", "shuffled", "no times")
 SIDES = ("customers", "items")
 LEAST_EVENTS = 3
-LEAST_CASES = 1_000
+LEAST_CASES = 2_000
 MOST_DRAWS = 5
 GOAL = 0.98
 
