@@ -61,7 +61,8 @@ class ExternalServer:
         self.process.send_signal(number)
         if number in {signal.SIGSTOP, signal.SIGCONT}:
             for child in psutil.Process(self.process.pid).children(recursive=True):
-                child.send_signal(number)
+                with suppress(psutil.NoSuchProcess):  # a connection's own process ends with it
+                    child.send_signal(number)
         else:
             self.process.wait(20)
 

@@ -53,7 +53,7 @@ def test_a_cluster_is_neither_started_nor_joined(address: str | None, isolated: 
 
 async def test_a_coroutine_of_ours_that_blocks_is_refused(isolated: list[str]) -> None:
     namespace: dict[str, Any] = {"time": time}
-    exec(compile("async def wait():\n    time.sleep(0.001)", f"{aihub.__path__[0]}/made_up.py", "exec"), namespace)  # noqa: S102
+    exec(compile("async def wait():\n    time.sleep(0.001)", f"{aihub.__path__[0]}/made_up.py", "exec"), namespace)  # noqa: S102 - our own text
     with pytest.raises(BlockingError, match=r"asyncio\.to_thread"):
         await namespace["wait"]()
     assert "made_up.py" in isolated.pop()

@@ -27,9 +27,11 @@ from aihub.embeddings.onnx_export import folder_fingerprint
 from aihub.embeddings.sentence_model import read_sentence_model, why_not_onnx
 from aihub.models.keys import ModelKey
 from aihub.models.metrics import RegistryMetrics
+from aihub.models.store.downloads.orders import Job
 from aihub.models.store.installs import InstallStore
 from aihub.models.store.local import INSTALLS_FOLDER, open_registry
 from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES, locate, packaged_model
+from aihub.models.store.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +158,7 @@ def hub_key(source: str) -> ModelKey | None:
 def _prepare_folder_or_hub(source: str, settings: Settings, progress: Progress) -> Path:
     key = hub_key(source)
     if key is not None:
-        return _find_download(key, settings) or asyncio.run(_download(key, settings, progress))
+        return _find_download(key, settings) or _download(key, settings, progress)
     folder = Path(source).expanduser()
     if not source or not (folder.is_dir() or source.startswith(("/", ".", "~"))):
         raise ConfigurationError(f"{source!r} is neither a folder here nor a hub id such as org/name.")
@@ -173,9 +175,18 @@ def _find_download(key: ModelKey, settings: Settings) -> Path | None:
     return earlier if is_published(earlier, Origin(f"hub:{key.name}", None)) else None
 
 
-async def _download(key: ModelKey, settings: Settings, progress: Progress) -> Path:
+def _download(key: ModelKey, settings: Settings, progress: Progress) -> Path:
     """Install a hub model and return its folder; an interrupted download goes on where it stopped."""
     registry = open_registry(settings, os.environ, metrics=RegistryMetrics(CollectorRegistry()))
+    job = asyncio.run(_follow_download(registry, key, progress))
+    install = registry.installs.current(key)
+    if install is None:
+        reason = job.error.message if job.error is not None else "It was stopped."
+        raise ConfigurationError(f"{key} could not be downloaded. {reason}")
+    return install.path
+
+
+async def _follow_download(registry: ModelRegistry, key: ModelKey, progress: Progress) -> Job:
     try:
         job = await registry.start_download(key)
         async for event in registry.job_events(job.id):
@@ -185,11 +196,7 @@ async def _download(key: ModelKey, settings: Settings, progress: Progress) -> Pa
         raise ConfigurationError(error.message) from error
     finally:
         await registry.close()
-    install = registry.installs.current(key)
-    if install is None:
-        reason = job.error.message if job.error is not None else "It was stopped."
-        raise ConfigurationError(f"{key} could not be downloaded. {reason}")
-    return install.path
+    return job
 
 
 def _flat_name(key: ModelKey) -> str:

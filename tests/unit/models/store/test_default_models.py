@@ -114,6 +114,8 @@ def test_an_unsafe_folder_is_refused(settings: Settings, tmp_path: Path) -> None
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     started = Hub()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    # The library asks huggingface.co once a process for names of coding agents, whatever endpoint it is given.
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._fetch_registry", lambda: None)
     fetcher = partial(HubFetcher, endpoint=started.url, retry_policy=RetryPolicy(attempts=2, backoff_s=0.01))
     monkeypatch.setattr("aihub.models.store.downloads.jobs.HubFetcher", fetcher)
     yield started
@@ -152,7 +154,9 @@ def test_two_callers_at_once_download_one_time(hub: Hub, settings: Settings) -> 
 
 def test_ctrl_c_ends_a_download_at_once_and_the_next_start_goes_on_with_its_bytes(hub: Hub, settings: Settings) -> None:
     hub.stall_after["model.safetensors"] = 300_000
-    call = f"from pathlib import Path; {IMPORTS}; prepare_chat_model('org/Toy-Mo', Settings(home=Path({str(settings.home)!r})))"
+    # A shell has its background jobs ignore Ctrl-C, and their children with them.
+    call = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pathlib import Path; "
+    call += f"{IMPORTS}; prepare_chat_model('org/Toy-Mo', Settings(home=Path({str(settings.home)!r})))"
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
     process = subprocess.Popen([sys.executable, "-c", call], env=environment, stderr=subprocess.PIPE, text=True)
     deadline_s = time.monotonic() + 60
