@@ -17,6 +17,7 @@ PART_IDLE_S = 300.0
 LOG_LOOK_S = 1.0
 _CHECK_S = 10.0
 _START_TIMEOUT_S = 30.0
+_WRITE_S = 30.0
 _WRITER = "NodeHead"
 """It writes down which node is the head, without which the part for jobs takes none."""
 
@@ -88,8 +89,8 @@ class PartsOnDemand:
             self._used_s[part] = time.monotonic()
 
     def begin(self, part: Any) -> None:
-        """Start a part that nobody has asked for; it ends as the others do."""
-        self._used_s[part] = time.monotonic()
+        """Start a part that nobody has asked for; unless somebody does, it ends after `_WRITE_S`."""
+        self._used_s[part] = time.monotonic() - self._idle_s + _WRITE_S
         self._spawn(self._start_if_needed(part))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
