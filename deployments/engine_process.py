@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 CAUSE_CHARS = 600
-TIMER_SLACK_NS = 200_000_000
+TIMER_SLACK_NS = 1_000_000_000
 NAME = "EngineCore"
 _PR_SET_TIMERSLACK = 29
 

@@ -25,7 +25,7 @@ logger = logging.getLogger("ray.serve")
 PROBE_TIMEOUT_S = 2.0
 PROBE_WHEN_DOWN_S = 0.5
 PROBE_WHEN_UP_S = 1.0
-PROBE_WHEN_QUIET_S = 10.0
+PROBE_WHEN_QUIET_S = 30.0
 """While nobody asks. A call or a look at the health ends the pause, so a fault is found as soon as it matters to someone."""
 FIRST_LOOK_S = 0.02
 LOOK_TIMEOUT_S = 1.0

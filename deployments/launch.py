@@ -20,6 +20,7 @@ from aihub.core.errors import ConfigurationError, HubError
 from aihub.core.settings import Settings
 from deployments.app import AppArgs
 from deployments.ray_compat import choose_dashboard_modules, let_ray_choose_the_agent_port
+from deployments.stores import keep_stores
 
 POLL_S = 2.0
 
@@ -30,8 +31,10 @@ def main() -> None:
 
     path = Path(sys.argv[1])
     try:
+        settings = Settings()
         config = check_serve_config(path)
-        choose_dashboard_modules(Settings().dashboard_modules)
+        choose_dashboard_modules(settings.dashboard_modules)
+        stores = keep_stores(settings)  # as long as this process lives, which is as long as the cluster
     except HubError as error:
         sys.exit(f"{type(error).__name__}: {error.message}")
     let_ray_choose_the_agent_port()
@@ -39,7 +42,11 @@ def main() -> None:
     os.environ["RAY_LOGGER_LEVEL"] = "warning"
     names = {application.name for application in config.applications}
     threading.Thread(target=report_failures, args=(names,), daemon=True).start()
-    cli(["run", str(path)])
+    try:
+        cli(["run", str(path)])
+    finally:
+        if stores is not None:
+            stores.stop()
 
 
 def report_failures(names: set[str]) -> None:

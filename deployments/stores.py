@@ -1,13 +1,16 @@
-"""The embedded PostgreSQL and Redis in one detached actor: they start with the first application, stop with the cluster."""
+"""The embedded PostgreSQL and Redis live as long as the process of `aihub serve` that starts Ray.
+
+Under a bare `serve run` nobody has started them: a detached actor then does so with the first application, and they stop with
+the cluster.
+"""
 
 import logging
 import threading
-import time
 from pathlib import Path
 
-import ray
 from pydantic import SecretStr
 
+from aihub.core.embedded.stores import EmbeddedStores, StoreUrls, running_urls
 from aihub.core.errors import HubError
 from aihub.core.settings import Settings
 
@@ -18,26 +21,32 @@ STORES_NAMESPACE = "aihub"
 CHECK_PERIOD_S = 2.0
 
 
-class EmbeddedStoresActor:
-    """Keeps the embedded servers running for as long as the Ray cluster lives.
+class EmbeddedStoresKeeper:
+    """Keeps the embedded servers running for as long as this process lives.
 
-    Their supervisor restarts a server that dies; this actor restarts the supervisor. Addresses and data stay the same.
+    Their supervisor restarts a server that dies; this keeper restarts the supervisor. Addresses and data stay the same.
+
+    Raises:
+        ConfigurationError: They could not start; the message says why.
     """
 
     def __init__(self, home: str) -> None:
-        from aihub.core.embedded.stores import EmbeddedStores
-
         self._stores = EmbeddedStores(Path(home))
         self._urls = self._stores.start()
+        self._is_stopped = threading.Event()
         threading.Thread(target=self._keep_running, daemon=True).start()
 
     def urls(self) -> tuple[str, str]:
         """Return (DATABASE_URL, REDIS_URL) of the running servers."""
         return self._urls.database_url, self._urls.redis_url
 
+    def stop(self) -> None:
+        """Stop both servers cleanly and wait for it."""
+        self._is_stopped.set()
+        self._stores.stop()
+
     def _keep_running(self) -> None:
-        while True:
-            time.sleep(CHECK_PERIOD_S)
+        while not self._is_stopped.wait(CHECK_PERIOD_S):
             if self._stores.is_running():
                 continue
             logger.warning("The supervisor of the embedded stores has died; starting it again.")
@@ -48,15 +57,38 @@ class EmbeddedStoresActor:
 
 
 def connect_stores(settings: Settings) -> Settings:
-    """Return settings whose store URLs are set, starting the embedded servers for those that are not.
+    """Return settings whose store URLs are set; the embedded servers answer for those that are not, and are started if need be.
 
     Raises:
         ConfigurationError: An embedded server could not start; the message says why.
     """
     if settings.database_url is not None and settings.redis_url is not None:
         return settings
+    urls = running_urls(settings.home_path) or _start_by_actor(settings.home_path)
+    return settings.model_copy(
+        update={
+            "database_url": settings.database_url or SecretStr(urls.database_url),
+            "redis_url": settings.redis_url or SecretStr(urls.redis_url),
+        }
+    )
+
+
+def keep_stores(settings: Settings) -> EmbeddedStoresKeeper | None:
+    """Start the embedded servers in this process unless both stores are configured.
+
+    Raises:
+        ConfigurationError: An embedded server could not start; the message says why.
+    """
+    if settings.database_url is not None and settings.redis_url is not None:
+        return None
+    return EmbeddedStoresKeeper(str(settings.home_path))
+
+
+def _start_by_actor(home: Path) -> StoreUrls:
+    import ray
+
     actor = (
-        ray.remote(EmbeddedStoresActor)
+        ray.remote(EmbeddedStoresKeeper)
         .options(
             name=STORES_ACTOR,
             namespace=STORES_NAMESPACE,
@@ -67,12 +99,7 @@ def connect_stores(settings: Settings) -> Settings:
             # The data folder lies on the head node's disk.
             resources={"node:__internal_head__": 0.001},
         )
-        .remote(str(settings.home_path))
+        .remote(str(home))
     )
     database_url, redis_url = ray.get(actor.urls.remote(), timeout=120)
-    return settings.model_copy(
-        update={
-            "database_url": settings.database_url or SecretStr(database_url),
-            "redis_url": settings.redis_url or SecretStr(redis_url),
-        }
-    )
+    return StoreUrls(database_url, redis_url)

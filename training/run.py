@@ -8,11 +8,13 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import ray
 
-from aihub.core.errors import HubError
+from aihub.core.embedded.stores import running_urls
+from aihub.core.errors import ConfigurationError, HubError
 from aihub.core.logging import configure_logging
 from aihub.core.settings import Settings
 from aihub.recsys.artifacts import ModelType
@@ -22,7 +24,6 @@ from aihub.recsys.training import TrainingPlace, TrainingResult, train
 
 logger = logging.getLogger("training.run")
 
-STORES_ACTOR = ("aihub-embedded-stores", "aihub")
 NICENESS = 10
 """Added to this process and its workers: training takes what serving leaves."""
 
@@ -51,7 +52,7 @@ def main() -> None:
 def run(run_id: str, tenant: str, store_id: int, model_type: ModelType, parameters: dict[str, Any]) -> TrainingResult:
     """Train one model of one store; NeuMF's family on a Ray Train worker, the others here."""
     settings = Settings()
-    dsn = settings.database_url.get_secret_value() if settings.database_url else embedded_database_url()
+    dsn = settings.database_url.get_secret_value() if settings.database_url else embedded_database_url(settings.home_path)
     place = TrainingPlace.of(RecsysSettings(), hub_dsn=dsn, home=settings.home_path)
     if model_type == "recommendation":
         from training.recommendation import train_on_worker
@@ -60,12 +61,16 @@ def run(run_id: str, tenant: str, store_id: int, model_type: ModelType, paramete
     return train(place, choose_trainer(model_type), store_id, model_type, parameters, tenant=tenant, run_id=run_id)
 
 
-def embedded_database_url() -> str:
-    """Return the address of the embedded PostgreSQL of this cluster."""
-    name, namespace = STORES_ACTOR
-    database_url: str
-    database_url, _ = ray.get(ray.get_actor(name, namespace=namespace).urls.remote(), timeout=60)
-    return database_url
+def embedded_database_url(home: Path) -> str:
+    """Return the address of the embedded PostgreSQL of a state folder.
+
+    Raises:
+        ConfigurationError: None runs there.
+    """
+    running = running_urls(home)
+    if running is None:
+        raise ConfigurationError(f"No embedded PostgreSQL runs in {home}. Start the hub, or set DATABASE_URL.")
+    return running.database_url
 
 
 if __name__ == "__main__":

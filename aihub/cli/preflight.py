@@ -23,7 +23,7 @@ RESTING = {
     # A worker process ends a second after its task; by default one for each core stays, with all that it has imported.
     "RAY_num_workers_soft_limit": "0",
     # Serve's controller compares what is with what shall be; ten times a second by default.
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
     # Serve's metrics are handed on this often by each replica and router (100 ms), and by each process (10 s).
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
     "RAY_SERVE_EVENT_LOOP_MONITORING_INTERVAL_S": "60",
@@ -33,7 +33,7 @@ RESTING = {
     "RAY_event_stats": "0",
     "RAY_io_context_monitor_probe_interval_ms": "10000",
     # Looks of the raylet and the GCS at the node: 100 ms to 1 s by default, for schedulers of many nodes.
-    "RAY_raylet_report_resources_period_milliseconds": "500",
+    "RAY_raylet_report_resources_period_milliseconds": "1000",
     "RAY_gcs_pull_resource_loads_period_milliseconds": "10000",
     "RAY_report_worker_backlog_interval_ms": "5000",
     "RAY_raylet_check_gc_period_milliseconds": "1000",
