@@ -3,8 +3,8 @@
 A share of the customers or of the items stays; customers with less than three events are dropped. One event of each customer is
 the test: the last one where the order stays, a random one where it does not. It is ranked among 99 items the customer never had,
 by models that have never seen it. What a store gets must come within 2 % of the best candidate and lie above the most popular
-items on every set. Two hundred customers cannot tell a difference of 2 % from chance, so a small set is drawn several times, until
-two thousand customers were asked, and its figures are means over the draws.
+items on every set. Two hundred customers cannot tell a difference of 2 % from chance, so a small set is drawn several times,
+until two thousand customers were asked, and its figures are means over the draws.
 """
 
 import argparse
