@@ -5,6 +5,7 @@ the cluster.
 """
 
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 STORES_ACTOR = "aihub-embedded-stores"
 STORES_NAMESPACE = "aihub"
 CHECK_PERIOD_S = 2.0
+KEPT_VARIABLE = "AIHUB_STORES_ARE_KEPT"
+"""Set by the process that keeps the servers; those of its cluster inherit it."""
 
 
 class EmbeddedStoresKeeper:
@@ -64,7 +67,9 @@ def connect_stores(settings: Settings) -> Settings:
     """
     if settings.database_url is not None and settings.redis_url is not None:
         return settings
-    urls = running_urls(settings.home_path) or _start_by_actor(settings.home_path)
+    # Servers that another command runs on this folder for a moment would be gone soon.
+    kept = running_urls(settings.home_path) if KEPT_VARIABLE in os.environ else None
+    urls = kept or _start_by_actor(settings.home_path)
     return settings.model_copy(
         update={
             "database_url": settings.database_url or SecretStr(urls.database_url),
@@ -74,14 +79,16 @@ def connect_stores(settings: Settings) -> Settings:
 
 
 def keep_stores(settings: Settings) -> EmbeddedStoresKeeper | None:
-    """Start the embedded servers in this process unless both stores are configured.
+    """Start the embedded servers in this process, for the cluster it starts next, unless both stores are configured.
 
     Raises:
         ConfigurationError: An embedded server could not start; the message says why.
     """
     if settings.database_url is not None and settings.redis_url is not None:
         return None
-    return EmbeddedStoresKeeper(str(settings.home_path))
+    keeper = EmbeddedStoresKeeper(str(settings.home_path))
+    os.environ[KEPT_VARIABLE] = "1"
+    return keeper
 
 
 def _start_by_actor(home: Path) -> StoreUrls:

@@ -11,7 +11,7 @@ from aihub.core.embedded.stores import StoreUrls, running_urls
 from aihub.core.errors import ConfigurationError
 from aihub.core.settings import Settings
 from deployments import stores
-from deployments.stores import connect_stores, keep_stores
+from deployments.stores import KEPT_VARIABLE, connect_stores, keep_stores
 from tests.external_servers import wait_until
 
 OURS = StoreUrls("postgresql://ours", "unix://ours")
@@ -26,7 +26,14 @@ def answers(url: str) -> bool:
     return True
 
 
-def test_servers_that_run_are_taken_without_an_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def nobody_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEPT_VARIABLE, "")  # put back after the test, whatever it sets
+    monkeypatch.delenv(KEPT_VARIABLE)
+
+
+def test_servers_that_are_kept_are_taken_without_an_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEPT_VARIABLE, "1")
     monkeypatch.setattr(stores, "running_urls", lambda home: OURS)
     settings = connect_stores(Settings(database_url=None, redis_url=None))
     assert settings.database_url is not None and settings.redis_url is not None
@@ -36,7 +43,15 @@ def test_servers_that_run_are_taken_without_an_actor(monkeypatch: pytest.MonkeyP
     )
 
 
+def test_servers_that_another_command_runs_for_a_moment_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "running_urls", lambda home: OURS)
+    monkeypatch.setattr(stores, "_start_by_actor", lambda home: StoreUrls("postgresql://actor", "unix://actor"))
+    settings = connect_stores(Settings(database_url=None, redis_url=None))
+    assert settings.database_url == SecretStr("postgresql://actor")
+
+
 def test_a_configured_store_is_kept_beside_an_embedded_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEPT_VARIABLE, "1")
     monkeypatch.setattr(stores, "running_urls", lambda home: OURS)
     settings = connect_stores(Settings(database_url=THEIRS, redis_url=None))
     assert settings.database_url == THEIRS
