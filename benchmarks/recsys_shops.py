@@ -149,10 +149,10 @@ def show(label: str, draws: Sequence[CheckSet], found: Outcome) -> None:
     )
 
 
-def draw(events: Interactions, side: str, share: float, order: str) -> list[CheckSet]:
+def draw(events: Interactions, side: str, share: float, order: str, least_cases: int) -> list[CheckSet]:
     """Thin the set until enough customers can be asked."""
     draws: list[CheckSet] = []
-    while len(draws) < MOST_DRAWS and sum(len(found.test) for found in draws) < LEAST_CASES:
+    while len(draws) < MOST_DRAWS and sum(len(found.test) for found in draws) < least_cases:
         draws.append(thin(events, side, share, order, seed=len(draws)))
     return draws
 
@@ -167,7 +167,7 @@ def check_sets(options: argparse.Namespace) -> Iterator[tuple[str, list[CheckSet
                 for order in options.orders:
                     if order == "shuffled" and share not in options.shuffled_shares:
                         continue
-                    yield f"{name}, {share:.0%} of the {side}, {order}", draw(events, side, share, order)
+                    yield f"{name}, {share:.0%} of the {side}, {order}", draw(events, side, share, order, options.least_cases)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -179,6 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--shuffled-shares", nargs="+", type=float, default=[0.1], help="shuffled sets; those without times tell the same"
     )
+    parser.add_argument("--least-cases", type=int, default=LEAST_CASES, help="customers to ask before a set is drawn no more")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--time-limit", type=float, default=30.0, help="seconds of each training; a store has 600")
     options = parser.parse_args(arguments)
