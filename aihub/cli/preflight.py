@@ -49,7 +49,7 @@ RESTING = {
     "SCAN_EVENT_DIR_INTERVAL_SECONDS": "60",
     "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
     "AUTOSCALER_UPDATE_INTERVAL_S": "60",
-    # New log files are looked for twice a second instead of at each of the ten looks for new lines.
+    # New log files are looked for twice a second at most, however few there are.
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "1",
 }
 
