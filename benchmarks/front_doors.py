@@ -22,6 +22,8 @@ CLIENTS = (1, 16, 64)
 TOKENS = 32
 STREAMED = 3000
 AFTER_S = 4.0
+BETWEEN_CLIENTS_S = 0.002
+"""A proxy spreads the requests that come to it at once; the way without one takes no more of them than its queue holds."""
 NO_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": ""}
 HAPROXY = NO_CALLBACK | {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -75,7 +77,11 @@ def measure(url: str, way: Way, home: Path, rounds: int, seconds: float) -> str:
     row = f"{empty_ms:>10.2f}"
     for clients in CLIENTS:
         speeds = [
-            asyncio.run(load.measure_throughput(url, model, clients=clients, max_tokens=TOKENS, socket=at.get("hub")))
+            asyncio.run(
+                load.measure_throughput(
+                    url, model, clients=clients, max_tokens=TOKENS, socket=at.get("hub"), apart_s=BETWEEN_CLIENTS_S
+                )
+            )
             for _ in range(rounds + 1)
         ]
         row += f"{sorted(speeds[1:])[rounds // 2]:>12.1f}"
@@ -101,6 +107,11 @@ async def _leave(url: str, model: str, run_id: str, socket: str | None) -> float
         async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
             for _ in range(8):
                 await answer.content.readline()
+            before = _engine_s(run_id)
+            for _ in range(64):
+                await answer.content.readline()
+            if _engine_s(run_id) == before:
+                raise SystemExit("The engine's seconds do not grow while it answers: its process was not found.")
     await asyncio.sleep(0.5)
     before = _engine_s(run_id)
     await asyncio.to_thread(time.sleep, AFTER_S)

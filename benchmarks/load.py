@@ -43,7 +43,8 @@ async def stream_chat(session: aiohttp.ClientSession, url: str, model: str, prom
     started_s = time.perf_counter()
     first_s, tokens, rest = 0.0, 0, b""
     async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-        response.raise_for_status()
+        if response.status != 200:
+            raise SystemExit(f"The server answered {response.status}: {await response.text()}")
         async for piece in response.content.iter_any():
             *lines, rest = (rest + piece).split(b"\n\n")
             for line in lines:
@@ -54,13 +55,18 @@ async def stream_chat(session: aiohttp.ClientSession, url: str, model: str, prom
     return StreamResult(first_s, time.perf_counter() - started_s, tokens)
 
 
-async def measure_throughput(url: str, model: str, *, clients: int, max_tokens: int, socket: str | None = None) -> float:
-    """Tokens per second over `clients` simultaneous streams."""
+async def measure_throughput(
+    url: str, model: str, *, clients: int, max_tokens: int, socket: str | None = None, apart_s: float = 0.0
+) -> float:
+    """Tokens per second over `clients` simultaneous streams, each begun `apart_s` after the one before."""
+
+    async def client(number: int) -> StreamResult:
+        await asyncio.sleep(number * apart_s)
+        return await stream_chat(session, url, model, f"Tell me story number {number}.", max_tokens)
+
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600), connector=connector(socket)) as session:
         started_s = time.perf_counter()
-        results = await asyncio.gather(
-            *(stream_chat(session, url, model, f"Tell me story number {i}.", max_tokens) for i in range(clients))
-        )
+        results = await asyncio.gather(*map(client, range(clients)))
         return sum(result.tokens for result in results) / (time.perf_counter() - started_s)
 
 

@@ -114,8 +114,8 @@ def check(config: Path, port: int | None, settings: Settings) -> StartPlan:
     host, chosen_port = http_options.get("host", "127.0.0.1"), int(http_options.get("port", 8000))
     _check_port(host, chosen_port)
     shown_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  # compared, not bound
-    resting = {name: value for name, value in RESTING.items() if name not in os.environ}
-    return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", resting | SERVE_ENVIRONMENT)
+    defaults = {name: value for name, value in (RESTING | SERVE_ENVIRONMENT).items() if name not in os.environ}
+    return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", defaults)
 
 
 def check_variables(settings: Settings) -> None:
