@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
 
-from aihub.core.host_names import is_loopback, own_names, parse_names
 from aihub.core.profiles import Profile, load_profile
-from aihub.core.settings import Settings
+from aihub.core.settings import Settings, is_loopback, own_names, parse_names
 from aihub.models.memory.installed_models import DefaultModel
 from aihub.models.store.default_models import (
     hub_key,

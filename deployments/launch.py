@@ -53,7 +53,7 @@ def report_failures(names: set[str]) -> None:
     """Print the reason of the first of these applications that fails to deploy, then end; end too once all run."""
     import ray
 
-    from deployments.engine_failure import reason_of
+    from deployments.engine_state import reason_of
     from deployments.ray_compat import read_applications
 
     while True:

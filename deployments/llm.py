@@ -13,9 +13,8 @@ from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
 from aihub.models.memory.generation_defaults import with_room_for_minimum
 from deployments.cancellation import quiet_refusals, raise_if_cancelled
-from deployments.engine_failure import engine_error
 from deployments.engine_process import describe_cause, start_early
-from deployments.engine_sleep import EngineSleep
+from deployments.engine_state import EngineSleep, engine_error
 from deployments.llm_messages import chat_request, completion_request, engine_died, hub_error, several_greedy
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from aihub.core.errors import HubError, ModelUnavailableError
 from aihub.core.profiles import Profile
 from aihub.models.memory.device import read_device_memory, read_process_memory
 from aihub.models.memory.host import CannotStartError, DeviceMemory, ModelSpec
-from deployments.engine_failure import can_pass, innermost_cause, reason_of, told_by
+from deployments.engine_state import can_pass, innermost_cause, reason_of, told_by
 from deployments.llm_app import app_name, build_llm_application, model_of
 from deployments.ray_compat import ApplicationState, read_applications
 

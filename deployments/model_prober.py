@@ -8,8 +8,7 @@ from ray import serve
 
 from aihub.core.errors import ConflictError
 from aihub.models.keys import ModelKey
-from aihub.models.store.hub_prober import ANSWER_TOKENS, PROMPT, TEXTS
-from aihub.models.store.validation import Speed
+from aihub.models.store.validation import ANSWER_TOKENS, PROMPT, TEXTS, Speed
 from deployments.handles import translate_error
 from deployments.llm_app import app_name
 

@@ -17,7 +17,6 @@ from aihub.core.profiles import Profile
 from aihub.core.settings import Settings
 from aihub.models.configuration import HubConfiguration
 from aihub.models.keys import parse_key
-from aihub.models.memory.desired import DesiredState
 from aihub.models.memory.device import (
     DeviceAbility,
     check_quantization,
@@ -27,9 +26,9 @@ from aihub.models.memory.device import (
     read_engine_facts,
 )
 from aihub.models.memory.generation_defaults import GenerationDefaultsInForce, GenerationDefaultsStore
-from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.installed_models import DefaultModel, InstalledModels, LocalModel
+from aihub.models.memory.kept_state import DesiredState, HighWaterMarks
 from aihub.models.memory.ledger import device_budget, open_ledger, sleep_budget
 from aihub.models.memory.manager import ModelLifecycle
 from aihub.models.memory.state import IN_MEMORY, ModelState, ReadyModel, UnloadLevel

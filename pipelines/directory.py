@@ -11,7 +11,7 @@ from aihub.chat.providers.settings import KnownProviders, ProviderName
 from aihub.chat.routing import AUTO, Decision, ModelCandidate, Router
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import ModelUnavailableError, NotFoundError
-from aihub.core.response_headers import add_response_header
+from aihub.core.logging import add_response_header
 from pipelines.chat import EngineDirectory, model_not_found
 from pipelines.load_wait import LoadWait
 

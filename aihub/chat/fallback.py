@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from aihub.chat.service import ChatEngine, ChatModelInfo, hold
 from aihub.core.errors import HubError, ModelUnavailableError
 from aihub.core.health import PartHealth
-from aihub.core.response_headers import add_response_header
+from aihub.core.logging import add_response_header
 from aihub.core.sse import data_event, events, payload
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from aihub.chat.history import EngineHistory, ModelRecord
 from aihub.chat.routing_rules import RoutingRules, Task
-from aihub.chat.token_estimate import estimate_tokens
+from aihub.chat.service import estimate_tokens
 from aihub.core.errors import ModelUnavailableError
 
 logger = logging.getLogger(__name__)

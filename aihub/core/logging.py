@@ -9,6 +9,7 @@ import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
+from urllib.parse import quote
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request being answered, for log lines and errors."""
@@ -46,3 +47,17 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
         logger.handlers = [handler]
         logger.setLevel(level)
         logger.propagate = False
+
+
+MAX_VALUE_CHARS = 1024
+
+response_headers: ContextVar[dict[str, str] | None] = ContextVar("response_headers", default=None)
+"""Header names and values of the request being answered; None outside of one."""
+
+
+def add_response_header(name: str, value: str) -> None:
+    """Add a header to the answer; letters beyond ASCII and control characters are percent-encoded. Nothing outside a request."""
+    headers = response_headers.get()
+    if headers is not None:
+        # Vietnamese model names and reasons would not survive HTTP's Latin-1 headers.
+        headers[name] = quote(value[:MAX_VALUE_CHARS], safe=" !#$&'()*+,/:;=?@[]_.-~|<>{}\"")[: 3 * MAX_VALUE_CHARS]

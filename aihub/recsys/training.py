@@ -152,13 +152,9 @@ def train(
                 raise_if_cancelled(is_cancelled)
                 report("publishing", 0.0)
                 version = _publish(artifacts, trained, store_id, model_type, chosen, len(data), session.run_id)
-            result = _result(place, version, store_id, model_type)
-            session.succeed(_log_row(result))
-            artifacts.clear_checkpoint(store_id, model_type, session.run_id)
-            report("publishing", 1.0)
-            return result
+            return _succeed(place, session, version, store_id, model_type, artifacts, report)
     except Exception:
-        # Only a process that is killed leaves its checkpoint: what failed or was cancelled would do so again.
+        # Only a process that is killed leaves its checkpoint.
         place.artifacts(tenant).clear_checkpoint(store_id, model_type, session.run_id)
         raise
     finally:
@@ -244,6 +240,23 @@ def _result(place: TrainingPlace, version: Version, store_id: int, model_type: M
         event_count=version.card["event_count"],
         message=message,
     )
+
+
+def _succeed(
+    place: TrainingPlace,
+    session: TrainingSession,
+    version: Version,
+    store_id: int,
+    model_type: ModelType,
+    artifacts: ArtifactStore,
+    report: Progress,
+) -> TrainingResult:
+    """Write that the training has succeeded, then let its checkpoint go."""
+    result = _result(place, version, store_id, model_type)
+    session.succeed(_log_row(result))
+    artifacts.clear_checkpoint(store_id, model_type, session.run_id)
+    report("publishing", 1.0)
+    return result
 
 
 def _verdict(version: Version, model_type: ModelType, incumbent: Mapping[str, float] | None) -> str:

@@ -19,7 +19,7 @@ from aihub.core.health import PartHealth
 from aihub.core.profiles import EmbeddingsProfile, load_profile
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.requirement import GIB, MemoryRequirement
-from deployments.engine_failure import engine_error
+from deployments.engine_state import engine_error
 from deployments.llm import EngineOptions, LLMDeployment
 
 PROFILE = "rtx4060ti"

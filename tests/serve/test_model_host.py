@@ -9,7 +9,7 @@ from ray import serve
 from aihub.core.errors import ModelUnavailableError
 from aihub.core.profiles import load_profile
 from deployments import model_host
-from deployments.engine_sleep import EngineSleep
+from deployments.engine_state import EngineSleep
 from deployments.llm_app import app_name
 from deployments.model_host import ServeModelHost
 

@@ -12,8 +12,7 @@ from aihub.chat.providers.connection import DONE, ProviderConnection, broken_off
 from aihub.chat.providers.failures import ProviderError, Refusal, explain_refusal
 from aihub.chat.providers.ollama_shapes import Answer, chat_request, generate_requests
 from aihub.chat.providers.origin import parse_object
-from aihub.chat.service import ChatModelInfo
-from aihub.chat.token_estimate import estimate_tokens
+from aihub.chat.service import ChatModelInfo, estimate_tokens
 from aihub.core.errors import HubError, NotFoundError
 from aihub.core.health import PartHealth
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from aihub.chat.providers.connection import DONE, ProviderConnection, data_frame, error_frame, read_events
 from aihub.chat.providers.failures import ProviderError
-from aihub.chat.service import ChatModelInfo
-from aihub.chat.token_estimate import estimate_tokens
+from aihub.chat.service import ChatModelInfo, estimate_tokens
 from aihub.core.errors import HubError, InvalidRequestError
 from aihub.core.health import PartHealth
 

@@ -22,10 +22,10 @@ from aihub.core.errors import HubError
 from aihub.core.language import detect_language
 from aihub.documents.chunking import TokenCounter, chunk_text
 from aihub.documents.parsing.clean import DocumentError
-from aihub.documents.parsing.confine import confine
 from aihub.documents.parsing.extract import extract
 from aihub.documents.parsing.frames import EXIT_MEMORY, BrokenFrameError, Frame, FramePipe
 from aihub.documents.parsing.options import ChunkingOptions, ParseLimits
+from aihub.documents.parsing.sandbox import confine
 from aihub.documents.search.analysis import MIN_LETTERS, analyse
 
 _MIB = 2**20

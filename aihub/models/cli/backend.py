@@ -106,7 +106,7 @@ class HubBackend:
     async def bench(self, keys: Sequence[str]) -> Answer:
         # Imports that no other verb needs.
         from aihub.models.store.catalogue import load_catalogue
-        from aihub.models.store.hub_prober import HubProber
+        from aihub.models.store.validation import HubProber
 
         catalogue = load_catalogue()
         prober = HubProber(self._client, catalogue)
@@ -185,7 +185,7 @@ def _is_measurable(detail: Mapping[str, Any]) -> bool:
 
 
 def _error_of(answer: httpx.Response) -> HubError:
-    from aihub.models.store.hub_prober import read_message
+    from aihub.models.store.validation import read_message
 
     message = read_message(answer)
     if answer.status_code in {400, 422}:

@@ -6,9 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 
 from aihub.core.errors import ConflictError, HubError, ModelUnavailableError, NotFoundError, OverloadedError
 from aihub.models.memory.admission import refuse_impossible
-from aihub.models.memory.desired import DesiredState
-from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import ModelHost, ModelSpec
+from aihub.models.memory.kept_state import DesiredState, HighWaterMarks
 from aihub.models.memory.ledger import MemoryLedger
 from aihub.models.memory.loader import Loader, Unloader, still_loading
 from aihub.models.memory.manager_state import LifecyclePolicy, ManagerState

@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable
 
 from aihub.core.errors import HubError, ModelUnavailableError
 from aihub.models.memory.admission import Start, next_step
-from aihub.models.memory.desired import Desired, DesiredState
-from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import ModelHost
+from aihub.models.memory.kept_state import Desired, DesiredState, HighWaterMarks
 from aihub.models.memory.loader import CAN_START, Loader
 from aihub.models.memory.manager_state import ManagerState
 from aihub.models.memory.state import IN_MEMORY, ModelRecord, ModelState

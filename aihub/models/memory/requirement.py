@@ -1,6 +1,6 @@
 """How much device memory a model takes: weights, KV cache by the dimensions in `config.json`, and what the engine needs.
 
-Estimates are on the safe side by some hundred MB; `aihub.models.memory.high_water_marks` replaces the guessed part by what was
+Estimates are on the safe side by some hundred MB; `aihub.models.memory.kept_state` replaces the guessed part by what was
 measured.
 """
 

@@ -4,8 +4,8 @@ import asyncio
 import logging
 
 from aihub.core.errors import HubError, ModelUnavailableError
-from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import CannotStartError, ModelHost
+from aihub.models.memory.kept_state import HighWaterMarks
 from aihub.models.memory.ledger import gib
 from aihub.models.memory.manager_state import ManagerState
 from aihub.models.memory.sleeping import HostMemory, Sleeping

@@ -27,10 +27,10 @@ from aihub.embeddings.onnx_export import folder_fingerprint
 from aihub.embeddings.sentence_model import read_sentence_model, why_not_onnx
 from aihub.models.keys import ModelKey
 from aihub.models.metrics import RegistryMetrics
+from aihub.models.store.catalogue import CHAT_PACKAGES, EMBEDDING_PACKAGES, locate, packaged_model
 from aihub.models.store.downloads.orders import Job
 from aihub.models.store.installs import InstallStore
 from aihub.models.store.local import INSTALLS_FOLDER, open_registry
-from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES, locate, packaged_model
 from aihub.models.store.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,8 @@ from aihub.core.errors import ConfigurationError, InvalidRequestError
 from aihub.core.files import has_all_files, read_manifest
 from aihub.core.model_folder import check_model_folder
 from aihub.models.keys import REMOTE_PROVIDERS, ModelKey, Provider, parse_key
-from aihub.models.store.catalogue import Catalogue
+from aihub.models.store.catalogue import CHAT_PACKAGES, EMBEDDING_PACKAGES, Catalogue, find_weights
 from aihub.models.store.installs import InstallStore
-from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES, find_weights
 
 OLLAMA_TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 8 * 2**20

@@ -14,14 +14,12 @@ from aihub.models.configuration import ConfigurationStore, HubConfiguration
 from aihub.models.keys import ModelKey, Provider
 from aihub.models.metrics import RegistryMetrics
 from aihub.models.store import reports
-from aihub.models.store.catalogue import Catalogue
+from aihub.models.store.catalogue import Catalogue, why_package_is_not_downloaded
 from aihub.models.store.detection import Detection, detect
 from aihub.models.store.downloads.orders import Job, JobEvent
 from aihub.models.store.installs import Install, InstallStore
-from aihub.models.store.packages import why_package_is_not_downloaded
 from aihub.models.store.recommendation import recommend
-from aihub.models.store.status import describe_health, describe_status
-from aihub.models.store.upstream import UpstreamLookup, describe_update
+from aihub.models.store.status import UpstreamLookup, describe_health, describe_status, describe_update
 from aihub.models.store.validation import Validation, Validator
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from aihub.recsys.array_files import FitCheckpoint
 from aihub.recsys.collaborative.evaluation import HoldOut
 from aihub.recsys.collaborative.ials import Factors, IalsSettings, complete_factors, dot_scores, fit_ials
 from aihub.recsys.collaborative.neumf_training import ScorePairs
-from aihub.recsys.collaborative.setting_search import Settings, climb
-from aihub.recsys.collaborative.settings import RecommendationSettings
+from aihub.recsys.collaborative.settings import RecommendationSettings, Settings, climb
 from aihub.recsys.data.interactions import PairMatrix
 from aihub.recsys.results import Cancelled, Progress
 
@@ -80,8 +79,6 @@ def choose_settings(
         fixed: Names that keep the value of `first`.
         is_small: Whether `dim` is chosen here, too; else it stays.
     """
-    from torch.linalg import LinAlgError
-
     if len(pairs.items) > _SEARCH_PAIRS:
         return first
     margin = _PAIRED_SPREAD / max(1, cases) ** 0.5
@@ -89,19 +86,9 @@ def choose_settings(
 
     def quality(changed: Settings) -> float:
         candidate = replace(first, epochs=min(first.epochs, _SEARCH_EPOCHS), **changed)
-        found: list[float] = []
-
-        def after_epoch(epoch: int, factors: Factors) -> bool:
-            if epoch == candidate.epochs:
-                found.append(judge(lambda users, items: dot_scores(factors, users, items)))
-            return False
-
-        try:
-            fit_ials(pairs, candidate, after_epoch, cancelled)
-        except LinAlgError:  # so little regularisation that single precision cannot solve it
-            found.append(0.0)
+        found = _quality(pairs, candidate, judge, cancelled)
         progress("settings", min(1.0, (time.monotonic() - begun) / span_s))
-        return found[0]
+        return found
 
     search_dim = first.dim if "dim" in fixed else _SEARCH_DIM
     grids: dict[str, list[Any]] = {
@@ -121,6 +108,24 @@ def choose_settings(
             grids | {"dim": sizes}, [best], quality, until=until, moves=(*_SIZES, *_RIDGES, *_WEIGHTS), margin=margin
         )  # fmt: skip
     return replace(first, **(best if is_small else best | {"dim": first.dim}))
+
+
+def _quality(pairs: PairMatrix, settings: IalsSettings, judge: Callable[[ScorePairs], float], cancelled: Cancelled) -> float:
+    """Fit factors and return what the hold-out says of them after the last epoch."""
+    from torch.linalg import LinAlgError
+
+    found: list[float] = []
+
+    def after_epoch(epoch: int, factors: Factors) -> bool:
+        if epoch == settings.epochs:
+            found.append(judge(lambda users, items: dot_scores(factors, users, items)))
+        return False
+
+    try:
+        fit_ials(pairs, settings, after_epoch, cancelled)
+    except LinAlgError:  # so little regularisation that single precision cannot solve it
+        return 0.0
+    return found[0]
 
 
 def _doublings(first: float, is_fixed: bool, *, most: float = 10.0) -> list[float]:

@@ -19,8 +19,7 @@ from aihub.recsys.collaborative.linear_recommender import Catalogue, LinearRecom
 from aihub.recsys.collaborative.neumf import calibrate, shift_users
 from aihub.recsys.collaborative.neumf_training import NeumfFit, ScorePairs, complete_users, fit_epochs, fit_neumf
 from aihub.recsys.collaborative.recommender import Recommender
-from aihub.recsys.collaborative.setting_search import Settings, climb
-from aihub.recsys.collaborative.settings import RecommendationSettings
+from aihub.recsys.collaborative.settings import RecommendationSettings, Settings, climb
 from aihub.recsys.data.interactions import IndexedInteractions, PairMatrix
 from aihub.recsys.results import Cancelled, Progress
 

@@ -19,7 +19,7 @@ from aihub.core.errors import (
     OverloadedError,
     RateLimitError,
 )
-from aihub.core.response_headers import add_response_header, response_headers
+from aihub.core.logging import add_response_header, response_headers
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Xin chào"}]}
 WORTH_ANOTHER = [

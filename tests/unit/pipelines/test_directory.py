@@ -15,7 +15,7 @@ from aihub.chat.routing import ModelCandidate, Router
 from aihub.chat.routing_rules import load_routing_rules
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import ModelUnavailableError, NotFoundError
-from aihub.core.response_headers import response_headers
+from aihub.core.logging import response_headers
 from pipelines.chat import model_not_found
 from pipelines.directory import ProviderDirectory
 from pipelines.load_wait import LoadWait

@@ -12,8 +12,7 @@ import chardetng_py
 import regex
 
 from aihub.core.language import likely_languages
-from aihub.documents.parsing.encodings.declared import codec_of
-from aihub.documents.parsing.encodings.unicode import letters_of, script_of
+from aihub.documents.parsing.encodings.declared import codec_of, letters_of, script_of
 
 _NORDIC = "æøåéòóôüäö"
 _SOUTH_SLAVIC = "čćđšž"

@@ -4,9 +4,16 @@ import re
 from unicodedata import category
 
 from aihub.documents.parsing.clean import DocumentError
-from aihub.documents.parsing.encodings.declared import declared_encoding, marked_encoding
+from aihub.documents.parsing.encodings.declared import (
+    REPLACEMENT,
+    declared_encoding,
+    marked_encoding,
+    repair,
+    repair_ascii,
+    repair_declared,
+    unmarked_utf16,
+)
 from aihub.documents.parsing.encodings.guess import guess_codec
-from aihub.documents.parsing.encodings.unicode import REPLACEMENT, repair, repair_ascii, repair_declared, unmarked_utf16
 
 _SAMPLE = 65_536
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\x0b\x0c\r\x1b")) + b"\x7f"

@@ -9,7 +9,7 @@ from aihub.chat.providers.connection import ProviderMetrics
 from aihub.chat.providers.failures import ProviderNotConfiguredError, ProviderUnavailableError
 from aihub.chat.providers.pool import ProviderPool
 from aihub.chat.providers.settings import PROVIDER_NAMES, ProviderName, ProviderSettings, load_known_providers
-from aihub.chat.token_estimate import estimate_tokens
+from aihub.chat.service import estimate_tokens
 from aihub.core.errors import ConfigurationError
 
 KNOWN = load_known_providers()

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aihub.models.memory.desired import Desired, DesiredState
 from aihub.models.memory.fake import FakeHost
-from aihub.models.memory.high_water_marks import HighWaterMarks
 from aihub.models.memory.host import ModelSpec
+from aihub.models.memory.kept_state import Desired, DesiredState, HighWaterMarks
 from aihub.models.memory.ledger import MemoryLedger
 from aihub.models.memory.manager import ModelLifecycle
 from aihub.models.memory.manager_state import LifecyclePolicy

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from aihub.core.errors import ModelUnavailableError
-from aihub.models.memory.desired import Desired
 from aihub.models.memory.fake import FakeHost
+from aihub.models.memory.kept_state import Desired
 from tests.unit.models.memory.lifecycle_parts import GIB, POLICY, running_hub, spec
 
 A, B = spec("a", 6), spec("b", 6)

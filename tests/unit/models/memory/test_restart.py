@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from aihub.core.errors import ModelUnavailableError
-from aihub.models.memory.desired import Desired, DesiredState
 from aihub.models.memory.fake import FakeHost
+from aihub.models.memory.kept_state import Desired, DesiredState
 from tests.unit.models.memory.lifecycle_parts import GIB, Ingress, running_hub, spec
 from tests.unit.models.memory.virtual_time import now_s
 

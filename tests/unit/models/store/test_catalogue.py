@@ -7,8 +7,7 @@ import yaml
 from aihub.core.errors import ConfigurationError, InvalidRequestError
 from aihub.core.profiles import PROFILES_DIR, load_profile
 from aihub.models.keys import ModelKey, parse_key
-from aihub.models.store.catalogue import load_catalogue
-from aihub.models.store.packages import CHAT_PACKAGES, EMBEDDING_PACKAGES
+from aihub.models.store.catalogue import CHAT_PACKAGES, EMBEDDING_PACKAGES, load_catalogue
 
 CATALOGUE = load_catalogue()
 MODEL: dict[str, Any] = {"key": "hf:org/toy", "model_id": "toy", "title": "Toy", "types": ["chat"], "licence": "MIT"}

