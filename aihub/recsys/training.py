@@ -4,7 +4,7 @@ Runs anywhere Python does: in a Ray job, in the command line, in a test.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,27 +138,24 @@ def train(
     def is_cancelled() -> bool:
         return session.is_cancelled() or cancelled()
 
-    try:
-        with _ends_written(session):
+    with _opened(session, lambda: place.artifacts(tenant).clear_checkpoint(store_id, model_type, session.run_id)):
+        raise_if_cancelled(is_cancelled)
+        report("reading the store", 0.0)
+        artifacts = place.artifacts(tenant)
+        version = _published(artifacts, store_id, model_type, session.run_id)
+        if version is None:
+            checkpoint = FitCheckpoint(artifacts.checkpoint_folder(store_id, model_type, session.run_id), session.run_id)
+            data = place.read(trainer, checkpoint, tenant, store_id, chosen)
             raise_if_cancelled(is_cancelled)
-            report("reading the store", 0.0)
-            artifacts = place.artifacts(tenant)
-            version = _published(artifacts, store_id, model_type, session.run_id)
-            if version is None:
-                checkpoint = FitCheckpoint(artifacts.checkpoint_folder(store_id, model_type, session.run_id), session.run_id)
-                data = place.read(trainer, checkpoint, tenant, store_id, chosen)
-                raise_if_cancelled(is_cancelled)
-                trained = trainer.fit(data, chosen, progress=report, cancelled=is_cancelled, checkpoint=checkpoint)
-                raise_if_cancelled(is_cancelled)
-                report("publishing", 0.0)
-                version = _publish(artifacts, trained, store_id, model_type, chosen, len(data), session.run_id)
-            return _succeed(place, session, version, store_id, model_type, artifacts, report)
-    except Exception:
-        # Only a process that is killed leaves its checkpoint.
-        place.artifacts(tenant).clear_checkpoint(store_id, model_type, session.run_id)
-        raise
-    finally:
-        session.close()
+            trained = trainer.fit(data, chosen, progress=report, cancelled=is_cancelled, checkpoint=checkpoint)
+            raise_if_cancelled(is_cancelled)
+            report("publishing", 0.0)
+            version = _publish(artifacts, trained, store_id, model_type, chosen, len(data), session.run_id)
+        result = _result(place, version, store_id, model_type)
+        session.succeed(_log_row(result))
+        artifacts.clear_checkpoint(store_id, model_type, session.run_id)
+        report("publishing", 1.0)
+        return result
 
 
 def compare(
@@ -242,23 +239,6 @@ def _result(place: TrainingPlace, version: Version, store_id: int, model_type: M
     )
 
 
-def _succeed(
-    place: TrainingPlace,
-    session: TrainingSession,
-    version: Version,
-    store_id: int,
-    model_type: ModelType,
-    artifacts: ArtifactStore,
-    report: Progress,
-) -> TrainingResult:
-    """Write that the training has succeeded, then let its checkpoint go."""
-    result = _result(place, version, store_id, model_type)
-    session.succeed(_log_row(result))
-    artifacts.clear_checkpoint(store_id, model_type, session.run_id)
-    report("publishing", 1.0)
-    return result
-
-
 def _verdict(version: Version, model_type: ModelType, incumbent: Mapping[str, float] | None) -> str:
     metric = GATES[model_type].metric
     new = version.metrics[metric]
@@ -271,6 +251,19 @@ def _verdict(version: Version, model_type: ModelType, incumbent: Mapping[str, fl
 def _log_row(result: TrainingResult) -> dict[str, Any]:
     names = ("event_count", "metrics", "incumbent_metrics", "version", "served", "model_path", "message")
     return {name: getattr(result, name) for name in names}
+
+
+@contextmanager
+def _opened(session: TrainingSession, clear_checkpoint: Callable[[], None]) -> Iterator[None]:
+    """Close a session at the end; only a process that is killed leaves its checkpoint."""
+    try:
+        with _ends_written(session):
+            yield
+    except Exception:
+        clear_checkpoint()
+        raise
+    finally:
+        session.close()
 
 
 @contextmanager
