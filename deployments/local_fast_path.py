@@ -34,7 +34,7 @@ _PLAIN = re.compile(rb"/[!-~]*")
 """Targets that pass unchanged."""
 
 _MOST = 512
-"""Requests at once on one way; what comes beyond goes Serve's way, where queues are limited."""
+"""Requests at once on one socket; what comes beyond goes Serve's way, where queues are limited."""
 _LARGEST_BODY = 65_536
 _BODY_S = 0.05
 """A body that is larger or not there by then goes Serve's way: an upload, or a client on a slow line."""
@@ -53,7 +53,7 @@ def middlewares() -> list[Middleware]:
     """Return what Ray Serve's proxy puts around itself; named by `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`."""
     quiet_cancellations()
     home = Settings().home_path
-    return [Middleware(ShortWay, ways=[(prefix, Way(socket_path(home, name))) for prefix, name in _PREFIXES])]
+    return [Middleware(LocalFastPath, sockets=[(prefix, ReplicaSocket(socket_path(home, name))) for prefix, name in _PREFIXES])]
 
 
 def socket_path(home: Path, name: str) -> Path:
@@ -64,7 +64,7 @@ def socket_path(home: Path, name: str) -> Path:
     return home / "sockets" / f"{name}-{port}.sock"
 
 
-class Way:
+class ReplicaSocket:
     """Connections to one socket."""
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Way:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Count a request; when nobody listens, the way is closed for a moment."""
+        """Count a request; when nobody listens, none is tried for a moment."""
         self._busy += 1
         try:
             yield
@@ -108,27 +108,27 @@ class Way:
         return self._session
 
 
-class ShortWay:
+class LocalFastPath:
     """ASGI middleware of Serve's proxy.
 
     Args:
         app: The proxy itself: Serve's way.
-        ways: Prefix of paths, and where they are answered; the first open one is taken.
+        sockets: Prefix of paths, and where they are answered; the first open one is taken.
     """
 
-    def __init__(self, app: ASGIApp, ways: Sequence[tuple[str, Way]]) -> None:
+    def __init__(self, app: ASGIApp, sockets: Sequence[tuple[str, ReplicaSocket]]) -> None:
         self._app = app
-        self._ways = ways
+        self._sockets = sockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(_OF_SERVE) and _is_plain(scope):
-            ways = [way for prefix, way in self._ways if way.is_open and scope["path"].startswith(prefix)]
+            sockets = [socket for prefix, socket in self._sockets if socket.is_open and scope["path"].startswith(prefix)]
             taken = _Taken(receive)
-            body = await taken.whole_body() if ways else None
+            body = await taken.whole_body() if sockets else None
             if body is not None:
-                for way in (way for way in ways if way.is_open):
-                    with suppress(*_NOBODY), way.used():
-                        await _pass(way, scope, body, receive, send)
+                for socket in (socket for socket in sockets if socket.is_open):
+                    with suppress(*_NOBODY), socket.used():
+                        await _pass(socket, scope, body, receive, send)
                         return
             receive = taken.receive
         await self._app(scope, receive, send)
@@ -160,13 +160,13 @@ class _Taken:
         return self._messages.popleft() if self._messages else await self._receive()
 
 
-async def _pass(way: Way, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+async def _pass(socket: ReplicaSocket, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
     """Pass a request on and the answer back; when the client leaves, close the connection, which tells the replica.
 
     Raises:
         ClientConnectorError, ConnectionTimeoutError: Nobody listens.
     """
-    answer = asyncio.create_task(_ask(way, scope, body, send))
+    answer = asyncio.create_task(_ask(socket, scope, body, send))
     gone = asyncio.create_task(_until_gone(receive))
     try:
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -179,14 +179,16 @@ async def _pass(way: Way, scope: Scope, body: bytes, receive: Receive, send: Sen
         answer.result()
 
 
-async def _ask(way: Way, scope: Scope, body: bytes, send: Send) -> None:
+async def _ask(socket: ReplicaSocket, scope: Scope, body: bytes, send: Send) -> None:
     has_begun = False
     # The body goes in one piece, whatever its frame was; its length is told anew.
     left_out = _REQUEST_HOP | {b"content-length"} if body else _REQUEST_HOP
     sent = [(name.decode("ascii"), value.decode("ascii")) for name, value in scope["headers"] if name not in left_out]
     url = URL("http://hub" + _target(scope).decode("ascii"), encoded=True)
     try:
-        async with way.session.request(scope["method"], url, headers=sent, data=body or None, allow_redirects=False) as response:
+        async with socket.session.request(
+            scope["method"], url, headers=sent, data=body or None, allow_redirects=False
+        ) as response:
             has_begun = True
             headers = [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in _ANSWER_HOP]
             await send({"type": "http.response.start", "status": response.status, "headers": headers})

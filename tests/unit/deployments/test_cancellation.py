@@ -130,7 +130,7 @@ async def test_local_fast_path_takes_the_error_of_an_answer_that_fails_while_its
 
         async def __aexit__(self, *_: object) -> None: ...
 
-    class Way:
+    class ReplicaSocket:
         session = Session()
 
     async def receive() -> dict[str, Any]:
@@ -138,7 +138,7 @@ async def test_local_fast_path_takes_the_error_of_an_answer_that_fails_while_its
         return {"type": "http.disconnect"}
 
     scope = {"type": "http", "method": "GET", "headers": [], "raw_path": b"/", "query_string": b""}
-    await leave(_pass(Way(), scope, b"", receive, receive))
+    await leave(_pass(ReplicaSocket(), scope, b"", receive, receive))
 
 
 async def test_swallowed_cancellation_goes_on() -> None:

@@ -16,7 +16,7 @@ from yarl import URL
 
 from aihub.cli.preflight import SERVE_ENVIRONMENT
 from aihub.http.local_server import LocalServer
-from deployments.local_fast_path import ShortWay, Way
+from deployments.local_fast_path import LocalFastPath, ReplicaSocket
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -93,11 +93,11 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _closing(way: Way) -> AsyncIterator[None]:
+async def _closing(socket: ReplicaSocket) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await way.close()
+        await socket.close()
 
 
 class Front:
@@ -107,8 +107,8 @@ class Front:
         self.serve, self.hub, self.recsys = Replica("serve"), Replica("hub"), Replica("recsys")
         paths = {name: folder / f"{name}.sock" for name in ("hub", "recsys")}
         self.servers = {"hub": LocalServer(self.hub, paths["hub"]), "recsys": LocalServer(self.recsys, paths["recsys"])}
-        self.ways = {name: Way(path) for name, path in paths.items()}
-        self.app = ShortWay(self.serve, [("/predict/", self.ways["recsys"]), ("/", self.ways["hub"])])
+        self.ways = {name: ReplicaSocket(path) for name, path in paths.items()}
+        self.app = LocalFastPath(self.serve, [("/predict/", self.ways["recsys"]), ("/", self.ways["hub"])])
 
     async def close(self) -> None:
         await asyncio.gather(*(way.close() for way in self.ways.values()))
@@ -271,8 +271,8 @@ async def test_replica_that_breaks_off_gives_503_with_retry_after(folder: Path, 
         writer.close()
 
     server = await asyncio.start_unix_server(hang_up, folder / "hub.sock")
-    way = Way(folder / "hub.sock")
-    async with server, serving(ShortWay(Replica("serve"), [("/", way)])) as url, _closing(way):
+    way = ReplicaSocket(folder / "hub.sock")
+    async with server, serving(LocalFastPath(Replica("serve"), [("/", way)])) as url, _closing(way):
         async with client.post(url, data=b"x") as response:
             content: Any = await response.json()
             assert (response.status, response.headers["retry-after"]) == (503, "5")
@@ -287,8 +287,8 @@ async def test_answer_that_breaks_off_in_the_middle_is_seen_to_be_broken(folder:
         writer.close()
 
     server = await asyncio.start_unix_server(half_an_answer, folder / "hub.sock")
-    way = Way(folder / "hub.sock")
-    async with server, serving(ShortWay(Replica("serve"), [("/", way)])) as url, _closing(way):
+    way = ReplicaSocket(folder / "hub.sock")
+    async with server, serving(LocalFastPath(Replica("serve"), [("/", way)])) as url, _closing(way):
         with pytest.raises(aiohttp.ClientPayloadError):
             async with client.post(url, data=b"x") as response:
                 await response.read()
