@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from aihub.core.profiles import load_profile
 from aihub.core.settings import Settings
 from aihub.embeddings.embedder import SentenceEmbedder
-from aihub.embeddings.onnx_export import CALIBRATION_PATH
+from aihub.embeddings.openvino_export import CALIBRATION_PATH
 from aihub.models.store.default_models import prepare_embedding_model, select_embedding_model
 
 Vectors = NDArray[np.float32]
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             compare(f"HTTP, {load.name}", load, over_http(options.url, choice.model_id, load), peer, options.rounds)
         return
     with asyncio.Runner() as runner:
-        for backend in ("torch", "onnx"):
+        for backend in ("torch", "openvino"):
             embedder = SentenceEmbedder(prepare_embedding_model(choice.source, settings, backend=backend), choice.model_id)
             runner.run(embedder.start())
             for load in loads:

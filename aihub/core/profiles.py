@@ -102,14 +102,14 @@ class EmbeddingsProfile(DeploymentProfile):
     """The embeddings deployment.
 
     Attributes:
-        backend: Runtime of the encoder. `onnx` computes in int8 on the CPU, within .003 nDCG of `torch`, which is float32
+        backend: Runtime of the encoder. `openvino` computes in int8 on the CPU, within .003 nDCG of `torch`, which is float32
             (`make bench-retrieval`); models outside the BERT family run on torch all the same.
         max_batch_tokens: Padded tokens of one forward pass; 512 fit the cache of a CPU, a GPU wants tens of thousands.
     """
 
     model_id: str
     model_source: str
-    backend: Literal["torch", "onnx"] = "torch"
+    backend: Literal["torch", "openvino"] = "torch"
     languages: tuple[str, ...] = ("en",)
     max_batch_tokens: PositiveInt = 512
 

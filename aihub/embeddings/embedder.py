@@ -17,7 +17,7 @@ class SentenceEmbedder:
     """An `Embedder` over a folder from `prepare_embedding_model`.
 
     The event loop is never blocked: texts become tokens in a worker thread, and vectors in the compute threads of one
-    `EncodingQueue`. A text gets the same vector in any company, to rounding (cosine above .9999).
+    `EncodingQueue`. A text gets the same vector in any company, to rounding (cosine above .999).
 
     Args:
         model_path: Prepared folder; what it holds decides the runtime.

@@ -1,6 +1,7 @@
 """Sentence encoders: text to padded token ids, token ids to unit vectors."""
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from aihub.core.errors import ContextLengthError, InvalidRequestError
-from aihub.embeddings.onnx_export import ONNX_NAME
+from aihub.embeddings.openvino_export import GRAPH_NAME, compile_encoder
 from aihub.embeddings.schemas import check_inputs
+from aihub.embeddings.sentence_model import read_sentence_model
 
 Tokens = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -33,27 +35,33 @@ class Encoder(Protocol):
 
 def load_encoder(folder: Path, device: str) -> Encoder:
     """Load a prepared folder on the runtime it was prepared for."""
-    return OnnxEncoder(folder) if (folder / ONNX_NAME).is_file() else TorchEncoder(folder, device)
+    return OpenVinoEncoder(folder) if (folder / GRAPH_NAME).is_file() else TorchEncoder(folder, device)
 
 
-class OnnxEncoder:
-    """ONNX Runtime on the CPU.
+WIDTH_STEP = 16
+"""OpenVINO compiles kernels for each shape it meets, which takes time and memory: with few widths there are about a hundred."""
 
-    One thread per call and one call per core: batches are independent, so no core waits for another inside a layer, and
-    a waiting thread does not spin on a core that the LLM needs.
+
+class OpenVinoEncoder:
+    """OpenVINO on the CPU.
+
+    One thread per call and one call per core: batches are independent, so no core waits for another inside a layer.
     """
 
     def __init__(self, folder: Path) -> None:
-        from onnxruntime import InferenceSession, SessionOptions
-
-        options = SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        self._session = InferenceSession(str(folder / ONNX_NAME), options, providers=["CPUExecutionProvider"])
         self.parallel_calls = available_cores()
+        self._model = compile_encoder(folder / GRAPH_NAME, self.parallel_calls)
+        self._max_tokens = read_sentence_model(folder).max_tokens
+        self._thread = threading.local()
 
     def __call__(self, token_ids: Tokens, mask: Tokens) -> Vectors:
-        vectors: Vectors = self._session.run(None, {"input_ids": token_ids, "attention_mask": mask})[0]
+        if not hasattr(self._thread, "request"):
+            self._thread.request = self._model.create_infer_request()
+        tokens = token_ids.shape[1]
+        width = max(tokens, min(-(-tokens // WIDTH_STEP) * WIDTH_STEP, self._max_tokens))
+        wide = [np.pad(values, ((0, 0), (0, width - tokens))) for values in (token_ids, mask)]
+        # A copy, as the request's own memory is written again by its next call.
+        vectors: Vectors = self._thread.request.infer(wide)[0].copy()
         return vectors
 
 

@@ -17,7 +17,7 @@ from aihub.models.store.default_models import prepare_embedding_model
 TEXTS = ["Xin chào các bạn", "hello", "a much longer text about shoes " * 20, "مرحبا", "👩‍👩‍👧 emoji", "Z̷a̷l̷g̷o̷"]
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["torch", "onnx", "fake"])
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["torch", "openvino", "fake"])
 async def embedder(request: pytest.FixtureRequest) -> AsyncIterator[Embedder]:
     if request.param == "fake":
         yield FakeEmbedder()
@@ -48,7 +48,8 @@ async def test_many_callers_at_once_get_their_own_vectors(embedder: Embedder) ->
     texts = [f"số {number} " + "từ " * (number % 40) for number in range(64)]
     together = await asyncio.gather(*(embedder.embed([text]) for text in texts))
     expected = (await embedder.embed(texts)).vectors
-    assert np.allclose(np.concatenate([one.vectors for one in together]), expected, atol=1e-5)
+    cosines = (np.concatenate([one.vectors for one in together]) * expected).sum(axis=1)
+    assert float(cosines.min()) > 0.999
 
 
 async def test_similar_texts_are_nearer_than_different_ones(embedder: Embedder) -> None:

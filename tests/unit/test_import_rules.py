@@ -28,11 +28,11 @@ ALLOWED = {
 # Module and part of a name that it may import all the same, and why.
 EXEMPT = {
     ("aihub.http.app", "routes"): "mounts the routes of every capability",
-    ("aihub.models.store.default_models", "embeddings"): "prepares the default encoder for ONNX Runtime before the hub starts",
+    ("aihub.models.store.default_models", "embeddings"): "prepares the default encoder for OpenVINO before the hub starts",
 }
 # Names that only these modules touch: what Ray and vLLM move between minor releases is mended in one place.
 COMPAT = {"ray": "deployments.ray_compat", "vllm": "deployments.vllm_compat"}
-HEAVY = {"vllm", "torch", "vosk", "lightgbm", "transformers", "sentence_transformers", "onnxruntime", "openvino"}
+HEAVY = {"vllm", "torch", "vosk", "lightgbm", "transformers", "sentence_transformers", "nncf", "openvino"}
 # Loads untrusted bytes as code.
 UNSAFE = {"pickle", "cloudpickle", "joblib", "dill", "marshal", "shelve"}
 MOST_LINES = 300

@@ -22,9 +22,9 @@ from aihub.core.profiles import Profile
 from aihub.core.progress import Progress, no_progress
 from aihub.core.settings import Settings
 from aihub.core.subprocess_runner import run_in_subprocess
-from aihub.embeddings.onnx_export import RECIPE as ONNX_RECIPE
-from aihub.embeddings.onnx_export import folder_fingerprint
-from aihub.embeddings.sentence_model import read_sentence_model, why_not_onnx
+from aihub.embeddings.openvino_export import RECIPE as OPENVINO_RECIPE
+from aihub.embeddings.openvino_export import folder_fingerprint
+from aihub.embeddings.sentence_model import read_sentence_model, why_not_openvino
 from aihub.models.keys import ModelKey
 from aihub.models.metrics import RegistryMetrics
 from aihub.models.store.catalogue import CHAT_PACKAGES, EMBEDDING_PACKAGES, locate, packaged_model
@@ -36,9 +36,9 @@ from aihub.models.store.registry import ModelRegistry
 logger = logging.getLogger(__name__)
 
 CONVERT_GGUF = "aihub.models.store.gguf:convert_gguf"
-EXPORT_ENCODER = "aihub.embeddings.onnx_export:export_encoder"
+EXPORT_ENCODER = "aihub.embeddings.openvino_export:export_encoder"
 
-EmbeddingBackend = Literal["torch", "onnx"]
+EmbeddingBackend = Literal["torch", "openvino"]
 
 PACKAGE_PREFIX = "package:"
 HUB_PREFIX = "hf:"
@@ -87,19 +87,19 @@ def prepare_embedding_model(
         source: `package:minilm`, a folder, or a hub id.
         settings: Says where models are kept.
         progress: Called with each step and the share of it that is done.
-        backend: `torch` gives a sentence-transformers folder. `onnx` gives one with `model.onnx` instead of the weights,
+        backend: `torch` gives a sentence-transformers folder. `openvino` gives one with `model.xml` instead of the weights,
             or the former where the model is not of the BERT family.
 
     Raises:
         ConfigurationError: The source is unknown, unreachable or unsafe, its package is missing, or the disk is full.
     """
     name, folder, origin = _find_embedding_model(source, settings, progress)
-    if backend == "onnx":
-        reason = why_not_onnx(folder, read_sentence_model(folder))
+    if backend == "openvino":
+        reason = why_not_openvino(read_sentence_model(folder))
         if reason is None:
             return publish_folder(
-                settings.models_path / f"{name}-onnx",
-                replace(origin, recipe=ONNX_RECIPE),
+                settings.models_path / f"{name}-openvino",
+                replace(origin, recipe=OPENVINO_RECIPE),
                 lambda target: run_in_subprocess(EXPORT_ENCODER, folder, target, progress),
                 needed_bytes=_size_of(folder),
                 progress=progress,

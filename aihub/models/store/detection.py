@@ -122,7 +122,7 @@ def find_folders(models_path: Path, catalogue: Catalogue, *, with_derived: bool 
     Args:
         models_path: Where they lie.
         catalogue: Knows the folder names of speech models.
-        with_derived: Also list what was made of a model, such as an ONNX export, under the model's key.
+        with_derived: Also list what was made of a model, such as an OpenVINO export, under the model's key.
     """
     models: list[DetectedModel] = []
     passed_over: list[str] = []
@@ -229,7 +229,7 @@ def _find_remote(provider: Literal["openai", "github"], catalogue: Catalogue, wi
 
 
 def _key_of_manifest(manifest: dict[str, Any], with_derived: bool) -> ModelKey | None:
-    """Return what a folder made by the hub holds; a derived folder (an ONNX export) is no model of its own."""
+    """Return what a folder made by the hub holds; a derived folder (an OpenVINO export) is no model of its own."""
     if manifest["recipe"] != 1 and not with_derived:
         return None
     provider, _, name = str(manifest["source"]).partition(":")

@@ -28,7 +28,7 @@ def test_a_step_runs_elsewhere_and_its_progress_comes_here(tmp_path: Path) -> No
     target.mkdir()
     shares: list[float] = []
     run_in_subprocess(EXPORT_ENCODER, write_sentence_model(tmp_path / "model"), target, lambda step, share: shares.append(share))
-    assert (target / "model.onnx").is_file()
+    assert (target / "model.xml").is_file()
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
 
@@ -48,7 +48,7 @@ def test_broken_weights_are_an_error_with_their_kind(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_comes_back_as_such(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").symlink_to("/dev/full")
+    (tmp_path / "encoder.json").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         run_in_subprocess(EXPORT_ENCODER, write_sentence_model(tmp_path / "model"), tmp_path, no_progress)
 
@@ -64,7 +64,7 @@ def test_an_interrupted_caller_takes_the_child_along(tmp_path: Path) -> None:
 
 def test_the_child_of_a_killed_parent_ends(tmp_path: Path) -> None:
     source = write_sentence_model(tmp_path / "model")
-    os.mkfifo(tmp_path / "model.onnx")  # Writing to it waits for a reader who never comes.
+    os.mkfifo(tmp_path / "encoder.json")  # Writing to it waits for a reader who never comes.
     parent = subprocess.Popen([sys.executable, "-c", PARENT, source, tmp_path], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     for line in parent.stdout:

@@ -55,20 +55,20 @@ def test_a_folder_is_used_where_it_is(settings: Settings, tmp_path: Path, monkey
 
 def test_a_folder_is_exported_beside_and_again_when_it_changes(settings: Settings, tmp_path: Path) -> None:
     source = write_sentence_model(tmp_path / "Shop-Encoder")
-    first = prepare_embedding_model(str(source), settings, backend="onnx")
-    assert (first / "model.onnx").is_file()
+    first = prepare_embedding_model(str(source), settings, backend="openvino")
+    assert (first / "model.xml").is_file()
     assert first.parent == settings.models_path
     assert first.name.startswith("shop-encoder-")
-    assert prepare_embedding_model(str(source), settings, backend="onnx") == first
+    assert prepare_embedding_model(str(source), settings, backend="openvino") == first
     write_sentence_model(source, pooling="cls")
-    assert prepare_embedding_model(str(source), settings, backend="onnx") != first
+    assert prepare_embedding_model(str(source), settings, backend="openvino") != first
 
 
-def test_a_model_that_onnx_does_not_fit_stays_on_torch(
+def test_a_model_that_openvino_does_not_fit_stays_on_torch(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = write_sentence_model(tmp_path / "encoder", model_type="mpnet")
-    assert prepare_embedding_model(str(source), settings, backend="onnx") == source
+    assert prepare_embedding_model(str(source), settings, backend="openvino") == source
     assert "mpnet" in caplog.text
 
 
@@ -105,7 +105,7 @@ def test_a_missing_package_is_answered_with_the_command(settings: Settings, monk
 def test_an_unsafe_folder_is_refused(settings: Settings, tmp_path: Path) -> None:
     folder = write_sentence_model(tmp_path / "model")
     (folder / "pytorch_model.bin").write_bytes(b"")
-    for backend in ("torch", "onnx"):
+    for backend in ("torch", "openvino"):
         with pytest.raises(ConfigurationError, match="pytorch_model.bin"):
             prepare_embedding_model(str(folder), settings, backend=backend)
 
@@ -180,7 +180,7 @@ def test_a_hub_model_of_an_earlier_hub_is_used_where_it_lies(hub: Hub, settings:
     for source in ("org/Toy-Mo", KEY):
         assert prepare_chat_model(source, settings) == earlier
         assert prepare_embedding_model(source, settings) == earlier
-    export = prepare_embedding_model("org/Toy-Mo", settings, backend="onnx")
+    export = prepare_embedding_model("org/Toy-Mo", settings, backend="openvino")
     assert export.name.startswith("org--toy-mo-")
     assert damaged_files(earlier) == []
 

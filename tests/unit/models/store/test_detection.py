@@ -103,7 +103,7 @@ def test_folder_of_the_hub_is_the_model_it_was_made_from(tmp_path: Path) -> None
     for name, origin in {
         "qwen": Origin("hub:Qwen/Qwen2.5-0.5B-Instruct", "abc123"),
         "smollm2": Origin("package:smollm2", "0.1"),
-        "minilm-onnx": Origin("package:minilm", "0.1", recipe=2),
+        "minilm-openvino": Origin("package:minilm", "0.1", recipe=3),
     }.items():
         publish_folder(tmp_path / name, origin, build, needed_bytes=1, progress=no_progress)
     models, state = find_folders(tmp_path, CATALOGUE)
