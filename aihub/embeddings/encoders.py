@@ -38,8 +38,9 @@ def load_encoder(folder: Path, device: str) -> Encoder:
     return OpenVinoEncoder(folder) if (folder / GRAPH_NAME).is_file() else TorchEncoder(folder, device)
 
 
-WIDTH_STEP = 16
-"""OpenVINO compiles kernels for each shape it meets, which takes time and memory: with few widths there are about a hundred."""
+TOKENS_STEP, LONG_TOKENS_STEP, LONG_TOKENS = 8, 16, 64
+TEXTS_STEP = 4
+"""Batches are filled up to multiples of these: OpenVINO compiles kernels for each shape it meets, which takes time and memory."""
 
 
 class OpenVinoEncoder:
@@ -57,11 +58,15 @@ class OpenVinoEncoder:
     def __call__(self, token_ids: Tokens, mask: Tokens) -> Vectors:
         if not hasattr(self._thread, "request"):
             self._thread.request = self._model.create_infer_request()
-        tokens = token_ids.shape[1]
-        width = max(tokens, min(-(-tokens // WIDTH_STEP) * WIDTH_STEP, self._max_tokens))
-        wide = [np.pad(values, ((0, 0), (0, width - tokens))) for values in (token_ids, mask)]
+        texts, tokens = token_ids.shape
+        rows = texts if texts < TEXTS_STEP else round_up(texts, TEXTS_STEP)
+        width = max(tokens, min(round_up(tokens, LONG_TOKENS_STEP if tokens > LONG_TOKENS else TOKENS_STEP), self._max_tokens))
+        filled = []
+        for values in (token_ids, mask):
+            wide = np.pad(values, ((0, 0), (0, width - tokens)))
+            filled.append(np.pad(wide, ((0, rows - texts), (0, 0)), mode="edge"))
         # A copy, as the request's own memory is written again by its next call.
-        vectors: Vectors = self._thread.request.infer(wide)[0].copy()
+        vectors: Vectors = self._thread.request.infer(filled)[0][:texts].copy()
         return vectors
 
 
@@ -93,6 +98,10 @@ class TorchEncoder:
             pooled = self._model(features)["sentence_embedding"].float()
             vectors: Vectors = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
         return vectors
+
+
+def round_up(count: int, step: int) -> int:
+    return -(-count // step) * step
 
 
 def available_cores() -> int:
