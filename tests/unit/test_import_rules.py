@@ -16,7 +16,7 @@ FORBIDDEN = {
     "training": {"deployments", "pipelines"},
     "deployments": {"training"},
 }
-CAPABILITIES = ("chat", "documents", "embeddings", "models", "recsys")
+CAPABILITIES = ("chat", "documents", "embeddings", "finetuning", "models", "recsys")
 # Folder of `aihub` -> folders it may import besides its own. A capability's Protocols lie in its `service.py`, which every
 # capability and `http` may import too.
 ALLOWED = {
