@@ -93,7 +93,7 @@ def _convert(folder: Path, batches: Sequence[Batch]) -> tuple[Any, Vectors]:
     settings = {"use_safetensors": True, "attn_implementation": "eager"}
     model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs=settings).float()
 
-    class Encoder(torch.nn.Module):
+    class Encoder(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
         def __init__(self) -> None:
             super().__init__()
             self.model = model

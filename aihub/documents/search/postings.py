@@ -156,9 +156,8 @@ def build_block(segments: Sequence[LexicalSegment]) -> PostingsBlock:
     packed_ids = list(chain.from_iterable(segment.term_ids for segment in segments))
     rows = np.repeat(np.arange(sum(sizes), dtype=np.int32), [len(packed) // 4 for packed in packed_ids])
     terms = np.frombuffer(b"".join(packed_ids), dtype="<i4").astype(np.int32, copy=False)
-    freqs = np.frombuffer(b"".join(chain.from_iterable(s.term_freqs for s in segments)), dtype="<u2").astype(
-        np.uint16, copy=False
-    )
+    packed_freqs = b"".join(chain.from_iterable(segment.term_freqs for segment in segments))
+    freqs = np.frombuffer(packed_freqs, dtype="<u2").astype(np.uint16, copy=False)
     named = list(chain.from_iterable(segment.languages for segment in segments))
     languages = tuple(sorted(set(named)))
     chunk_ids = np.fromiter(chain.from_iterable(segment.chunk_ids for segment in segments), dtype=np.int64, count=sum(sizes))

@@ -6,7 +6,7 @@ A prober loads and measures through a running hub's own API, so that what is mea
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -152,24 +152,14 @@ class Validator:
     @staticmethod
     async def _probe(prober: Prober, checked: Validation) -> Validation:
         started_s = time.monotonic()
-        speed, outcome, detail = None, "good", checked.detail
         load_s: float | None = None
         try:
             await prober.load(checked.key)
             load_s = time.monotonic() - started_s
             speed = await prober.measure(checked.key)
         except HubError as error:
-            outcome, detail = "bad", error.message
-        return Validation(
-            checked.key,
-            checked.at,
-            checked.integrity,
-            checked.damaged,
-            load="good" if outcome == "good" else "bad",
-            load_s=load_s,
-            speed=speed,
-            detail=detail,
-        )
+            return replace(checked, load="bad", load_s=load_s, detail=error.message)
+        return replace(checked, load="good", load_s=load_s, speed=speed)
 
 
 PROBE_TIMEOUT_S = 600.0

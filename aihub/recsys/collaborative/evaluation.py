@@ -1,18 +1,12 @@
-"""The NCF paper's protocol: rank a held-out event among 99 items the user never had, HR@10 and NDCG@10.
+"""How a recommender is judged: by the NCF paper's protocol (a held-out event among 99 items the user never had, HR@10 and
+NDCG@10), and by log loss, how surprised it is by what customers had and by what was held out.
 
-Log loss of a recommender: how surprised it is by what customers had, and by what was held out.
+Scores of different models have different scales. A line fitted on the training pairs turns them into logits (Platt 1999):
+guessing costs 0.50 with four negatives to a pair; a loss far above that of the training pairs tells of learning by heart.
 
-Scores of different models have different scales. A line fitted on the training pairs turns them into logits (Platt 1999), so that
-the loss of any model can be read alike: guessing costs 0.50 with four negatives to a pair, and lower is better. A held-out loss
-far above that of the training pairs tells of a model that has learnt by heart.
-
-Items that a user had no event with, drawn at random for whole batches at once.
-
-Which events of which customers a training holds out: their last ones, and others at random.
-
-Everything is decided by hashes of the shop's ids, never by the order of rows or ids: a later training of the grown store holds
-out much the same, so that neither the new model nor the one being served has learnt what both are judged on. Among events of one
-time the hash says which was last: of a shop that knows no times each of them is as likely.
+A training holds out the last events of customers, and others at random, all decided by hashes of the shop's ids, never by the
+order of rows or ids: a later training of the grown store holds out much the same, so that neither the new model nor the one
+being served has learnt what both are judged on. Among events of one time the hash says which was last.
 """
 
 from dataclasses import dataclass

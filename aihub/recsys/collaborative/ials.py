@@ -49,10 +49,7 @@ class IalsSettings:
 
 
 def fit_ials(
-    pairs: PairMatrix,
-    settings: IalsSettings,
-    after_epoch: Callable[[int, Factors], bool],
-    cancelled: Cancelled = never_cancelled,
+    pairs: PairMatrix, settings: IalsSettings, after_epoch: Callable[[int, Factors], bool], cancelled: Cancelled = never_cancelled
 ) -> Factors:
     """Factorise.
 

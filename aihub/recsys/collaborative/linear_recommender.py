@@ -105,8 +105,7 @@ class CatalogueRecommender(ABC):
         items, known_items = self.catalogue.rows_of_items(item_ids)
         scores = np.log1p(self.catalogue.counts[items]).astype(np.float32)
         scores[known_users] = self.score_rows(users[known_users], items[known_users])
-        result: NDArray[np.float32] = np.where(known_items, scores, -np.inf).astype(np.float32)
-        return result
+        return np.asarray(np.where(known_items, scores, -np.inf), np.float32)
 
     def predict(self, user_id: int, n: int, exclude: Set[int] | None = None) -> list[Scored] | None:
         """Recommend up to `n` items, best first; fewer when the shop has no more. None for a user the model does not know.
