@@ -31,7 +31,7 @@ EXEMPT = {
     ("aihub.models.store.default_models", "embeddings"): "prepares the default encoder for OpenVINO before the hub starts",
 }
 # Names that only these modules touch: what Ray and vLLM move between minor releases is mended in one place.
-COMPAT = {"ray": "deployments.ray_compat", "vllm": "deployments.vllm_compat"}
+COMPAT = {"ray": "deployments.ray_compat", "ray.dashboard": "deployments.ray_programs", "vllm": "deployments.vllm_compat"}
 HEAVY = {"vllm", "torch", "vosk", "lightgbm", "transformers", "sentence_transformers", "nncf", "openvino"}
 # Loads untrusted bytes as code.
 UNSAFE = {"pickle", "cloudpickle", "joblib", "dill", "marshal", "shelve"}
@@ -72,10 +72,12 @@ def wrong_imports(folder: str, path: Path) -> Iterator[str]:
 
 
 def is_private(name: str) -> str | None:
-    """Whose private name this is: `ray`, `vllm` or nobody's."""
+    """Whose private name this is: `ray`'s, its dashboard's (which documents none), `vllm`'s or nobody's."""
     top, *inner = name.split(".")
     if top == "vllm" or name.startswith(("ray.llm", "ray.serve.llm")):
         return "vllm"
+    if name.startswith("ray.dashboard"):
+        return "ray.dashboard"
     return "ray" if top == "ray" and any(part.startswith("_") for part in inner) else None
 
 
@@ -131,7 +133,7 @@ def test_only_deployments_import_ray_serve_and_only_training_imports_ray_train()
     assert wrong == []
 
 
-def test_private_names_of_ray_and_vllm_are_imported_in_the_two_compat_modules_only() -> None:
+def test_private_names_of_ray_and_vllm_are_imported_in_their_compat_modules_only() -> None:
     """`benchmarks` starts bare engines on purpose and is not looked at; neither are tests."""
     users = {
         (library, module_of(path))
