@@ -46,7 +46,7 @@ class ChatTokenizer:
         if not self.tokenizer.is_fast or self.tokenizer.chat_template is None:
             lacking = "chat template" if self.tokenizer.is_fast else "tokenizer.json"
             raise InvalidRequestError(
-                f"The model {folder.name} has no {lacking}, so it cannot be trained on conversations. Choose a model made for chat.",
+                f"The model {folder.name} has no {lacking}, so it cannot learn conversations. Choose a model made for chat.",
                 param="model",
                 code="model_not_trainable",
             )
@@ -113,12 +113,17 @@ class ChatTokenizer:
                 raise _rewritten()
             spans.append((place, end))
             place = end + len(after)
+        if turns[-1].is_trained:
+            # Some templates write more between the prompt and the answer, such as an empty thought; a server does not.
+            prompt = self._render(turns[:-1], add_generation_prompt=True)
+            begin, end = spans[-1]
+            spans[-1] = (min(begin, len(prompt)) if text.startswith(prompt) else begin, end)
         return spans
 
-    def _render(self, turns: tuple[Turn, ...]) -> str:
+    def _render(self, turns: tuple[Turn, ...], **options: bool) -> str:
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
         try:
-            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
         except TemplateError as error:
             raise InvalidRequestError(f"The model's chat template refuses this conversation: {error}.") from error
         return text

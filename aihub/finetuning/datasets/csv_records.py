@@ -1,16 +1,20 @@
 """Records of a CSV file whose first line names the columns, with the line at which each begins."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from aihub.core.errors import InvalidRequestError
 from aihub.finetuning.datasets.problems import FileProblems
+
+CheckColumns = Callable[[Sequence[str]], None]
+"""Raises an `InvalidRequestError` that says what is wrong with the columns."""
 
 NOT_UTF8 = "It is not UTF-8. Save the file as UTF-8."
 _DELIMITERS = ",;\t"
 
 
 def read_records(
-    lines: Iterator[tuple[int, bytes]], max_record_bytes: int, problems: FileProblems
+    lines: Iterator[tuple[int, bytes]], max_record_bytes: int, check_columns: CheckColumns, problems: FileProblems
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line, from 1, and the cells of each record by lower-case column.
 
@@ -18,12 +22,12 @@ def read_records(
     many cells are noted and left out.
 
     Raises:
-        InvalidRequestError: Broken quotes or text, after which the rest means nothing; or the tenth problem.
+        InvalidRequestError: Other columns, broken quotes or text, after which the rest means nothing; or the tenth problem.
     """
     # The limit is one for the whole process; the records are bounded here, in bytes.
     csv.field_size_limit(max(csv.field_size_limit(), max_record_bytes))
     text = _Text(lines, max_record_bytes, problems)
-    columns, delimiter = _read_header(text, problems)
+    columns, delimiter = _read_header(text, check_columns, problems)
     records = csv.reader(text, delimiter=delimiter, strict=True)
     while True:
         text.begin_record()
@@ -47,7 +51,7 @@ def read_records(
             )
 
 
-def _read_header(text: "_Text", problems: FileProblems) -> tuple[list[str], str]:
+def _read_header(text: "_Text", check_columns: CheckColumns, problems: FileProblems) -> tuple[list[str], str]:
     text.begin_record()
     line = next(text, "")
     found: list[tuple[list[str], str]] = []
@@ -60,6 +64,10 @@ def _read_header(text: "_Text", problems: FileProblems) -> tuple[list[str], str]
     columns, delimiter = max(found, key=lambda choice: len(choice[0]))
     if len(set(columns)) < len(columns):
         problems.stop(text.first_line, "It names a column twice. Each column has a name of its own.")
+    try:
+        check_columns(columns)
+    except InvalidRequestError as error:
+        problems.stop(text.first_line, error.message)
     return columns, delimiter
 
 
@@ -92,9 +100,10 @@ class _Text:
             self._problems.stop(
                 self.first_line, f"The record that begins here is longer than {self._most} bytes. Is a closing quote missing?"
             )
-        if b"\0" in line:
-            self._problems.stop(number, "It holds a NUL character. Remove it.")
         try:
-            return line.decode()
+            text = line.decode()
         except UnicodeDecodeError:
             self._problems.stop(number, NOT_UTF8)
+        if "\0" in text:
+            self._problems.stop(number, "It holds a NUL character. Remove it.")
+        return text

@@ -1,6 +1,6 @@
 """What a row may look like, and the conversation it means."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
@@ -32,7 +32,7 @@ Text = Annotated[str, AfterValidator(_has_text)]
 class _Message(ClosedModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text
-    weight: Literal[0, 1] | None = None
+    weight: Annotated[int, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _weighs_answers_only(self) -> "_Message":
@@ -124,26 +124,34 @@ class FormatReader:
             InvalidRequestError: It was the tenth problem.
         """
         try:
-            return Example(self._turns(row), row.line)
+            return Example(self._turns(row.values, row.line), row.line)
         except InvalidRequestError as error:
             self._problems.add(row.line, error.message)
             return None
 
-    def _turns(self, row: Row) -> tuple[Turn, ...]:
-        marks = [mark for mark in _MARKS if mark in row.values]
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Check that rows with these columns may be of a format.
+
+        Raises:
+            InvalidRequestError: They lack one, or have one more.
+        """
+        self._turns(dict.fromkeys(columns, "text"), 1)
+
+    def _turns(self, values: Mapping[str, Any], line: int) -> tuple[Turn, ...]:
+        marks = [mark for mark in _MARKS if mark in values]
         if len(marks) > 1 or not (marks or self.format):
-            found = ", ".join(list(row.values)[:8]) or "none"
+            found = ", ".join(list(values)[:8]) or "none"
             raise InvalidRequestError(f"A row has the keys or columns {_EXPECTED}. Found here: {found}.")
         if marks and self.format is None:
-            self.format, self._first_line = _MARKS[marks[0]], row.line
+            self.format, self._first_line = _MARKS[marks[0]], line
         if marks and _MARKS[marks[0]] != self.format:
             raise InvalidRequestError(
                 f"It is of the format {_MARKS[marks[0]]}, and line {self._first_line} of {self.format}. "
                 "Keep one format in a file."
             )
-        _refuse_tools(row.values)
+        _refuse_tools(values)
         # Every branch above ends with a format.
-        return validate(_MODELS[self.format or "chat"], row.values).turns()
+        return validate(_MODELS[self.format or "chat"], values).turns()
 
 
 def _exchange(asked: str, answer: str) -> tuple[Turn, ...]:

@@ -15,7 +15,7 @@ _PART = re.compile(r"\w(?:[\w .-]*\w)?")
 def resolve_dataset_path(name: str, state_folder: Path) -> Path:
     """Return the file that `name` means.
 
-    Letters of any script may be in names, written as one code point where there is one.
+    Letters of any script may be in names, with their marks where both are one code point (`ề`).
 
     Args:
         name: Relative to `datasets` in the state folder, parts joined by `/`.
@@ -49,7 +49,7 @@ def resolve_dataset_path(name: str, state_folder: Path) -> Path:
 def _refuse(reason: str) -> InvalidRequestError:
     # The name itself stays out of the message: it may hold control characters.
     return InvalidRequestError(
-        f"This is no name of a data set: {reason}. Name a file in `{DATASETS_FOLDER}` of the hub's state folder, such as {_EXAMPLE}.",
+        f"This is no name of a data set: {reason}. Name a file below `{DATASETS_FOLDER}` in the state folder, like {_EXAMPLE}.",
         param="dataset_path",
         code="invalid_dataset_path",
     )

@@ -30,8 +30,8 @@ class DatasetReader:
     def __init__(self, file: BinaryIO, problems: FileProblems) -> None:
         self.rows = 0
         self._problems = problems
-        self._rows = RowReader(file, problems)
         self._formats = FormatReader(problems)
+        self._rows = RowReader(file, self._formats.check_columns, problems)
 
     @property
     def container(self) -> Container:

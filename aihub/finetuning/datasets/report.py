@@ -106,8 +106,8 @@ def _check(path: Path, param: Param, tally: "_Tally", min_rows: int) -> DatasetR
     usable = reader.rows - tally.untrainable.count
     if not usable:
         raise problems.refusal(
-            f"has no row to learn from: the answers of all {reader.rows} lie behind the first {tally.max_tokens} tokens, where rows "
-            "are cut. Shorten what comes before them, or allow longer rows."
+            f"has no row to learn from: the answers of all {reader.rows} lie behind the first {tally.max_tokens} tokens, "
+            "where rows are cut. Shorten what comes before them, or allow longer rows."
         )
     if usable < min_rows:
         raise problems.refusal(f"has {usable} row to learn from and needs {min_rows} at least. Add more.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from aihub.core.errors import InvalidRequestError
-from aihub.finetuning.datasets.csv_records import NOT_UTF8, read_records
+from aihub.finetuning.datasets.csv_records import NOT_UTF8, CheckColumns, read_records
 from aihub.finetuning.datasets.json_list import split_list
 from aihub.finetuning.datasets.problems import FileProblems
 from aihub.http.strict_json import parse_strict_json
@@ -46,6 +46,7 @@ class RowReader:
 
     Args:
         file: Opened for bytes, seekable.
+        check_columns: Says whether the columns of a CSV file are those of a format.
         problems: Takes what is wrong; such rows are left out.
 
     Attributes:
@@ -53,10 +54,11 @@ class RowReader:
         size_bytes: Read so far.
     """
 
-    def __init__(self, file: BinaryIO, problems: FileProblems) -> None:
+    def __init__(self, file: BinaryIO, check_columns: CheckColumns, problems: FileProblems) -> None:
         self.container = _find_container(file)
         self.size_bytes = 0
         self._file = file
+        self._check_columns = check_columns
         self._problems = problems
         self._hash = hashlib.sha256()
 
@@ -72,11 +74,11 @@ class RowReader:
             InvalidRequestError: Too large, ten problems, or one after which the rest means nothing.
         """
         if self.container == "csv":
-            for number, cells in read_records(self._lines(), MAX_ROW_BYTES, self._problems):
+            for number, cells in read_records(self._lines(), MAX_ROW_BYTES, self._check_columns, self._problems):
                 yield Row(number, cells)
             return
         for number, body in self._lines() if self.container == "jsonl" else self._elements():
-            row = self._parse(number, body) if body.strip() else None
+            row = self._parse(number, body.rstrip()) if body.strip() else None
             if row is not None:
                 yield row
 
