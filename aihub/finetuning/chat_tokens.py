@@ -74,10 +74,12 @@ class ChatTokenizer:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         token_ids: list[int] = encoded["input_ids"]
         starts = [start for start, _ in encoded["offset_mapping"]]
+        ends = [end for _, end in encoded["offset_mapping"]]
         is_trained = [False] * len(token_ids)
         position = 0
         for begin, end in spans:
-            while position < len(starts) and starts[position] < begin:
+            # A token may begin with the space before an answer.
+            while position < len(ends) and ends[position] <= begin:
                 position += 1
             first = position
             while position < len(starts) and starts[position] < end:
@@ -113,12 +115,17 @@ class ChatTokenizer:
                 raise _rewritten()
             spans.append((place, end))
             place = end + len(after)
-        if turns[-1].is_trained:
-            # Some templates write more between the prompt and the answer, such as an empty thought; a server does not.
-            prompt = self._render(turns[:-1], add_generation_prompt=True)
+        if turns[-1].is_trained and len(turns) > 1:
             begin, end = spans[-1]
-            spans[-1] = (min(begin, len(prompt)) if text.startswith(prompt) else begin, end)
+            spans[-1] = (min(begin, self._find_prompt_end(text, turns[:-1], begin)), end)
         return spans
+
+    def _find_prompt_end(self, text: str, asked: tuple[Turn, ...], begin: int) -> int:
+        """Where a server's prompt ends. Some templates write more before the answer, an empty thought say, which a server does
+        not, so the model has to; others know no prompt, and the answer itself begins there.
+        """
+        prompt = self._render(asked, add_generation_prompt=True)
+        return len(prompt) if text.startswith(prompt) and len(prompt) > len(self._render(asked)) else begin
 
     def _render(self, turns: tuple[Turn, ...], **options: bool) -> str:
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]

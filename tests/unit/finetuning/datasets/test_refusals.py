@@ -82,7 +82,7 @@ def test_bad_json_line_is_named_with_its_reason(tmp_path: Path, line: bytes, rea
 
 
 def test_broken_last_line_is_named(tmp_path: Path) -> None:
-    assert "has 1 problem. Line 501: It is not valid JSON" in refusal(tmp_path, lines(*[PROMPT] * 500) + lines(PROMPT)[:-8])
+    assert "has 1 problem. Line 501: It is not valid JSON" in refusal(tmp_path, lines(*[PROMPT] * 500) + lines(PROMPT)[:-3])
 
 
 @pytest.mark.parametrize(
