@@ -21,7 +21,7 @@ class TokenizedConversation:
     """Tokens of one conversation.
 
     Attributes:
-        token_ids: All of them.
+        token_ids: Up to the end of the last trained answer.
         is_trained: Whether each is part of a trained answer, the end of its turn included.
     """
 
@@ -86,7 +86,8 @@ class ChatTokenizer:
                 position += 1
             position = self._end_of_turn(text, starts, token_ids, position)
             is_trained[first:position] = [True] * (position - first)
-        return TokenizedConversation(token_ids, is_trained)
+        # Nothing is learnt from what lies behind the last answer, a line end as a rule.
+        return TokenizedConversation(token_ids[:position], is_trained[:position])
 
     def _end_of_turn(self, text: str, starts: list[int], token_ids: list[int], position: int) -> int:
         """The place after the token with which a turn ends; only spaces may lie before it."""

@@ -36,7 +36,7 @@ def read_records(
         except csv.Error as error:
             problems.stop(
                 text.first_line,
-                f'It is not valid CSV: {error}. Put text with commas, quotes or line ends in "..." and double its quotes.',
+                f'It is not valid CSV: {_shown(error)}. Put text with commas, quotes or line ends in "..." and double its quotes.',
             )
         if cells is None:
             return
@@ -59,7 +59,7 @@ def _read_header(text: "_Text", check_columns: CheckColumns, problems: FileProbl
         try:
             cells = next(csv.reader([line], delimiter=delimiter, strict=True), [])
         except csv.Error as error:
-            problems.stop(text.first_line, f"It does not name columns: {error}.")
+            problems.stop(text.first_line, f"It does not name columns: {_shown(error)}.")
         found.append(([cell.strip().lower() for cell in cells], delimiter))
     columns, delimiter = max(found, key=lambda choice: len(choice[0]))
     if len(set(columns)) < len(columns):
@@ -69,6 +69,11 @@ def _read_header(text: "_Text", check_columns: CheckColumns, problems: FileProbl
     except InvalidRequestError as error:
         problems.stop(text.first_line, error.message)
     return columns, delimiter
+
+
+def _shown(error: csv.Error) -> str:
+    # What follows is advice to programmers.
+    return str(error).partition(" - ")[0]
 
 
 class _Text:

@@ -24,9 +24,6 @@ class FileProblems:
         self.param = param
         self._found: list[str] = []
 
-    def __len__(self) -> int:
-        return len(self._found)
-
     def add(self, line: int, reason: str) -> None:
         """Keep what is wrong with a line and go on.
 

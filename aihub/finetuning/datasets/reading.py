@@ -10,7 +10,7 @@ from aihub.core.errors import ConflictError, NotFoundError
 from aihub.core.files import file_sha256
 from aihub.finetuning.datasets.formats import DatasetFormat, FormatReader
 from aihub.finetuning.datasets.problems import FileProblems, Param
-from aihub.finetuning.datasets.rows import Container, RowReader
+from aihub.finetuning.datasets.rows import MAX_FILE_BYTES, Container, RowReader, too_large
 from aihub.finetuning.examples import Example
 
 MAX_ROWS = 500_000
@@ -21,7 +21,7 @@ class DatasetReader:
 
     Args:
         file: Opened for bytes, seekable.
-        problems: Takes what is wrong; nothing is yielded any more once it holds something.
+        problems: Takes what is wrong; such rows are left out.
 
     Attributes:
         rows: Examples so far.
@@ -59,7 +59,7 @@ class DatasetReader:
         """
         for row in self._rows:
             example = self._formats.read(row)
-            if example is None or self._problems:
+            if example is None:
                 continue
             self.rows += 1
             if self.rows > MAX_ROWS:
@@ -114,16 +114,19 @@ def open_dataset(path: Path, param: Param) -> Iterator[BinaryIO]:
 
     Raises:
         NotFoundError: There is none.
+        InvalidRequestError: It is too large.
     """
     try:
+        found = path.stat()
         # A pipe would block the opening.
-        is_regular = stat.S_ISREG(path.stat().st_mode)
-        file = path.open("rb") if is_regular else None
+        file = path.open("rb") if stat.S_ISREG(found.st_mode) else None
     except (OSError, ValueError) as error:
         raise _missing(path, param) from error
     if file is None:
         raise _missing(path, param)
     with file:
+        if found.st_size > MAX_FILE_BYTES:
+            raise too_large(FileProblems(param))
         yield file
 
 

@@ -112,7 +112,7 @@ class RowReader:
         self._hash.update(piece)
         self.size_bytes += len(piece)
         if self.size_bytes > MAX_FILE_BYTES:
-            raise self._problems.refusal(f"is larger than {MAX_FILE_BYTES // 2**20} MiB. Send a part of it.")
+            raise too_large(self._problems)
 
     def _refuse_long(self, number: int) -> None:
         self._problems.stop(number, f"The row is longer than {MAX_ROW_BYTES // 2**20} MiB. Split it into several rows.")
@@ -129,10 +129,13 @@ class RowReader:
         return None
 
 
+def too_large(problems: FileProblems) -> InvalidRequestError:
+    """Return the error for a file over `MAX_FILE_BYTES`."""
+    return problems.refusal(f"is larger than {MAX_FILE_BYTES // 2**20} MiB. Send a part of it.")
+
+
 def _find_container(file: BinaryIO) -> Container:
-    first = b""
-    while not first and (piece := file.read(_PIECE_BYTES)):
-        first = piece.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    first = file.read(_PIECE_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     file.seek(0)
     if first == b"[":
         return "json"

@@ -21,7 +21,8 @@ CHATML = """{%- for message in messages -%}
 MARKED = """{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\\n' -}}
 {%- if message.role == 'assistant' -%}{%- generation -%}{{- message.content + '<|im_end|>' -}}{%- endgeneration -%}
 {%- else -%}{{- message.content + '<|im_end|>' -}}{%- endif -%}{{- '\\n' -}}{%- endfor -%}"""
-LLAMA2 = """{%- for message in messages -%}{%- if message.role == 'user' -%}{{- '[INST] ' + message.content | trim + ' [/INST]' -}}
+LLAMA2 = """{%- for message in messages -%}{%- if message.role == 'user' -%}
+{{- '[INST] ' + message.content | trim + ' [/INST]' -}}
 {%- elif message.role == 'assistant' -%}{{- ' ' + message.content | trim + ' <|im_end|>' -}}
 {%- else -%}{{- raise_exception('System role not supported') -}}{%- endif -%}{%- endfor -%}"""
 # Like Qwen3: an empty thought before the last answer only.
@@ -80,10 +81,13 @@ def test_answer_and_the_end_of_its_turn_are_trained_and_nothing_else(load: Any) 
     assert trained_parts(chat, Turn("system", "Ngắn gọn."), ASKED, ANSWER) == [f"{ANSWER.text}<|im_end|>"]
 
 
-def test_tokens_are_those_of_the_rendered_template(load: Any) -> None:
+def test_tokens_are_those_of_the_rendered_template_up_to_the_end_of_the_last_answer(load: Any) -> None:
     chat = load(SMOLLM2)
     messages = [{"role": turn.role, "content": turn.text} for turn in (ASKED, ANSWER)]
-    assert chat.encode((ASKED, ANSWER)).token_ids == chat.tokenizer.apply_chat_template(messages)["input_ids"]
+    *expected, line_end = chat.tokenizer.apply_chat_template(messages)["input_ids"]
+    assert chat.encode((ASKED, ANSWER)).token_ids == expected
+    assert chat.tokenizer.decode([line_end]) == "\n"
+    assert chat.encode((ASKED, ANSWER, ASKED, Turn("assistant", "Không học."))).token_ids == expected
 
 
 @pytest.mark.parametrize("template", [SMOLLM2, CHATML])
@@ -100,7 +104,8 @@ def test_mask_is_that_of_transformers_where_the_template_marks_answers(load: Any
     expected = chat.tokenizer.apply_chat_template(
         [{"role": turn.role, "content": turn.text} for turn in turns], return_assistant_tokens_mask=True
     )
-    assert chat.mask(turns) == [bool(flag) for flag in expected["assistant_masks"]]
+    *flags, line_end = [bool(flag) for flag in expected["assistant_masks"]]
+    assert (chat.mask(turns), line_end) == (flags, False)
     assert sum(chat.mask(turns)) > 10
 
 

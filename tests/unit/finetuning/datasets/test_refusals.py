@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from aihub.core.errors import InvalidRequestError
 from aihub.finetuning.datasets import reading, rows
 from aihub.finetuning.datasets.problems import MAX_REASON_CHARS
+from aihub.finetuning.datasets.report import check_datasets
 from tests.unit.finetuning.datasets.dataset_parts import (
     CHAT,
     INSTRUCTION,
@@ -20,8 +22,10 @@ from tests.unit.finetuning.datasets.dataset_parts import (
     QUESTION,
     check,
     lines,
+    mask_words,
     read,
     refusal,
+    write,
 )
 
 GOOD = lines(PROMPT, PROMPT)
@@ -151,6 +155,7 @@ def test_keys_of_no_format_are_refused_with_what_is_expected(tmp_path: Path) -> 
         ("prompt,completion\na,b\nphở,d\n".encode("cp1258", "replace") + b"\xf5\n", "Line 4: It is not UTF-8"),
         ("prompt,completion\na,b\n".encode("utf-16"), "Line 1: It is not UTF-8"),
         (b"\x1f\x8b\x08\x00", "Line 1: "),
+        (b"prompt,completion\ra,b\rc,d", "Line 1: It does not name columns: new-line character seen in unquoted field. Correct"),
         (b"hello\nworld\n", "1 problem. Line 1: A row has the keys or columns"),
         (b"id,messages\n1,b\n", "Line 1: "),
     ],
@@ -224,6 +229,10 @@ def test_row_within_the_limit_is_read(tmp_path: Path) -> None:
 
 
 def test_file_over_its_size_or_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = write(tmp_path, b"", "large")
+    os.truncate(large, rows.MAX_FILE_BYTES + 1)
+    with pytest.raises(InvalidRequestError, match="is larger than 512 MiB"):
+        check_datasets(large, None, mask_words, 64)
     monkeypatch.setattr(rows, "MAX_FILE_BYTES", 100_000)
     assert "is larger than" in refusal(tmp_path, lines(*[PROMPT] * 2_000))
     monkeypatch.setattr(rows, "MAX_LIST_BYTES", 1_000)

@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import os
 import statistics
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +101,27 @@ def test_what_the_tokenizer_refuses_is_told_with_the_other_problems(tmp_path: Pa
             raise InvalidRequestError("It holds a control token.")
         return list(mask_words(turns))
 
-    path = write(tmp_path, lines(PROMPT, row(1, 1, "bad"), PROMPT, {"prompt": "a"}))
+    path = write(tmp_path, lines(PROMPT, row(1, 1, "bad"), PROMPT, {"prompt": "a"}, row(2, 2, "bad")))
     with pytest.raises(InvalidRequestError) as caught:
         check_datasets(path, None, mask, 64, param="dataset_path")
-    assert caught.value.message.startswith("The data set has 2 problems. Line 2: It holds a control token. Line 4: 'completion'")
+    assert caught.value.message == (
+        "The data set has 3 problems. Line 2: It holds a control token. Line 4: 'completion' is required. "
+        "Line 5: It holds a control token. Correct the file and send it again."
+    )
     assert (caught.value.code, caught.value.param) == ("invalid_training_file", "dataset_path")
+
+
+def test_files_checked_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
+    contents = [table_of(number) for number in range(2, 10)]
+    paths = [write(tmp_path, content, f"{number}") for number, content in enumerate(contents)]
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda path: check_datasets(path, None, mask_words, 64)[0], paths))
+    assert [report.rows for report in reports] == list(range(2, 10))
+    assert [report.sha256 for report in reports] == [hashlib.sha256(content).hexdigest() for content in contents]
+
+
+def table_of(count: int) -> bytes:
+    return b"question,answer\n" + b"".join(f'"{number}\n,","{"dài " * 5_000}"\n'.encode() for number in range(count))
 
 
 def test_report_can_be_stored_as_json(tmp_path: Path) -> None:
