@@ -36,7 +36,7 @@ def read_records(
         except csv.Error as error:
             problems.stop(
                 text.first_line,
-                f'It is not valid CSV: {_shown(error)}. Put text with commas, quotes or line ends in "..." and double its quotes.',
+                f'It is not valid CSV: {_shown(error)}. Put text with commas or line ends in "..." and double its quotes.',
             )
         if cells is None:
             return

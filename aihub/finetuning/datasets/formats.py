@@ -1,7 +1,7 @@
 """What a row may look like, and the conversation it means."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -13,7 +13,6 @@ from aihub.finetuning.datasets.rows import Row
 from aihub.finetuning.examples import Example, Turn
 
 DatasetFormat = Literal["chat", "instruction", "prompt_completion", "question_answer"]
-FORMATS: tuple[DatasetFormat, ...] = get_args(DatasetFormat)
 
 _TOOL_KEYS = frozenset({"tools", "tool_calls", "tool_call_id", "functions", "function_call", "parallel_tool_calls"})
 _TOOL_ROLES = frozenset({"tool", "function"})
@@ -109,11 +108,11 @@ class FormatReader:
         problems: Takes what is wrong; such rows are left out.
 
     Attributes:
-        format: None until a row told it.
+        format: Of the file, once a row told it.
     """
 
     def __init__(self, problems: FileProblems) -> None:
-        self.format: DatasetFormat | None = None
+        self.format: DatasetFormat = "chat"
         self._first_line = 0
         self._problems = problems
 
@@ -139,19 +138,18 @@ class FormatReader:
 
     def _turns(self, values: Mapping[str, Any], line: int) -> tuple[Turn, ...]:
         marks = [mark for mark in _MARKS if mark in values]
-        if len(marks) > 1 or not (marks or self.format):
-            found = ", ".join(list(values)[:8]) or "none"
-            raise InvalidRequestError(f"A row has the keys or columns {_EXPECTED}. Found here: {found}.")
-        if marks and self.format is None:
+        if not self._first_line:
+            if len(marks) != 1:
+                found = ", ".join(list(values)[:8]) or "none"
+                raise InvalidRequestError(f"A row has the keys or columns {_EXPECTED}. Found here: {found}.")
             self.format, self._first_line = _MARKS[marks[0]], line
-        if marks and _MARKS[marks[0]] != self.format:
+        elif marks and self.format not in {_MARKS[mark] for mark in marks}:
             raise InvalidRequestError(
                 f"It is of the format {_MARKS[marks[0]]}, and line {self._first_line} of {self.format}. "
                 "Keep one format in a file."
             )
         _refuse_tools(values)
-        # Every branch above ends with a format.
-        return validate(_MODELS[self.format or "chat"], values).turns()
+        return validate(_MODELS[self.format], values).turns()
 
 
 def _exchange(asked: str, answer: str) -> tuple[Turn, ...]:

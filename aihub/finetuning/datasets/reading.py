@@ -38,8 +38,8 @@ class DatasetReader:
         return self._rows.container
 
     @property
-    def format(self) -> DatasetFormat | None:
-        """None until a row told it."""
+    def format(self) -> DatasetFormat:
+        """What a row is, once one was read."""
         return self._formats.format
 
     @property

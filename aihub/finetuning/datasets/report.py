@@ -165,7 +165,7 @@ class _Tally:
             sha256=reader.sha256,
             size_bytes=reader.size_bytes,
             container=reader.container,
-            format=reader.format or "chat",
+            format=reader.format,
             rows=reader.rows,
             untrainable_rows=self.untrainable.count,
             untrainable_lines=self.untrainable.shown,

@@ -115,7 +115,7 @@ def test_broken_last_line_is_named(tmp_path: Path) -> None:
         (conversation(said("user"), said("assistant", None, tool_calls=[{"id": "1"}])), "calls of tools or functions"),
         (conversation(said("user"), said("assistant", function_call={"name": "f"})), "calls of tools or functions"),
         (CHAT | {"tools": []}, "calls of tools or functions"),
-        (CHAT | {"prompt": "a"}, "Found here: messages, prompt."),
+        (CHAT | {"prompt": "a"}, "'prompt' is not a known field"),
         (conversation(*[said("user")] * 2_000, said("assistant")), "at most 2000 items"),
     ],
 )
@@ -137,6 +137,7 @@ def test_keys_of_no_format_are_refused_with_what_is_expected(tmp_path: Path) -> 
     message = refusal(tmp_path, lines({"context": "a", "response": "b"}))
     assert "prompt and completion" in message
     assert "Found here: context, response." in message
+    assert "Line 1: A row has the keys" in refusal(tmp_path, lines(CHAT | PROMPT, CHAT))
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def test_exact_duplicates_are_counted_with_their_lines(tmp_path: Path) -> None:
 def test_same_words_in_other_turns_or_with_another_weight_are_no_duplicates(tmp_path: Path) -> None:
     def chat(*texts: str, weight: int = 1) -> dict[str, Any]:
         roles = ["user", "assistant"] * len(texts)
-        messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
-        messages[1]["weight"] = weight  # type: ignore[assignment]
+        messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+        messages[1]["weight"] = weight
         return {"messages": messages}
 
     rows = [chat("a", "b", "c", "d"), chat("a", "b", "c", "d", weight=0), chat("a", "b c", "c", "d"), chat("a b", "c", "c", "d")]
