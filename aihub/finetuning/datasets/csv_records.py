@@ -52,8 +52,11 @@ def read_records(
 
 
 def _read_header(text: "_Text", check_columns: CheckColumns, problems: FileProblems) -> tuple[list[str], str]:
-    text.begin_record()
-    line = next(text, "")
+    line = ""
+    for line in text:
+        if line.strip():
+            break
+        text.begin_record()
     found: list[tuple[list[str], str]] = []
     for delimiter in _DELIMITERS:
         try:

@@ -114,6 +114,20 @@ def test_weight_zero_keeps_an_answer_in_the_conversation_and_out_of_the_loss(tmp
     assert turns[0].role == "system"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOM + b"\n  \r\n " + lines(PROMPT) + b"\t" + lines(PROMPT) + b"\n\n",
+        b'\n prompt , completion \r\n a,b\r\n\r\n" c\n",d',
+        b" \n[\n " + lines(PROMPT) + b"," + lines(PROMPT) + b"] \n",
+    ],
+    ids=["jsonl", "csv", "json"],
+)
+def test_hash_is_that_of_every_byte_of_the_file(tmp_path: Path, content: bytes) -> None:
+    report = check(tmp_path, content)
+    assert (report.rows, report.sha256, report.size_bytes) == (2, hashlib.sha256(content).hexdigest(), len(content))
+
+
 def test_text_is_kept_as_it_is(tmp_path: Path) -> None:
     answer = " e\u0301 ế 👩‍🍳 \u202eabc\n\tđ "
     assert read(tmp_path, lines({"prompt": "q", "completion": answer}))[0].turns[1].text == answer

@@ -268,11 +268,30 @@ _LINES = st.one_of(
         [b"prompt,completion", b"a,b", b'"', b'"a\n', b"[", b"]", b",", b"{}", b"\x00", b"\xff", b"\r", codecs.BOM_UTF8]
     ),
 )
-_FILES = st.binary(max_size=200) | st.tuples(
-    st.sampled_from([b"\n", b"", b",", b"\r", b"\r\n"]),
-    st.sampled_from([b"", b"[", codecs.BOM_UTF8]),
-    st.lists(_LINES, max_size=6),
-).map(lambda parts: parts[1] + parts[0].join(parts[2]))
+_WHOLE = st.sampled_from(
+    [
+        lines(*[CHAT] * 3),
+        lines(*[INSTRUCTION] * 3),
+        b'prompt,completion\na,b\n"c, \n d",e\nf,g\n',
+        json.dumps([PROMPT] * 3, indent=1).encode(),
+    ]
+)
+_DAMAGED = st.builds(
+    lambda whole, place, length, piece: whole[:place] + piece + whole[place + length :],
+    _WHOLE,
+    st.integers(0, 400),
+    st.integers(0, 5),
+    st.binary(max_size=3),
+)
+_FILES = (
+    _DAMAGED
+    | st.binary(max_size=200)
+    | st.tuples(
+        st.sampled_from([b"\n", b"", b",", b"\r", b"\r\n"]),
+        st.sampled_from([b"", b"[", codecs.BOM_UTF8]),
+        st.lists(_LINES, max_size=6),
+    ).map(lambda parts: parts[1] + parts[0].join(parts[2]))
+)
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
