@@ -11,6 +11,7 @@ import typer
 from aihub.cli import serve
 from aihub.core.errors import HubError
 from aihub.core.settings import Settings
+from aihub.finetuning import cli as finetuning
 from aihub.models.cli import commands, plan
 from aihub.recsys import cli as recsys
 
@@ -79,6 +80,7 @@ app = typer.Typer(name="aihub", help="AI Hub: chat, retrieval and embeddings on 
 app.add_typer(database_commands, name="db")
 app.add_typer(commands.app, name="models")
 app.add_typer(recsys.app, name="recsys")
+app.add_typer(finetuning.app, name="train")
 app.command(name="plan")(plan.plan)
 app.command(name="serve")(serve.serve)
 
