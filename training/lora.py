@@ -226,7 +226,9 @@ class _Training:
         labels = batch.labels[:, places].flatten()
         is_half = self._model.dtype == torch.bfloat16
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=is_half):
-            output = self._model(input_ids=batch.input_ids, position_ids=batch.position_ids, logits_to_keep=places)
+            output = self._model(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, logits_to_keep=places, use_cache=False
+            )
         logits = output.logits.flatten(0, 1)[labels != IGNORED].float()
         return functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum")
 

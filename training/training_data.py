@@ -46,7 +46,7 @@ def prepare_data(
         context_tokens: What the model reads at most.
 
     Raises:
-        InvalidRequestError: Nothing to learn is left, early stopping has nothing to go by, or the chat template refuses an example.
+        InvalidRequestError: Nothing to learn is left, early stopping has nothing to go by, or the template refuses an example.
     """
     learned, held_out = _split(list(examples), list(validation), settings)
     max_tokens = min(settings.max_tokens, context_tokens or settings.max_tokens)
