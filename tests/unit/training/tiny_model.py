@@ -48,7 +48,6 @@ def write_tiny_model(folder: Path, *, template: str = CHATML) -> Path:
         max_position_embeddings=128,
         tie_word_embeddings=True,
         initializer_range=0.2,
-        pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
