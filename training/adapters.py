@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
@@ -88,6 +89,18 @@ def load_model(base: Path, settings: FineTuningSettings, *, base_name: str, devi
     adapted = get_peft_model(model, _adapter_config(model, settings))
     adapted.peft_config["default"].base_model_name_or_path = base_name
     return adapted
+
+
+def switch_to_evaluation(model: PeftModel) -> None:
+    """Turn dropout off; `model.train()` turns it on again.
+
+    Layers of bitsandbytes stay as in training: on a CPU with AVX512-BF16 their first forward pass in evaluation mode packs
+    the weights for a kernel without gradients, for good, and nothing below them would learn any more.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.train()
 
 
 def name_linear_layers(model: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -192,7 +193,8 @@ def build_batch(sequences: Sequence[TokenSequence], *, packing: bool, padding_id
     return Batch(ids.to(device), positions.to(device), labels.to(device))
 
 
-def shuffled(count: int, *, seed: int, epoch: int) -> list[int]:
+@lru_cache(maxsize=2)
+def shuffled(count: int, *, seed: int, epoch: int) -> tuple[int, ...]:
     """The order of an epoch; the same for the same seed and epoch, whatever was drawn before."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return [int(number) for number in torch.randperm(count, generator=generator)]
+    return tuple(int(number) for number in torch.randperm(count, generator=generator))

@@ -29,7 +29,7 @@ from aihub.finetuning.results import (
     never_cancelled,
 )
 from aihub.finetuning.settings import FineTuningSettings
-from training.adapters import choose_device, load_model, load_tokenizer, read_context_tokens
+from training.adapters import choose_device, choose_precision, load_model, load_tokenizer, read_context_tokens, switch_to_evaluation
 from training.batches import IGNORED, Batch, TokenSequence, build_batch, shuffled
 from training.checkpoints import (
     CheckpointFolder,
@@ -104,6 +104,7 @@ class _Training:
         self._evaluation, self._padding_id = data.held_out, data.padding_id
         self._checkpoints, self._report_step, self._cancelled = checkpoints, report, cancelled
         self._device: torch.device = model.device
+        self._precision = choose_precision(settings, self._device)
         self._parameters = [parameter for _, parameter in trained_parameters(model)]
         self._examples_per_step = settings.batch_size * settings.gradient_accumulation
         self._steps_per_epoch = math.ceil(len(self._data.sequences) / self._examples_per_step)
@@ -224,23 +225,22 @@ class _Training:
         """Cross entropy in nats, summed over the trained tokens; logits are computed where a row has one of them."""
         places = (batch.labels != IGNORED).any(dim=0).nonzero().squeeze(1)
         labels = batch.labels[:, places].flatten()
-        is_half = self._model.dtype == torch.bfloat16
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=is_half):
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._precision == torch.bfloat16):
             output = self._model(
                 input_ids=batch.input_ids, position_ids=batch.position_ids, logits_to_keep=places, use_cache=False
             )
         logits = output.logits.flatten(0, 1)[labels != IGNORED].float()
         return functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum")
 
-    @torch.no_grad()
     def _evaluate(self) -> None:
-        state, sequences = self._state, self._evaluation.sequences
-        self._model.eval()
+        state, workers = self._state, read_world_size()
+        switch_to_evaluation(self._model)
         total = torch.zeros((), device=self._device)
-        for batch in self._batches(sequences[read_rank() :: read_world_size()]):
-            if read_world_size() == 1:
-                self._stop_if_cancelled()
-            total += self._sum_loss(batch)
+        with torch.no_grad():
+            for batch in self._batches(self._evaluation.sequences[read_rank() :: workers]):
+                if workers == 1:
+                    self._stop_if_cancelled()
+                total += self._sum_loss(batch)
         state.eval_loss = float(sum_over_workers(total)) / self._evaluation.trained_tokens
         state.evaluated_step = state.step
         if state.step == 0:

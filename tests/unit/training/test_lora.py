@@ -198,10 +198,20 @@ def test_unknown_target_module_is_refused_with_the_names_there_are(base: Path, t
 
 def test_qlora_learns_on_a_base_in_four_bits(base: Path, tmp_path: Path) -> None:
     watch = Watch()
-    run(base, tmp_path, watch, method="qlora", epochs=8)
+    metrics = run(base, tmp_path, watch, method="qlora", epochs=8, validation=questions()[:3]).metrics
+    assert metrics.eval_loss < metrics.eval_loss_before
     assert watch.losses[-1] < watch.losses[0] * 0.7
     plain = losses_of(base, tmp_path / "plain", epochs=1)
     assert watch.losses[0] != pytest.approx(plain[0], abs=1e-5)  # its weights are rounded to NF4
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_evaluations_change_nothing_of_what_is_learned(base: Path, tmp_path: Path, method: str, precision: str) -> None:
+    plain = losses_of(base, tmp_path / "plain", method=method, precision=precision)
+    evaluated = Watch()
+    run(base, tmp_path / "evaluated", evaluated, validation=questions()[:3], method=method, precision=precision)
+    assert evaluated.losses == pytest.approx(plain, abs=1e-5)
 
 
 def test_base_in_bfloat16_learns_with_weights_of_the_adapter_in_float32(base: Path, tmp_path: Path) -> None:

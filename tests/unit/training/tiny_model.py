@@ -40,8 +40,8 @@ def write_tiny_model(folder: Path, *, template: str = CHATML) -> Path:
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=64,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
