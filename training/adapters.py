@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from aihub.core.errors import InvalidRequestError
@@ -16,23 +16,6 @@ from aihub.finetuning.settings import FineTuningSettings
 
 PACKABLE_LAYERS = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers that keep the sequences of a row apart by their position ids; states of a recurrence would run on."""
-
-
-def load_tokenizer(base: Path) -> Any:
-    """Read the tokenizer of a model folder.
-
-    Raises:
-        ConfigurationError: The folder holds something that may carry code.
-        InvalidRequestError: It has no chat template.
-    """
-    check_model_folder(base)
-    tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
-    if not tokenizer.chat_template:
-        raise InvalidRequestError(
-            f"{base.name} has no chat template, so it is no chat model. Take its instruct variant as the base model.",
-            param="model",
-        )
-    return tokenizer
 
 
 def read_context_tokens(base: Path) -> int | None:

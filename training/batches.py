@@ -6,9 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 
 from aihub.core.errors import InvalidRequestError
+from aihub.finetuning.chat_tokens import ChatTokenizer
 from aihub.finetuning.examples import Example
 
 IGNORED = -100
@@ -65,7 +65,7 @@ class Batch:
     labels: torch.Tensor
 
 
-def encode_examples(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> TokenData:
+def encode_examples(chat: ChatTokenizer, examples: Sequence[Example], max_tokens: int) -> TokenData:
     """Turn conversations into sequences of at most `max_tokens`.
 
     Raises:
@@ -74,83 +74,16 @@ def encode_examples(tokenizer: Any, examples: Sequence[Example], max_tokens: int
     sequences: list[TokenSequence] = []
     truncated = dropped = 0
     for example in examples:
-        for whole in encode_example(tokenizer, example):
-            kept = TokenSequence(whole.ids[:max_tokens], whole.is_trained[:max_tokens])
-            truncated += len(whole.ids) > max_tokens
-            dropped += kept.trained_tokens == 0
-            if kept.trained_tokens:
-                sequences.append(kept)
+        try:
+            whole = chat.encode(example.turns)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"Line {example.line}: {error.message}", param=error.param) from error
+        kept = TokenSequence(tuple(whole.token_ids[:max_tokens]), tuple(whole.is_trained[:max_tokens]))
+        truncated += len(whole.token_ids) > max_tokens
+        dropped += kept.trained_tokens == 0
+        if kept.trained_tokens:
+            sequences.append(kept)
     return TokenData(tuple(sequences), truncated, dropped)
-
-
-def encode_example(tokenizer: Any, example: Example) -> list[TokenSequence]:
-    """Turn one conversation into sequences, in the words of the model's chat template.
-
-    What is learned of a trained turn is what the model has to say after the template's generation prompt: the text and the
-    end marker. One sequence carries all turns, unless the template shows earlier answers otherwise than they were given (as
-    those which leave out earlier reasoning do): then each trained turn has a sequence of its own.
-
-    Raises:
-        InvalidRequestError: The template refuses the roles of the example, or has no generation prompt.
-    """
-    messages = [{"role": turn.role, "content": turn.text} for turn in example.turns]
-    trained = [number for number, turn in enumerate(example.turns) if turn.is_trained]
-    answers = [_render_answer(tokenizer, messages, number, example.line) for number in trained]
-    whole = answers[-1][1]
-    if all(whole.startswith(answer) for _, answer in answers):
-        return [_tokenize(tokenizer, whole, [(len(prompt), len(answer)) for prompt, answer in answers])]
-    return [_tokenize(tokenizer, answer, [(len(prompt), len(answer))]) for prompt, answer in answers]
-
-
-def _render_answer(tokenizer: Any, messages: list[dict[str, str]], number: int, line: int) -> tuple[str, str]:
-    """Return the prompt that asks for turn `number`, and the same with the answer."""
-    try:
-        prompt = tokenizer.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=True)
-        answer = tokenizer.apply_chat_template(messages[: number + 1], tokenize=False)
-    except (TemplateError, ValueError) as error:
-        raise InvalidRequestError(f"Line {line}: the model's chat template refuses this conversation: {error}") from error
-    if not answer.startswith(prompt):
-        raise InvalidRequestError(
-            f"Line {line}: the model's chat template does not put an answer behind its generation prompt, so what the model "
-            "should learn to say cannot be told. Take another base model or give it a template that does."
-        )
-    return str(prompt), str(answer)
-
-
-def _tokenize(tokenizer: Any, text: str, answers: list[tuple[int, int]]) -> TokenSequence:
-    """Tokenise piece by piece, as a prompt and what is generated behind it are never merged into one token.
-
-    Args:
-        answers: First character and end of each answer, in order.
-    """
-    ids: list[int] = []
-    is_trained: list[bool] = []
-    done = 0
-    for start, end in answers:
-        for upto, learns in ((start, False), (end, True)):
-            piece = _ids_between(tokenizer, text, done, upto, ids)
-            is_trained += _trained_part(tokenizer, piece) if learns else [False] * len(piece)
-            ids += piece
-            done = upto
-    while is_trained and not is_trained[-1]:  # nothing is learned from the line break behind the last end marker
-        is_trained.pop()
-    return TokenSequence(tuple(ids[: len(is_trained)]), tuple(is_trained))
-
-
-def _ids_between(tokenizer: Any, text: str, start: int, end: int, before: list[int]) -> list[int]:
-    """Tokens of `text[start:end]`; those it has in its place where they can be told from the ones before."""
-    whole = list(tokenizer(text[:end], add_special_tokens=False)["input_ids"])
-    if whole[: len(before)] == before:
-        return whole[len(before) :]
-    return list(tokenizer(text[start:end], add_special_tokens=False)["input_ids"])
-
-
-def _trained_part(tokenizer: Any, answer: list[int]) -> list[bool]:
-    """All of an answer up to its end marker; generation stops there, so what a template puts behind it is never said."""
-    added = tokenizer.added_tokens_decoder
-    special = {*tokenizer.all_special_ids, *(token for token, content in added.items() if content.special)}
-    last = max((place for place, token in enumerate(answer) if token in special), default=len(answer) - 1)
-    return [place <= last for place in range(len(answer))]
 
 
 def pack_rows(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:

@@ -16,6 +16,8 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
+from aihub.core.model_folder import check_model_folder
+from aihub.finetuning.chat_tokens import ChatTokenizer
 from aihub.finetuning.examples import Example
 from aihub.finetuning.results import (
     AdapterMetrics,
@@ -29,7 +31,7 @@ from aihub.finetuning.results import (
     never_cancelled,
 )
 from aihub.finetuning.settings import FineTuningSettings
-from training.adapters import choose_device, choose_precision, load_model, load_tokenizer, read_context_tokens, switch_to_evaluation
+from training.adapters import choose_device, choose_precision, load_model, read_context_tokens, switch_to_evaluation
 from training.batches import IGNORED, Batch, TokenSequence, build_batch, shuffled
 from training.checkpoints import (
     CheckpointFolder,
@@ -73,8 +75,8 @@ def train(
         InvalidRequestError: The settings do not fit the model, or nothing to learn is left of the examples.
         ConfigurationError: The model folder holds something that may carry code.
     """
-    tokenizer = load_tokenizer(base)
-    data = prepare_data(tokenizer, examples, validation, settings, context_tokens=read_context_tokens(base))
+    check_model_folder(base)
+    data = prepare_data(ChatTokenizer(base), examples, validation, settings, context_tokens=read_context_tokens(base))
     device = choose_device()
     model = load_model(base, settings, base_name=base_name or base.name, device=device)
     checkpoints = CheckpointFolder(work, data.fingerprint)

@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from aihub.core.errors import InvalidRequestError
+from aihub.finetuning.chat_tokens import ChatTokenizer
 from aihub.finetuning.examples import Example
 from aihub.finetuning.settings import FineTuningSettings
 from training.batches import TokenData, encode_examples, shuffled
@@ -32,7 +32,7 @@ class TrainingData:
 
 
 def prepare_data(
-    tokenizer: Any,
+    chat: ChatTokenizer,
     examples: Sequence[Example],
     validation: Sequence[Example],
     settings: FineTuningSettings,
@@ -50,8 +50,8 @@ def prepare_data(
     """
     learned, held_out = _split(list(examples), list(validation), settings)
     max_tokens = min(settings.max_tokens, context_tokens or settings.max_tokens)
-    data = encode_examples(tokenizer, learned, max_tokens)
-    evaluation = encode_examples(tokenizer, held_out, max_tokens)
+    data = encode_examples(chat, learned, max_tokens)
+    evaluation = encode_examples(chat, held_out, max_tokens)
     if not data.sequences:
         raise InvalidRequestError(
             f"Nothing to learn is left of the examples within {max_tokens} tokens. Raise max_tokens or shorten the prompts.",
@@ -62,7 +62,7 @@ def prepare_data(
             "Early stopping needs validation examples: give a validation file or a validation_share.",
             param="early_stopping_patience",
         )
-    padding_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    padding_id = chat.tokenizer.pad_token_id if chat.tokenizer.pad_token_id is not None else 0
     return TrainingData(data, evaluation, padding_id, _fingerprint(settings, data, evaluation))
 
 

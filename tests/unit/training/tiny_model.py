@@ -19,7 +19,7 @@ SETTINGS = FineTuningSettings(
 )
 
 
-def build_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
+def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, but for `abc` and two line breaks, which are one token each; special tokens of ChatML."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     line = letters[letters.index("Ċ")]
@@ -30,13 +30,13 @@ def build_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in ("<|im_start|>", "<|im_end|>")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    tokenizer.chat_template = template
+    tokenizer.chat_template = CHATML
     return tokenizer
 
 
-def write_tiny_model(folder: Path, *, template: str = CHATML) -> Path:
+def write_tiny_model(folder: Path) -> Path:
     """Write a model folder as they come from the hub; a few hundred kB."""
-    tokenizer = build_tokenizer(template)
+    tokenizer = build_tokenizer()
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
