@@ -69,7 +69,11 @@ def load_model(base: Path, settings: FineTuningSettings, *, base_name: str, devi
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     torch.manual_seed(settings.seed)
-    adapted = get_peft_model(model, _adapter_config(model, settings))
+    config = _adapter_config(model, settings)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:  # layers that cannot have an adapter in this kind of model
+        raise InvalidRequestError(f"The model cannot have this adapter: {error}", param="target_modules") from error
     adapted.peft_config["default"].base_model_name_or_path = base_name
     return adapted
 
