@@ -19,13 +19,13 @@ class FineTuningSettings(StrictModel):
         batch_size: Examples in one forward pass.
         gradient_accumulation: Forward passes for one step: a step learns from `batch_size * gradient_accumulation` examples,
             shared out among the workers where there are several.
-        rank: Width of the adapter. vLLM serves up to 512; beyond 64 it is seldom of use.
+        rank: Width of the adapter; vLLM serves up to 512.
         alpha: The adapter's output is multiplied by `alpha / rank`.
         dropout: Share of an adapter's inputs that is left out in training.
         target_modules: Names of the linear layers that get an adapter; all but the output layer when None.
         max_tokens: Longer examples lose their end; at most what the model reads.
         packing: Short examples of one forward pass share rows, so that less is spent on padding. The loss is the same.
-        gradient_checkpointing: Compute activations twice instead of keeping them: less memory, about a third slower.
+        gradient_checkpointing: Compute activations twice instead of keeping them: less memory, more time.
         max_gradient_norm: Larger gradients are scaled down to it.
         warmup_share: Share of the steps in which the learning rate rises.
         validation_share: Share of the examples held out where no validation examples are given.

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from aihub.core.errors import ConfigurationError, InvalidRequestError
 from aihub.finetuning.examples import Example, Turn
 from aihub.finetuning.results import CheckpointMismatchError, TrainedAdapter, TrainingCancelledError, TrainingDivergedError
+from tests.unit.test_import_rules import ROOT, imports
 from tests.unit.training.conftest import Watch
 from tests.unit.training.tiny_model import SETTINGS, ask, build_tokenizer, questions, write_tiny_model
 from training.lora import train
@@ -42,6 +43,13 @@ def losses_of(base: Path, folder: Path, **changes: Any) -> list[float]:
     watch = Watch()
     run(base, folder, watch, **changes)
     return watch.losses
+
+
+@pytest.mark.parametrize("name", ["lora", "adapters", "batches", "checkpoints", "data_parallel", "training_data"])
+def test_the_loop_knows_no_ray(name: str) -> None:
+    used = {module.partition(".")[0] for module in imports(ROOT / "training" / f"{name}.py")}
+    assert "torch" in used or name == "training_data"
+    assert "ray" not in used
 
 
 def test_loss_falls_and_every_step_is_reported(base: Path, tmp_path: Path) -> None:
