@@ -15,7 +15,7 @@ from tests.unit.training.tiny_model import SETTINGS, questions
 from training.lora import train
 
 ROOT = Path(__file__).resolve().parents[3]
-STATELESS = "import pathlib, sys; from tests.unit.training.test_checkpoints import run; "
+IMPORTS = "import pathlib, sys; from tests.unit.training.test_checkpoints import run; "
 SameWeights = Callable[[Path, Path], bool]
 
 
@@ -85,7 +85,7 @@ def test_killed_training_goes_on_to_the_adapter_of_one_that_was_not(
 ) -> None:
     """SIGKILL to a process that is writing checkpoints all the time."""
     epochs = 20
-    code = f"{STATELESS}import torch; torch.set_num_threads(1); run(*map(pathlib.Path, sys.argv[1:]), epochs={epochs})"
+    code = f"{IMPORTS}import torch; torch.set_num_threads(1); run(*map(pathlib.Path, sys.argv[1:]), epochs={epochs})"
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(base), str(tmp_path)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
