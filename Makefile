@@ -12,7 +12,7 @@ PORT ?=
 DEMO_DATA ?= ../shared/data/online-retail/online_retail.csv.xz
 CODE := aihub pipelines deployments training tests benchmarks examples scripts
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys demo-shop encoder-peers lock clean
+.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys bench-train demo-shop encoder-peers lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,9 @@ bench-retrieval: install ## Print nDCG@10 for text, vector and hybrid search
 
 bench-recsys: install ## Print the figures and times of recommendations (ARGS="--only trending")
 	@$(BIN)/python -m benchmarks.recsys $(ARGS)
+
+bench-train: install ## Compare the training of an adapter with a plain loop of torch and peft, and packing with padding
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.finetuning_speed $(ARGS)
 
 encoder-peers: install ## Make the environment of the encoders that `make bench ARGS="--only encoders"` compares with
 	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
