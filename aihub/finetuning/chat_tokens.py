@@ -36,20 +36,15 @@ class ChatTokenizer:
         folder: The model's; nothing in it is run as code.
 
     Raises:
-        InvalidRequestError: The model has no chat template, or no fast tokenizer.
+        InvalidRequestError: The model has no chat template, no `tokenizer.json`, or a damaged one.
     """
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        if not self.tokenizer.is_fast or self.tokenizer.chat_template is None:
-            lacking = "chat template" if self.tokenizer.is_fast else "tokenizer.json"
-            raise InvalidRequestError(
-                f"The model {folder.name} has no {lacking}, so it cannot learn conversations. Choose a model made for chat.",
-                param="model",
-                code="model_not_trainable",
-            )
+        if not (folder / "tokenizer.json").is_file():
+            raise _lacks(folder, "tokenizer.json")
+        self.tokenizer = _load(folder)
+        if self.tokenizer.chat_template is None:
+            raise _lacks(folder, "chat template")
         added = self.tokenizer.added_tokens_decoder
         self._end_ids = frozenset(self.tokenizer.all_special_ids) | {number for number, token in added.items() if token.special}
         special = sorted({self.tokenizer.convert_ids_to_tokens(number) for number in self._end_ids}, key=len, reverse=True)
@@ -135,6 +130,27 @@ class ChatTokenizer:
         except TemplateError as error:
             raise InvalidRequestError(f"The model's chat template refuses this conversation: {error}.") from error
         return text
+
+
+def _lacks(folder: Path, part: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"The model {folder.name} has no {part}, so it cannot learn conversations. Choose a model made for chat.",
+        param="model",
+        code="model_not_trainable",
+    )
+
+
+def _load(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # tokenizers has no class of its own for a damaged file
+        raise InvalidRequestError(
+            f"The tokenizer of the model {folder.name} cannot be read ({type(error).__name__}). Download the model again.",
+            param="model",
+            code="model_not_trainable",
+        ) from error
 
 
 def _rewritten() -> InvalidRequestError:

@@ -154,6 +154,15 @@ def test_model_without_a_chat_template_is_refused(load: Any) -> None:
         load(None)
 
 
+@pytest.mark.parametrize(("content", "words"), [(None, "no tokenizer.json"), ("{", "cannot be read"), ("{}", "cannot be read")])
+def test_folder_that_is_no_model_or_a_damaged_one_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InvalidRequestError, match=words):
+        ChatTokenizer(tmp_path)
+
+
 def test_report_names_the_line_of_a_conversation_that_the_template_refuses(load: Any, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(
