@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yarl import URL
 
-from aihub.core.errors import UnavailableError
+from aihub.core.errors import OverloadedError, UnavailableError
 from aihub.core.settings import Settings
 from aihub.http.errors import error_response
 from deployments.cancellation import quiet_cancellations
@@ -131,7 +131,26 @@ class LocalFastPath:
                         await _pass(socket, scope, body, receive, send)
                         return
             receive = taken.receive
-        await self._app(scope, receive, send)
+        is_ours = scope["type"] == "http" and not scope["path"].startswith(_OF_SERVE)
+        await self._app(scope, receive, _in_own_shape(scope, send) if is_ours else send)
+
+
+def _in_own_shape(scope: Scope, send: Send) -> Send:
+    """Return a `send` that turns Serve's own refusals, plain text without `Retry-After`, into the hub's."""
+    is_refused = False
+
+    async def send_shaped(message: Message) -> None:
+        nonlocal is_refused
+        if message["type"] == "http.response.start" and message["status"] == UnavailableError.status:
+            is_refused = any(name.lower() == b"content-type" and value.startswith(b"text/") for name, value in message["headers"])
+            if is_refused:
+                await error_response(OverloadedError("The hub is busy: its queue is full. Retry in a second."))(
+                    scope, _nothing, send
+                )
+        if not is_refused:
+            await send(message)
+
+    return send_shaped
 
 
 class _Taken:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 import uvicorn
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yarl import URL
 
@@ -307,3 +309,15 @@ async def test_more_requests_than_a_way_takes_go_serves_way(
         assert await busy.read() == b"second"
     async with client.get(url) as response:
         assert await response.read() == b"hub"
+
+
+@pytest.mark.parametrize(("path", "is_ours"), [("/v1/embeddings", True), ("/-/healthz", False)])
+async def test_what_serve_drops_is_told_in_the_hubs_shape(path: str, is_ours: bool) -> None:
+    app = LocalFastPath(PlainTextResponse("Request dropped due to backpressure", status_code=503), [])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        answer = await client.get(path)
+    assert answer.status_code == 503
+    assert (answer.headers.get("retry-after") == "1") is is_ours
+    assert (answer.text != "Request dropped due to backpressure") is is_ours
+    if is_ours:
+        assert answer.json()["error"]["code"] == "overloaded"
