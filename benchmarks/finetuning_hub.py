@@ -25,10 +25,10 @@ from openai import OpenAI, OpenAIError
 
 from benchmarks.retrieval_quality import DATA
 from benchmarks.servers import running_hub
-from benchmarks.shop_facts import FACTS
 
 POLL_S = 2.0
 CHAT_PERIOD_S = 5.0
+FACTS = Path(__file__).resolve().parents[1] / "examples" / "shop_facts.jsonl"
 CONCURRENCY = 8
 INTENT = "Name the intent."
 """System message of banking77: shorter than the one that the model's template would write."""
@@ -87,7 +87,8 @@ def main() -> None:
 
 
 def facts(method: str, *, epochs: int) -> Trial:
-    rows = [([{"role": "user", "content": question}], answer) for question, answer in FACTS]
+    facts = [json.loads(line) for line in FACTS.read_text(encoding="utf-8").splitlines()]
+    rows = [([{"role": "user", "content": fact["prompt"]}], fact["completion"]) for fact in facts]
     lora = {"method": method, "rank": 16, "alpha": 32, "dropout": 0.1, "learning_rate": 2e-3, "batch_size": 5, "epochs": epochs}
     return Trial(f"30 facts of a shop, {method}", rows, lora, asked=rows)
 
