@@ -65,7 +65,8 @@ bench-recsys: install ## Print the figures and times of recommendations (ARGS="-
 	@$(BIN)/python -m benchmarks.recsys $(ARGS)
 
 bench-train: install ## Compare the training of an adapter with a plain loop of torch and peft, and packing with padding
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.finetuning_speed $(ARGS)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.finetuning_speed
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.finetuning_hub $(ARGS)
 
 encoder-peers: install ## Make the environment of the encoders that `make bench ARGS="--only encoders"` compares with
 	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)

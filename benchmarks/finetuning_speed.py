@@ -39,9 +39,7 @@ def main() -> None:
     if not (DATA / "banking77").is_dir():
         print("banking77 is not here: set AIHUB_SHARED_DATA to a folder that holds it.")
         return
-    settings = FineTuningSettings(
-        epochs=1, batch_size=options.batch_size, rank=8, alpha=16, max_tokens=256, packing=options.arm == "packed"
-    )
+    settings = FineTuningSettings(**describe_settings(options.batch_size, packing=options.arm == "packed"))
     if options.arm:
         run = run_bare if options.arm == "bare" else run_hub
         print(json.dumps(run(_base(), read_rows(options.rows), settings)))
@@ -50,7 +48,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for _ in range(options.rounds):
         for arm in ARMS:
-            found[arm].append(_run_arm(arm, options.rows, options.batch_size))
+            found[arm].append(run_arm(arm, options.rows, options.batch_size))
     best = {arm: sorted(rows, key=lambda row: row["tokens_per_s"])[len(rows) // 2] for arm, rows in found.items()}
     for arm, row in best.items():
         figures = f"{row['tokens_per_s']:>10.1f}{row['memory_bytes'] / 1e6:>9.0f}{row['seconds']:>9.1f}{row['loss']:>11.4f}"
@@ -58,6 +56,11 @@ def main() -> None:
     bare = best["bare"]["tokens_per_s"]
     print(f"training.lora beside the plain loop, both padded: {best['padded']['tokens_per_s'] / bare:.2f} (aim 0.95)")
     print(f"packing beside padding: {best['packed']['tokens_per_s'] / best['padded']['tokens_per_s']:.2f}")
+
+
+def describe_settings(batch_size: int, *, packing: bool) -> dict[str, Any]:
+    """The settings of all arms."""
+    return {"epochs": 1, "batch_size": batch_size, "rank": 8, "alpha": 16, "max_tokens": 256, "packing": packing}
 
 
 def read_rows(count: int) -> list[Example]:
@@ -141,7 +144,7 @@ def _pad(rows: list[tuple[list[int], int]]) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def _run_arm(arm: str, rows: int, batch_size: int) -> dict[str, float]:
+def run_arm(arm: str, rows: int, batch_size: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.finetuning_speed", "--arm", arm, "--rows", str(rows)]
     done = subprocess.run([*command, "--batch-size", str(batch_size)], stdout=subprocess.PIPE, check=True, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
