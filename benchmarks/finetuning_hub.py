@@ -23,7 +23,7 @@ from typing import Any
 
 from openai import OpenAI, OpenAIError
 
-from benchmarks import finetuning_speed
+from benchmarks import peft_loop
 from benchmarks.retrieval_quality import DATA
 from benchmarks.servers import running_hub
 
@@ -93,13 +93,12 @@ def compare_speed(client: OpenAI, base: str) -> None:
     """Print tokens a second and memory of the hub's job beside those of a plain loop of torch and peft, while the hub idles."""
     rows, batch_size = 320, 16
     trial = [
-        ([{"role": "user", "content": example.turns[0].text}], example.turns[1].text)
-        for example in finetuning_speed.read_rows(rows)
+        ([{"role": "user", "content": example.turns[0].text}], example.turns[1].text) for example in peft_loop.read_rows(rows)
     ]
     print(f"\nspeed: {rows} rows of banking77", flush=True)
-    found = {"plain loop of torch and peft": finetuning_speed.run_arm("bare", rows, batch_size)}
+    found = {"plain loop of torch and peft": peft_loop.run_in_process(rows, batch_size)}
     for title, packing in (("the hub's job, padded", False), ("the hub's job, packed", True)):
-        lora = finetuning_speed.describe_settings(batch_size, packing=packing)
+        lora = peft_loop.describe_settings(batch_size, packing=packing)
         job = train(client, base, Trial(title, trial, lora))
         found[title] = job["metrics"]
     for title, figures in found.items():
