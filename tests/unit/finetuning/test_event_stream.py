@@ -12,6 +12,7 @@ import pytest
 from aihub.core.errors import StorageUnavailableError
 from aihub.core.principal import Principal
 from aihub.finetuning import event_stream, routes
+from aihub.finetuning import jobs as job_service
 from tests.unit.conftest import assert_refused
 from tests.unit.documents.routes.document_hub import official_clients
 from tests.unit.finetuning.jobs_hub import JobsHub
@@ -115,3 +116,16 @@ async def test_a_stream_outlives_an_outage_of_postgresql(hub: JobsHub, monkeypat
     answer = await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")
     assert messages_of(answer.text)[0] == "The job was created and is queued."
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+async def test_so_many_clients_follow_and_one_that_leaves_makes_room(hub: JobsHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_service, "MAX_STREAMS", 1)
+    job_id = (await hub.created())["id"]
+    first = hub.jobs.event_stream(Principal(hub.tenant), job_id)
+    await anext(first)
+    answer = await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")
+    assert '"code": "overloaded"' in answer.text
+    await first.aclose()
+    await hub.set(job_id, status="cancelled")
+    answer = await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")
+    assert messages_of(answer.text)[0] == "The job was created and is queued."
