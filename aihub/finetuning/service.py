@@ -76,7 +76,11 @@ class FineTuningService(Protocol):
     def event_stream(
         self, principal: Principal, job_id: str, after: str | None = None
     ) -> "AsyncGenerator[FineTuningEvent, None]":
-        """Yield events behind `after`, oldest first, as they come; ends when the job goes on no more by itself."""
+        """Yield events behind `after`, oldest first, as they come; ends when the job goes on no more by itself.
+
+        Raises:
+            OverloadedError: Too many clients follow jobs.
+        """
         ...
 
     async def checkpoints(
