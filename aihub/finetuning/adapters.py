@@ -139,8 +139,8 @@ class Adapters:
             raise ConflictError(f"{adapter.id.base} is not installed any more; merging needs it.", code="base_missing")
         if read_json(base / "config.json").get("quantization_config") is not None:
             raise ConflictError(
-                f"The weights of {adapter.id.base} are quantised, so nothing can be added to them. {adapter.adapter_id} is served "
-                "beside its base as it is.",
+                f"The weights of {adapter.id.base} are quantised, so nothing can be added to them. {adapter.adapter_id} is "
+                "served beside its base as it is.",
                 code="base_quantized",
             )
         target = self._models_path / merged_model_id(adapter.id)
@@ -149,7 +149,9 @@ class Adapters:
         needed_bytes = sum(path.stat().st_size for path in base.glob("*.safetensors")) + SPARE_BYTES
         self._models_path.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self._models_path).free < needed_bytes:
-            raise ConflictError(f"Merging needs {needed_bytes / 2**30:.1f} GiB on the disk of {self._models_path}.", code="disk_full")
+            raise ConflictError(
+                f"Merging needs {needed_bytes / 2**30:.1f} GiB on the disk of {self._models_path}.", code="disk_full"
+            )
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # of a killed process
         partial.mkdir()

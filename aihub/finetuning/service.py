@@ -92,7 +92,7 @@ class FineTuningService(Protocol):
 
 
 class AdapterService(Protocol):
-    """Trained adapters. A name that is none raises `InvalidRequestError`; one of nothing, or another tenant's, `NotFoundError`."""
+    """Trained adapters. A name that is none raises `InvalidRequestError`; one that the tenant lacks, `NotFoundError`."""
 
     async def list(self, principal: Principal) -> "Sequence[AdapterReport]":
         """Every version, the newest of each name first."""
