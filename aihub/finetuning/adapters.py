@@ -108,10 +108,9 @@ class Adapters:
     async def merge(self, principal: Principal, adapter_id: str) -> MergeReport:
         adapter = await self._own(principal, adapter_id)
         async with self._merge_turn:  # each takes the memory of a whole model
-            target = await run_to_end(self._merge, adapter)
+            report = await run_to_end(self._merge, adapter)
         await self._models_changed()
-        size_bytes = sum(path.stat().st_size for path in target.iterdir())
-        return MergeReport(model_id=target.name, path=str(target), size_bytes=size_bytes)
+        return report
 
     async def _own(self, principal: Principal, adapter_id: str) -> Adapter:
         adapter = await asyncio.to_thread(self._store.get, adapter_id)
@@ -132,8 +131,8 @@ class Adapters:
             return
         await run_to_end(self._store.purge, retired)
 
-    def _merge(self, adapter: Adapter) -> Path:
-        """Write the model and return its folder; nothing is there after a failure."""
+    def _merge(self, adapter: Adapter) -> MergeReport:
+        """Write the model; nothing is there after a failure."""
         base = self._find_folder(adapter.id.base)
         if base is None:
             raise ConflictError(f"{adapter.id.base} is not installed any more; merging needs it.", code="base_missing")
@@ -162,7 +161,8 @@ class Adapters:
             move_into_place(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return target
+        size_bytes = sum(path.stat().st_size for path in target.iterdir())
+        return MergeReport(model_id=target.name, path=str(target), size_bytes=size_bytes)
 
 
 def merged_model_id(adapter_id: AdapterId) -> str:
