@@ -24,11 +24,11 @@ def merge_adapter(base: Path, target: Path, progress: Progress, *, adapter: str)
     Raises:
         ConfigurationError: The base holds something that may carry code.
     """
+    check_model_folder(base)
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    check_model_folder(base)
     progress("Reading the model", 0.0)
     with torch.inference_mode():
         model = AutoModelForCausalLM.from_pretrained(
