@@ -57,8 +57,8 @@ def train_on_workers(task: WorkerTask, *, workers: int) -> WorkerResult:
         outcome = trainer.fit().return_value
     except TrainingFailedError as error:
         raise WorkersDiedError(
-            f"The workers of the training died {MAX_FAILURES + 1} times ({_reason_of(error)}). Its last checkpoint is kept: resume "
-            "the job to go on from there."
+            f"The workers of the training died {MAX_FAILURES + 1} times ({_reason_of(error)}). Its last checkpoint is kept: "
+            "resume the job to go on from there."
         ) from error
     finally:
         shutil.rmtree(task.folder.ray, ignore_errors=True)

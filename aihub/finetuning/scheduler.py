@@ -175,7 +175,6 @@ class FineTuningScheduler:
         else:
             by_whom = "Its Ray job was stopped by hand" if state == "stopped" else "The cluster it ran on is gone"
             await self._table.interrupt(job, f"{by_whom}. Resume the job to go on from its last checkpoint.")
-        self.nudge()
 
     async def _start_again(self, job: OpenJob) -> None:
         base = self._find_base(job.base_model)

@@ -77,8 +77,9 @@ class OpenJobTable:
             cursor = connection.cursor(row_factory=class_row(OpenJob))
             await cursor.execute(
                 "SELECT tenant_id, id, number, name, base_model, settings, datasets, status, phase, wish, "  # noqa: S608  # constants
-                "extract(epoch FROM now() - wish_at)::double precision AS wish_age_s, wait_reason, need_bytes, attempts, deaths, "
-                "extract(epoch FROM now() - coalesce(heartbeat_at, created_at))::double precision AS quiet_s, metrics, evaluation "
+                "wait_reason, need_bytes, attempts, deaths, metrics, evaluation, "
+                "extract(epoch FROM now() - wish_at)::double precision AS wish_age_s, "
+                "extract(epoch FROM now() - coalesce(heartbeat_at, created_at))::double precision AS quiet_s "
                 f"FROM finetuning_jobs WHERE status IN ('queued', 'running') ORDER BY number LIMIT {MOST}"
             )
             return await cursor.fetchall()
@@ -93,7 +94,8 @@ class OpenJobTable:
         """Take a job from the queue; whoever gets True submits its Ray job."""
         change = (
             "status = 'running', phase = 'training', attempts = attempts + 1, deaths = 0, heartbeat_at = now(), "
-            "started_at = coalesce(started_at, now()), wait_reason = NULL, error = NULL, wish = NULL, wish_at = NULL"
+            "started_at = coalesce(started_at, now()), ended_at = NULL, wait_reason = NULL, error = NULL, wish = NULL, "
+            "wish_at = NULL"
         )
         told = "The training starts." if job.attempts == 0 else "The training goes on from its last checkpoint."
         return await self._change(job, change, _IS_QUEUED, told)

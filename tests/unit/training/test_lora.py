@@ -45,7 +45,10 @@ def losses_of(base: Path, folder: Path, **changes: Any) -> list[float]:
     return watch.losses
 
 
-@pytest.mark.parametrize("name", ["lora", "adapters", "batches", "checkpoints", "data_parallel", "evaluation", "losses", "training_data"])
+NO_RAY = ["lora", "adapters", "batches", "checkpoints", "data_parallel", "evaluation", "losses", "training_data", "worker"]
+
+
+@pytest.mark.parametrize("name", NO_RAY)
 def test_the_loop_knows_no_ray(name: str) -> None:
     used = {module.partition(".")[0] for module in imports(ROOT / "training" / f"{name}.py")}
     assert "torch" in used or name == "training_data"
