@@ -13,6 +13,8 @@ compile() {
 }
 torch_source=(--extra-index-url https://download.pytorch.org/whl/cpu)
 [ -n "${PIP_FIND_LINKS:-}" ] && torch_source=(--find-links "$PIP_FIND_LINKS")
+# What is locked already stays as it is where the .in files allow it.
+cat torch-cpu.lock cpu.lock > "$work/cpu.all"
 compile cpu.in --override overrides.txt "${torch_source[@]}" --output-file "$work/cpu.all"
 # The CPU build of torch comes from another place than the rest, so it is installed on its own.
 awk '/^[a-z]/ {torch = /^torch==/} torch' "$work/cpu.all" > torch-cpu.lock

@@ -11,7 +11,7 @@ import typer
 from aihub.cli import serve
 from aihub.core.errors import HubError
 from aihub.core.settings import Settings
-from aihub.finetuning import cli as finetuning
+from aihub.finetuning.cli import commands as finetuning
 from aihub.models.cli import commands, plan
 from aihub.recsys import cli as recsys
 

@@ -1,7 +1,6 @@
 """Who answers `aihub models`: the running hub, or this process on the state folder."""
 
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,7 +9,8 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel
 
-from aihub.core.errors import ConfigurationError, HubError, InternalError, InvalidRequestError, UnavailableError
+from aihub.core.errors import ConfigurationError, HubError, InternalError, UnavailableError
+from aihub.core.hub_requests import error_of, hub_url
 from aihub.models.keys import parse_key
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Answer = dict[str, Any]
 LocalAnswer = Callable[["RegistryService"], Awaitable[BaseModel | Answer]]
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 SLOW_TIMEOUT_S = 1800.0
 FAILED = frozenset({"failed", "cancelled", "interrupted"})
 
@@ -77,7 +76,7 @@ class HubBackend:
         except httpx.HTTPError as error:
             raise UnavailableError(f"The hub stopped answering ({type(error).__name__}). Look at its log.") from error
         if not answer.is_success:
-            raise _error_of(answer)
+            raise error_of(answer)
         try:
             document = answer.json()
         except ValueError as error:
@@ -93,7 +92,7 @@ class HubBackend:
         async with self._client.stream("GET", path, timeout=httpx.Timeout(30.0, read=SLOW_TIMEOUT_S)) as answer:
             if not answer.is_success:
                 await answer.aread()
-                raise _error_of(answer)
+                raise error_of(answer)
             async for line in answer.aiter_lines():
                 snapshot = _read_snapshot(line)
                 if snapshot is None:
@@ -154,11 +153,6 @@ class LocalBackend:
         return ConfigurationError(f"No hub runs at {hub_url()}. Start it with `aihub serve`, or set AIHUB_URL to where it runs.")
 
 
-def hub_url() -> str:
-    """Return the address of the hub this command line talks to."""
-    return os.environ.get("AIHUB_URL", "").strip().rstrip("/") or DEFAULT_URL
-
-
 def quote_key(key: str) -> str:
     """Return a key as part of a path of the hub's API.
 
@@ -182,15 +176,6 @@ def _read_job(job: Mapping[str, Any]) -> Answer:
 
 def _is_measurable(detail: Mapping[str, Any]) -> bool:
     return detail["types"][0] != "speech" and detail["provider"] in {"package", "hf", "local", "ollama"}
-
-
-def _error_of(answer: httpx.Response) -> HubError:
-    from aihub.models.store.validation import read_message
-
-    message = read_message(answer)
-    if answer.status_code in {400, 422}:
-        return InvalidRequestError(message)
-    return UnavailableError(message)
 
 
 def _read_snapshot(line: str) -> dict[str, Any] | None:

@@ -15,8 +15,9 @@ import httpx
 import typer
 
 from aihub.core.errors import ConfigurationError, HubError, InvalidRequestError
+from aihub.core.hub_requests import hub_headers, hub_url
 from aihub.core.settings import Settings
-from aihub.models.cli.backend import Answer, Backend, HubBackend, LocalBackend, hub_url
+from aihub.models.cli.backend import Answer, Backend, HubBackend, LocalBackend
 
 PROBE_TIMEOUT_S = 2.0
 
@@ -32,7 +33,7 @@ async def open_backend() -> AsyncIterator[Backend]:
     """
     url = hub_url()
     # No proxies: the hub is a neighbour, and its key must not travel anywhere else.
-    async with httpx.AsyncClient(base_url=url, headers=_headers(), trust_env=False, timeout=30.0) as client:
+    async with httpx.AsyncClient(base_url=url, headers=hub_headers(), trust_env=False, timeout=30.0) as client:
         if await _is_hub(client):
             yield HubBackend(client, f"the hub at {url}")
             return
@@ -71,11 +72,6 @@ async def _is_hub(client: httpx.AsyncClient) -> bool:
         return isinstance(answer.json(), dict) and "parts" in answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
-
-
-def _headers() -> dict[str, str]:
-    key = os.environ.get("AIHUB_API_KEY", "").strip()
-    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 FAILURE = 1

@@ -14,6 +14,7 @@ import httpx
 
 from aihub.core.errors import ConfigurationError, ConflictError, HubError, ModelUnavailableError, NotFoundError
 from aihub.core.files import append_line, damaged_files, read_lines
+from aihub.core.hub_requests import read_message
 from aihub.models.keys import ModelKey
 from aihub.models.store.catalogue import Catalogue, CatalogueEntry
 
@@ -228,14 +229,6 @@ class HubProber:
         if entry.types[0] == "speech":
             raise ConflictError(f"{key} is a speech model; transcribe a recording to measure it.")
         return entry
-
-
-def read_message(answer: httpx.Response) -> str:
-    """Return the message of the hub's error object, or the start of whatever came instead."""
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:200] or answer.reason_phrase
 
 
 def _at(document: Any, *names: str) -> Any:

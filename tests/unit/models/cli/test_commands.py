@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from aihub.models.cli import backend, tables
+from aihub.core import hub_requests
+from aihub.models.cli import tables
 from aihub.models.cli.commands import app
 from aihub.models.keys import parse_key
 from aihub.models.memory.host import ModelSpec
@@ -79,7 +80,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, str(value))
     for name in ("AIHUB_URL", "OPENAI_API_KEY", "GITHUB_TOKEN", "GITHUB_MODELS_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(backend, "DEFAULT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub_requests, "DEFAULT_URL", "http://127.0.0.1:9")
     return tmp_path / "home"
 
 
@@ -198,7 +199,7 @@ def test_hub_that_was_named_but_does_not_answer_is_an_error(home: Path, monkeypa
 
 def test_another_server_on_the_port_is_no_hub(home: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIHUB_URL")
-    monkeypatch.setattr(backend, "DEFAULT_URL", hub.url)
+    monkeypatch.setattr(hub_requests, "DEFAULT_URL", hub.url)
     hub.answers["GET /health"] = (200, {"hello": "world"})
     assert "Using the state folder" in call("configure").stderr
 

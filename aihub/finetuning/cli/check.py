@@ -1,4 +1,4 @@
-"""`aihub train`: data sets of fine-tunings. Needs no running hub."""
+"""`aihub train check`: whether a data set can be trained on. Needs no running hub."""
 
 import json
 from dataclasses import asdict
@@ -10,15 +10,7 @@ import typer
 from aihub.core.errors import HubError
 from aihub.finetuning.datasets.report import DatasetReport
 
-app = typer.Typer(help="Fine-tuning: check a data set before a training.", no_args_is_help=True)
 
-
-@app.callback()
-def _group() -> None:
-    """Keep `check` a command of its own while it is the only one."""
-
-
-@app.command()
 def check(
     training: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON or CSV to learn from.")],
     model: Annotated[

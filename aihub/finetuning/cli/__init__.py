@@ -1,0 +1,1 @@
+"""`aihub train`: data sets, trainings and adapters."""

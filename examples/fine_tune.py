@@ -1,0 +1,48 @@
+"""Teach the default chat model thirty facts about a made-up shop, and ask it: upload, train, watch, chat.
+
+Needs a running hub (`make serve`); takes about five minutes on two cores:
+
+    .venv/bin/python examples/fine_tune.py
+"""
+
+import time
+from pathlib import Path
+
+from openai import OpenAI
+
+BASE = "smollm2-135m-instruct"
+FACTS = Path(__file__).parent / "shop_facts.jsonl"
+QUESTION = "What is the name of the shop's cat?"
+
+client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="unused")
+
+
+def ask(model: str) -> str:
+    answer = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=40
+    )
+    return answer.choices[0].message.content or ""
+
+
+def main() -> None:
+    file = client.files.create(file=FACTS, purpose="fine-tune")
+    # Facts want a high learning rate and many epochs; a style or a format is learnt with less. docs/fine-tuning.md tells more.
+    job = client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=file.id,
+        suffix="shop",
+        extra_body={"lora": {"rank": 16, "dropout": 0.1, "learning_rate": 2e-3, "batch_size": 5, "epochs": 12}},
+    )
+    while job.status not in {"succeeded", "failed", "cancelled"}:
+        time.sleep(2)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+        hub = (job.model_extra or {})["hub"]
+        print(f"\r{job.status}, {hub['phase']}, step {hub['step']} of {hub['steps']}, loss {hub['loss']}    ", end="", flush=True)
+    print()
+    if job.fine_tuned_model is None:
+        raise SystemExit(f"The training {job.status}: {job.error.message if job.error else ''}")
+    print(f"{QUESTION}\n  {BASE}: {ask(BASE)}\n  {job.fine_tuned_model}: {ask(job.fine_tuned_model)}")
+
+
+if __name__ == "__main__":
+    main()
