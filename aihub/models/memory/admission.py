@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from aihub.core.errors import ModelUnavailableError
 from aihub.models.memory.host import DeviceMemory
-from aihub.models.memory.ledger import gib
+from aihub.models.memory.ledger import Reservation, gib
 from aihub.models.memory.manager_state import ManagerState
-from aihub.models.memory.state import ModelRecord, ModelState
+from aihub.models.memory.state import IN_MEMORY, ModelRecord, ModelState
 
 NEVER_RETRY_S = 3600
+TRAINING_RETRY_S = 60
+"""A training may end much later, but clients ignore longer times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +57,19 @@ def refuse_impossible(record: ModelRecord, manager_state: ManagerState) -> None:
     """Refuse a model that cannot fit, whatever is unloaded.
 
     Raises:
-        ModelUnavailableError: It is larger than the device's budget, or than what pinned models leave of it.
+        ModelUnavailableError: It is larger than the device's budget, or than what pinned models and trainings leave of it.
     """
     ledger, device, need = manager_state.ledger, record.spec.device, record.need_bytes
     capacity = ledger.capacity_bytes(device)
     if need > capacity:
-        fixed = [f"{held.holder} {gib(held.size_bytes)}" for held in ledger.holders(device) if held.is_fixed]
-        others = f" after {', '.join(fixed)}" if fixed else ""
+        others = describe_fixed(manager_state, device)
         raise ModelUnavailableError(
             f"The model {record.model_id!r} needs {gib(need)} on {device}, which has {gib(capacity)} for models{others}. "
             "Choose a smaller or quantised model, or a shorter context.",
             code="model_too_large",
             retry_after_s=NEVER_RETRY_S,
         )
-    pinned = [other for other in manager_state.in_memory() if other.is_pinned and other is not record]
+    pinned = [other for other in manager_state.pinned() if other is not record]
     taken = sum(ledger.held_bytes(other.model_id, device) for other in pinned)
     names = ", ".join(other.model_id for other in pinned)
     if need > capacity - taken:
@@ -81,6 +82,16 @@ def refuse_impossible(record: ModelRecord, manager_state: ManagerState) -> None:
         raise ModelUnavailableError(
             f"The model {record.model_id!r} cannot be loaded: {limit} models may be in memory and as many are pinned ({names}). "
             "Unpin one of them or raise MAX_CONCURRENT_MODELS."
+        )
+    trainings = ledger.trainings(device)
+    left = capacity - taken - sum(held.size_bytes for held in trainings)
+    if trainings and need > left and record.state not in IN_MEMORY:
+        pins = f", pinned models ({names}) the rest" if pinned else ""
+        raise ModelUnavailableError(
+            f"The model {record.model_id!r} needs {gib(need)} on {device}, which has {gib(capacity)} for models: "
+            f"{describe_holders(trainings)} until it ends{pins}. Try again later.",
+            code="memory_held_by_training",
+            retry_after_s=TRAINING_RETRY_S,
         )
 
 
@@ -137,22 +148,49 @@ def admission_retry_s(record: ModelRecord, manager_state: ManagerState) -> int:
     return max(math.ceil(min(others, default=0.0)), 5)
 
 
-def _shortage(record: ModelRecord, manager_state: ManagerState, live: DeviceMemory | None) -> tuple[int, str]:
-    """Return what is missing in bytes and a sentence that says so."""
-    ledger, device = manager_state.ledger, record.spec.device
-    need = record.need_bytes - ledger.held_bytes(record.model_id, device)  # a sleeper keeps a part
-    budget_bytes = ledger.budget_shortage_bytes(device, need)
-    live_bytes = ledger.live_shortage_bytes(device, need, live, manager_state.policy.live_margin_bytes)
-    wants = f"The model {record.model_id!r} needs {gib(need)} on {device}"
+def describe_fixed(manager_state: ManagerState, device: str) -> str:
+    """Say what other parts of the hub hold for good, as ` after embeddings 1.0 GiB`; nothing where they hold nothing."""
+    fixed = [f"{held.holder} {gib(held.size_bytes)}" for held in manager_state.ledger.holders(device) if held.is_fixed]
+    return f" after {', '.join(fixed)}" if fixed else ""
+
+
+def describe_holders(holders: list[Reservation]) -> str:
+    """`training ftjob-1 holds 5.0 GiB and training ftjob-2 holds 1.0 GiB`."""
+    return " and ".join(f"{held.holder} holds {gib(held.size_bytes)}" for held in holders)
+
+
+def find_shortage(
+    wants: str, device: str, need_bytes: int, manager_state: ManagerState, live: DeviceMemory | None
+) -> tuple[int, str]:
+    """Return what is missing in bytes and a sentence that says so; 0 and an empty one where nothing is.
+
+    Args:
+        wants: Begin of the sentence: who needs how much.
+        need_bytes: What is to be taken in addition.
+        live: Memory of the device now; None when nobody can tell.
+    """
+    ledger = manager_state.ledger
+    budget_bytes = ledger.budget_shortage_bytes(device, need_bytes)
+    live_bytes = ledger.live_shortage_bytes(device, need_bytes, live, manager_state.policy.live_margin_bytes)
     if live is not None and live_bytes > budget_bytes:
-        return live_bytes, f"{wants}, where {gib(live.free_bytes)} of {gib(live.total_bytes)} are free."
+        trainings = ledger.trainings(device)
+        held = f"; {describe_holders(trainings)}" if trainings else ""
+        return live_bytes, f"{wants}, where {gib(live.free_bytes)} of {gib(live.total_bytes)} are free{held}."
     if budget_bytes:
         holders = ", ".join(f"{held.holder} {gib(held.size_bytes)}" for held in ledger.holders(device))
         return (
             budget_bytes,
             f"{wants}; {gib(max(ledger.free_bytes(device), 0))} of its budget are free, the rest is held by {holders}.",
         )
-    return 0, f"{manager_state.policy.max_concurrent_models} models are in memory, which is the limit."
+    return 0, ""
+
+
+def _shortage(record: ModelRecord, manager_state: ManagerState, live: DeviceMemory | None) -> tuple[int, str]:
+    device = record.spec.device
+    need = record.need_bytes - manager_state.ledger.held_bytes(record.model_id, device)  # a sleeper keeps a part
+    wants = f"The model {record.model_id!r} needs {gib(need)} on {device}"
+    shortage_bytes, reason = find_shortage(wants, device, need, manager_state, live)
+    return shortage_bytes, reason or f"{manager_state.policy.max_concurrent_models} models are in memory, which is the limit."
 
 
 def _missing_slots(record: ModelRecord, manager_state: ManagerState) -> int:
@@ -191,23 +229,30 @@ def _choose_victims(
     ]
     awake.sort(key=lambda other: (manager_state.is_busy(other), other.used_s))
     for may_sleep in (True, False):
-        chosen = _least(sleepers + awake, record, manager_state, shortage_bytes, slots, may_sleep=may_sleep)
+        chosen = choose_least(sleepers + awake, device, manager_state, shortage_bytes, slots, may_sleep=may_sleep)
         if chosen:
             return chosen, may_sleep
     return [], True
 
 
-def _least(
+def choose_least(
     candidates: list[ModelRecord],
-    record: ModelRecord,
+    device: str,
     manager_state: ManagerState,
     shortage_bytes: int,
     slots: int,
     *,
     may_sleep: bool,
 ) -> list[ModelRecord]:
-    """Return no more candidates than needed, earlier ones first; none at all when they would not be enough."""
-    device = record.spec.device
+    """Return no more candidates than needed, earlier ones first; none at all when they would not be enough.
+
+    Args:
+        candidates: Those that may go.
+        device: Where room is needed.
+        shortage_bytes: How much.
+        slots: How many models have to go in any case.
+        may_sleep: Those that can sleep do so, and keep a little of the device.
+    """
 
     def freed(other: ModelRecord) -> int:
         held_bytes = manager_state.ledger.held_bytes(other.model_id, device)

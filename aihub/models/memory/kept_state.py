@@ -1,4 +1,4 @@
-"""What the model manager keeps on disk over a restart: which models shall be in memory, and how much each was seen to use."""
+"""What the model manager keeps on disk over a restart: who shall be in memory, and how much each model was seen to use."""
 
 import asyncio
 import json
@@ -16,10 +16,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """Model ids in the order they were loaded, and those that may not be evicted."""
+    """Who shall be in memory.
+
+    Attributes:
+        loaded: Model ids in the order they were loaded.
+        pinned: Those that may not be evicted.
+        displaced: Those that made room for a training and are loaded again when it has ended.
+        trainings: Holders that have room for a training, with its bytes.
+    """
 
     loaded: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
+    displaced: tuple[str, ...] = ()
+    trainings: tuple[tuple[str, int], ...] = ()
 
 
 class DesiredState:
@@ -52,10 +61,15 @@ class DesiredState:
     def _read(self) -> Desired:
         try:
             document: Any = json.loads(self._path.read_text(encoding="utf-8"))
-            return Desired(_names(document["loaded"]), _names(document["pinned"]))
+            return Desired(
+                _names(document["loaded"]),
+                _names(document["pinned"]),
+                _names(document.get("displaced", [])),
+                _sizes(document.get("trainings", {})),
+            )
         except FileNotFoundError:
             return Desired(loaded=self._first)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             aside = self._path.with_suffix(".damaged")
             logger.warning("%s is not readable (%s); it is kept as %s and no model is loaded.", self._path, error, aside.name)
             if self._path.exists():
@@ -63,13 +77,25 @@ class DesiredState:
             return Desired()
 
     def _write(self, desired: Desired) -> None:
-        write_document(self._path, {"loaded": list(desired.loaded), "pinned": list(desired.pinned)})
+        document = {
+            "loaded": list(desired.loaded),
+            "pinned": list(desired.pinned),
+            "displaced": list(desired.displaced),
+            "trainings": dict(desired.trainings),
+        }
+        write_document(self._path, document)
 
 
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError("not a list of model ids")
     return tuple(dict.fromkeys(value))
+
+
+def _sizes(value: Any) -> tuple[tuple[str, int], ...]:
+    if not isinstance(value, dict) or not all(type(size) is int and size > 0 for size in value.values()):
+        raise ValueError("not sizes by holder")
+    return tuple(sorted(value.items()))
 
 
 MAX_ENTRIES = 512

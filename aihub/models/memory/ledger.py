@@ -16,6 +16,7 @@ class Reservation:
     Attributes:
         used_bytes: What it was last seen to hold; None when unknown, and then all of it is taken as held.
         is_fixed: Held for good (embeddings, speech): never evicted, and no room for a model.
+        is_training: Held by a training until it ends: never evicted.
     """
 
     holder: str
@@ -23,6 +24,7 @@ class Reservation:
     size_bytes: int
     used_bytes: int | None = None
     is_fixed: bool = False
+    is_training: bool = False
 
     @property
     def unclaimed_bytes(self) -> int:
@@ -58,7 +60,7 @@ class MemoryLedger:
             )
         self._held[holder, device] = Reservation(holder, device, size_bytes, is_fixed=True)
 
-    def reserve(self, holder: str, device: str, size_bytes: int) -> None:
+    def reserve(self, holder: str, device: str, size_bytes: int, *, is_training: bool = False) -> None:
         """Take memory of the budget.
 
         Raises:
@@ -68,7 +70,7 @@ class MemoryLedger:
             raise InternalError(f"{holder} holds memory of {device} already.")
         if size_bytes > self.free_bytes(device):
             raise InternalError(f"{holder} was given memory beyond the budget of {device}.")
-        self._held[holder, device] = Reservation(holder, device, size_bytes)
+        self._held[holder, device] = Reservation(holder, device, size_bytes, is_training=is_training)
 
     def enlarge(self, holder: str, device: str, size_bytes: int) -> None:
         """Raise what a holder may take to `size_bytes`; nobody has seen how much of it is used.
@@ -80,10 +82,10 @@ class MemoryLedger:
             raise InternalError(f"{holder} was given memory beyond the budget of {device}.")
         self._held[holder, device] = Reservation(holder, device, size_bytes)
 
-    def adopt(self, holder: str, device: str, size_bytes: int) -> None:
+    def adopt(self, holder: str, device: str, size_bytes: int, *, is_training: bool = False) -> None:
         """Enter a holder that is in memory already, within the budget or not."""
         self._budget(device)
-        self._held[holder, device] = Reservation(holder, device, size_bytes)
+        self._held[holder, device] = Reservation(holder, device, size_bytes, is_training=is_training)
 
     def release(self, holder: str, device: str | None = None) -> int:
         """Give a holder's memory of one device back, of all devices when None; returns the bytes, 0 when it held none."""
@@ -103,6 +105,10 @@ class MemoryLedger:
     def holders(self, device: str) -> list[Reservation]:
         """Who holds memory of a device, largest first."""
         return sorted((held for held in self._held.values() if held.device == device), key=lambda held: -held.size_bytes)
+
+    def trainings(self, device: str) -> list[Reservation]:
+        """Trainings that hold memory of a device, largest first."""
+        return [held for held in self.holders(device) if held.is_training]
 
     def capacity_bytes(self, device: str) -> int:
         """The most a model could ever have: the budget less what is held for good."""

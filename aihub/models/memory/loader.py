@@ -175,7 +175,7 @@ class Unloader:
                     f"The model {record.model_id!r} still answers {count or 'some'} requests. Try again when they have ended.",
                     param="model_id",
                 )
-            record.is_displaced = False
+            record.is_displaced = record.returns_after_training = False
             if not await self._end(record, level):
                 reason = record.failure.reason if record.failure else "unknown"
                 raise ModelUnavailableError(f"The model {record.model_id!r} could not be unloaded: {reason}")

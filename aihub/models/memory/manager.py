@@ -40,6 +40,9 @@ class ModelLifecycle:
             model they come back when that is gone.
         clock: Seconds that only grow.
         wall_clock: Unix seconds.
+
+    Attributes:
+        training_room: What trainings take of the models' device.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class ModelLifecycle:
         self._reconciler = Reconciler(
             self._manager_state, self._transitions, self._loader, host, desired, self._high_water_marks, self.refresh
         )
+        self.training_room = self._reconciler.training_room
         self._waiting = 0
         self._refreshed_s = float("-inf")
 

@@ -28,6 +28,7 @@ class LifecyclePolicy:
         patience_s: How long a load waits for a busy model to become idle by itself before new requests to it are held back.
         drain_timeout_s: Longest time new requests are held back for requests in flight to end.
         settle_s: A model used within this time counts as busy: a request may be on its way to it.
+        training_idle_s: A model used within this time does not make room for a training, unless trainings come first.
         start_timeout_s: Longest start of a model.
         stop_timeout_s: Longest stop of a model.
         sleep_change_timeout_s: Longest time a model takes to fall asleep or to wake.
@@ -51,6 +52,7 @@ class LifecyclePolicy:
     patience_s: float = 5.0
     drain_timeout_s: float = 30.0
     settle_s: float = 2.0
+    training_idle_s: float = 60.0
     start_timeout_s: float = 900.0
     stop_timeout_s: float = 60.0
     sleep_change_timeout_s: float = 60.0
@@ -123,10 +125,17 @@ class ManagerState:
         # Unix milliseconds: versions keep growing when the lifecycle itself is started anew.
         self.version = int(wall_clock() * 1000)
         self.drain_after_s = 0.0
+        # Since when no training of before holds memory; models displaced by it come back soon after.
+        self.trainings_ended_s = clock()
         # Loads begun by a start of the hub: until they end the hub is not ready.
         self.starting: set[str] = set()
         self._device_locks: dict[str, DeviceLock] = {}
         self._show_gauges()
+
+    @property
+    def models_device(self) -> str:
+        """Where models run, and trainings with them: `cpu` or `cuda:0`."""
+        return next((device for device in self.ledger.budgets if device != RAM), RAM)
 
     def device_lock(self, device: str) -> DeviceLock:
         return self._device_locks.setdefault(device, DeviceLock())
@@ -146,6 +155,10 @@ class ManagerState:
 
     def in_memory(self) -> list[ModelRecord]:
         return [record for record in self.records.values() if record.state in IN_MEMORY]
+
+    def pinned(self) -> list[ModelRecord]:
+        """Pinned models that are in memory."""
+        return [record for record in self.in_memory() if record.is_pinned]
 
     def may_sleep(self, record: ModelRecord) -> bool:
         """Whether the model can sleep and the hub has a budget of RAM for that; how much of it is free is not asked."""

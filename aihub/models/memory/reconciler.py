@@ -7,12 +7,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from aihub.core.errors import HubError, ModelUnavailableError
-from aihub.models.memory.admission import Start, next_step
+from aihub.core.errors import HubError
+from aihub.models.memory.displaced import DisplacedModels
 from aihub.models.memory.host import ModelHost
 from aihub.models.memory.kept_state import Desired, DesiredState, HighWaterMarks
-from aihub.models.memory.loader import CAN_START, Loader
+from aihub.models.memory.loader import Loader
 from aihub.models.memory.manager_state import ManagerState
+from aihub.models.memory.room import TrainingRoom
 from aihub.models.memory.state import IN_MEMORY, ModelRecord, ModelState
 from aihub.models.memory.transitions import Transitions
 from aihub.models.metrics import UnloadReason
@@ -72,8 +73,8 @@ class SleeperReconciler:
         if record.is_outdated:
             return "outdated"
         timeout_s = manager_state.policy.sleep_timeout_s
-        is_default = record.model_id in manager_state.default_models
-        if timeout_s > 0 and not is_default and manager_state.clock() - record.asleep_s >= timeout_s:
+        is_kept = record.model_id in manager_state.default_models or record.returns_after_training
+        if timeout_s > 0 and not is_kept and manager_state.clock() - record.asleep_s >= timeout_s:
             return "idle"
         return None
 
@@ -109,7 +110,8 @@ class Reconciler:
     ) -> None:
         self._manager_state = manager_state
         self._transitions = transitions
-        self._loader = loader
+        self._displaced = DisplacedModels(manager_state, transitions, loader)
+        self.training_room = TrainingRoom(manager_state, transitions, self.save)
         self._sleepers = SleeperReconciler(manager_state, transitions, host)
         self._host = host
         self._desired = desired
@@ -124,26 +126,40 @@ class Reconciler:
 
     async def close(self) -> None:
         """Stop, leaving models and the desired state as they are."""
+        await self.training_room.close()
         tasks = [*self._unloads, *([self._task] if self._task else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def restore(self) -> list[ModelRecord]:
-        """Adopt what runs already and return the others that shall be in memory: pinned, then loaded, then default ones."""
+        """Adopt what runs already and return the others that shall be in memory: pinned, then loaded, then default ones.
+
+        Trainings get their room first. While one has it, what made room for it stays away.
+        """
         manager_state = self._manager_state
         desired = self._saved = await self._desired.read()
+        self.training_room.restore(desired.trainings)
+        for model_id in desired.displaced:
+            if model_id in manager_state.records:
+                manager_state.records[model_id].returns_after_training = True
         for model_id in desired.pinned:
             if model_id in manager_state.records:
                 manager_state.records[model_id].is_pinned = True
         for model_id in sorted(await self._host.running()):
             await self._adopt(model_id)
-        wanted = dict.fromkeys((*desired.pinned, *desired.loaded, *sorted(manager_state.default_models)))
+        defaults = sorted(manager_state.default_models)
+        wanted = dict.fromkeys((*desired.pinned, *desired.loaded, *desired.displaced, *defaults))
         missing = [name for name in wanted if name not in manager_state.records]
         if missing:
             logger.warning("No longer installed, so not loaded: %s.", ", ".join(missing))
         records = [manager_state.records[name] for name in wanted if name in manager_state.records]
-        restored = [record for record in records if record.state is ModelState.UNLOADED]
+        is_held = bool(self.training_room.holders())
+        restored = [
+            record
+            for record in records
+            if record.state is ModelState.UNLOADED and not (is_held and record.returns_after_training)
+        ]
         for record in restored:
             record.is_restored = True
         return restored
@@ -156,7 +172,12 @@ class Reconciler:
         known = set(manager_state.records)
         gone = [name for name in (self._saved.pinned if self._saved else ()) if name not in known]
         pinned = [record.model_id for record in manager_state.records.values() if record.is_pinned]
-        desired = Desired(tuple(record.model_id for record in held), tuple(sorted({*pinned, *gone})))
+        desired = Desired(
+            tuple(record.model_id for record in held),
+            tuple(sorted({*pinned, *gone})),
+            tuple(sorted(record.model_id for record in manager_state.records.values() if record.returns_after_training)),
+            self.training_room.sizes(),
+        )
         if desired == self._saved:
             return
         try:
@@ -173,12 +194,13 @@ class Reconciler:
             await self._refresh()
             await self._find_lost()
             await self._sleepers.look()
-            await self._bring_back()
+            await self._displaced.look()
             for record in list(manager_state.records.values()):
                 if record.state is ModelState.READY:
                     await self._transitions.measure(record)
             await asyncio.to_thread(self._save_high_water_marks)
         self._unload_idle()
+        self.training_room.look()
         await self.save()
 
     async def _run(self) -> None:
@@ -248,23 +270,6 @@ class Reconciler:
         async with manager_state.device_lock(record.spec.device).lock:
             if manager_state.clock() - record.used_s >= manager_state.policy.unload_timeout_s > 0:
                 await self._transitions.make_room(record, is_patient=False, reason="idle", yields_to_requests=True)
-
-    async def _bring_back(self) -> None:
-        """Load a default model that had made room for others, once there is room without taking theirs."""
-        manager_state = self._manager_state
-        for model_id in manager_state.default_models & manager_state.records.keys():
-            record = manager_state.records[model_id]
-            is_loading = record.load is not None and not record.load.done()
-            if not record.is_displaced or record.state not in CAN_START or record.failure is not None or is_loading:
-                continue
-            live = await self._transitions.memory.quietly_live(record.spec.device)
-            try:
-                has_room = isinstance(next_step(record, manager_state, live, waited_s=0.0, may_evict=False), Start)
-            except ModelUnavailableError:
-                continue
-            if has_room and not manager_state.device_lock(record.spec.device).turn.locked():
-                record.is_restored = True
-                self._loader.begin(record)
 
     def _save_high_water_marks(self) -> None:
         try:

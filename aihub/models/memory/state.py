@@ -78,6 +78,7 @@ class ModelRecord:
         residual_bytes: What it keeps of its device while it sleeps, as last measured; None when it has not slept yet.
         is_outdated: Another version, or none, is installed since it fell asleep.
         is_displaced: It made room for another model and nobody asked for that; a default model comes back.
+        returns_after_training: It made room for a training and is loaded again when that has ended.
         load_asked_s: Since when the load is under way, its wait for room included; `load_began_s`, since when it starts.
         load: The task that loads it, queued or running; its result is the error, if any.
         give_up: Set to take a queued load back.
@@ -96,6 +97,7 @@ class ModelRecord:
     residual_bytes: int | None = None
     is_outdated: bool = False
     is_displaced: bool = False
+    returns_after_training: bool = False
     used_at: float | None = None
     loaded_at: float | None = None
     load_time_s: float | None = None

@@ -62,7 +62,7 @@ class Transitions:
         manager_state = self._manager_state
         record.ready_s = manager_state.clock()
         record.loaded_at = manager_state.wall_clock()
-        record.is_restored = record.is_displaced = False
+        record.is_restored = record.is_displaced = record.returns_after_training = False
         manager_state.touch(record)
         manager_state.set_state(record, ModelState.READY)
 
