@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from aihub.core.errors import HubError, InternalError, NotFoundError
 from aihub.core.job_server import Jobs, JobServerError
@@ -197,31 +197,33 @@ class FineTuningScheduler:
                 names = ", ".join(other.id for other in training)
                 await self._table.wait(job, f"{names} {'is' if len(training) == 1 else 'are'} being trained.")
                 return
-            if not await self._start(job):
+            outcome = await self._start(job)
+            if outcome == "waits":
                 return
-            training.append(job)
+            if outcome == "started":
+                training.append(job)
 
-    async def _start(self, job: OpenJob) -> bool:
-        """Return whether the next of the queue may be looked at."""
+    async def _start(self, job: OpenJob) -> Literal["started", "waits", "ended"]:
         base = self._find_base(job.base_model)
         if base is None:
             await self._table.fail(job, base_model_gone(job))
-            return True
+            return "ended"
         try:
             self._room.refuse_impossible(job.need_bytes)
         except HubError as error:
             await self._table.fail(job, error)
-            return True
+            return "ended"
         holder = holder_of(job)
         self._holders.add(holder)
         may_drain = self._settings.priority == "training"
         if (reason := await self._room.take(holder, job.need_bytes, may_drain=may_drain)) is not None:
             await self._table.wait(job, reason)
-            return False
-        if await self._table.start(job):
-            await self._submit(job, base, lambda: self._table.queue_again(job))
-            logger.info("The job %s is being trained.", job.id)
-        return True
+            return "waits"
+        if not await self._table.start(job):
+            return "ended"
+        await self._submit(job, base, lambda: self._table.queue_again(job))
+        logger.info("The job %s is being trained.", job.id)
+        return "started"
 
     async def _submit(self, job: OpenJob, base: Base, take_back: Callable[[], Awaitable[None]]) -> None:
         """Submit the next start of a job.
