@@ -96,10 +96,9 @@ async def test_job_whose_base_is_gone_fails_and_says_so(scene: Scene) -> None:
     queued = scene.rows.add()
     scene.died(running)
     scene.bases.clear()
-    await scene.look()
+    await scene.look(2)
     for job_id in (queued, running):
         assert (scene.row(job_id)["status"], scene.row(job_id)["error"]["code"]) == ("failed", "base_model_gone")
-    await scene.look()
     assert scene.room.held == {}
 
 
