@@ -30,6 +30,7 @@ from aihub.documents.tables.vector_store_files import VectorStoreFileTable
 from aihub.documents.tables.vector_stores import VectorStoreTable
 from aihub.documents.vector_stores import VectorStores
 from aihub.embeddings.service import Embedder
+from aihub.finetuning.service import FineTuningService
 from aihub.http.services import Services
 from aihub.models.configuration import HubConfiguration
 from aihub.models.service import LifecycleService, ModelManager, RegistryService
@@ -145,6 +146,7 @@ class Composition:
             registry=service_client(RegistryService, self._models, prefix=REGISTRY),
             lifecycle=self.lifecycle,
             recsys=self.recsys,
+            finetuning=service_client(FineTuningService, self._models, prefix="finetuning_"),
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

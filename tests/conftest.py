@@ -75,4 +75,5 @@ def tenant(embedded_stores: StoreUrls) -> Iterator[str]:
     yield name
     with psycopg.connect(embedded_stores.database_url, autocommit=True) as connection:
         connection.execute("DELETE FROM vector_stores WHERE tenant_id = %s", (name,))
+        connection.execute("DELETE FROM finetuning_jobs WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM files WHERE tenant_id = %s", (name,))

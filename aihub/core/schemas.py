@@ -93,6 +93,16 @@ class DeletedObject(ResponseModel):
     deleted: Literal[True] = True
 
 
+Data = TypeVar("Data")
+
+
+class Success(ResponseModel, Generic[Data]):
+    """The envelope of the earlier services' paths; failures are OpenAI's error object there, too."""
+
+    success: Literal[True] = True
+    data: Data
+
+
 Model = TypeVar("Model", bound=BaseModel)
 _MOST_NAMED = 5
 Details = Mapping[str, Any]

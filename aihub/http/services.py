@@ -23,6 +23,7 @@ from aihub.embeddings.service import Embedder
 from aihub.recsys.service import WaitingPlaces, new_training_places
 
 if TYPE_CHECKING:
+    from aihub.finetuning.service import FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
     from aihub.recsys.service import PredictionService, RecsysService
 
@@ -40,6 +41,7 @@ class Services:
         registry: Every model the hub could use.
         lifecycle: Local models in memory.
         recsys: Recommendations of each store.
+        finetuning: Jobs that train adapters.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `postgres`,
             `redis`); must answer within 2 s and
             never raise.
@@ -58,6 +60,7 @@ class Services:
     registry: "RegistryService"
     lifecycle: "LifecycleService"
     recsys: "RecsysService"
+    finetuning: "FineTuningService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

@@ -97,6 +97,32 @@ class EventStream(Response):
             await _write(send, _error_frames(public_error(error)))
 
 
+async def kept_alive(frames: AsyncGenerator[str, None], *, every_s: float) -> AsyncGenerator[str, None]:
+    """Yield what `frames` yields, and a comment after each `every_s` of silence; closing it closes `frames`."""
+    following: asyncio.Task[str | None] | None = None
+    try:
+        while True:
+            following = following or asyncio.create_task(_following(frames))
+            done, _ = await asyncio.wait({following}, timeout=every_s)
+            if not done:
+                yield ": still running\n\n"
+                continue
+            frame, following = following.result(), None
+            if frame is None:
+                break
+            yield frame
+    finally:
+        if following is not None:
+            following.cancel()
+            # Gathered, so that what it ends with is taken.
+            await asyncio.gather(following, return_exceptions=True)
+        await frames.aclose()
+
+
+async def _following(frames: AsyncGenerator[str, None]) -> str | None:
+    return await anext(frames, None)
+
+
 class UsageObserver:
     """Counts the first token and the tokens of one request."""
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from aihub.core.errors import NotFoundError, UnavailableError
+from aihub.core.schemas import Success
 from aihub.http.bodies import StrictRoute
 from aihub.http.services import Services, ServicesDep
 from aihub.models.schemas import (
@@ -19,7 +20,6 @@ from aihub.models.schemas import (
     ModelReport,
     ModelReports,
     ModelRequest,
-    Success,
     UnloadRequest,
     lifecycle_report,
     model_report,

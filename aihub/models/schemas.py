@@ -4,7 +4,7 @@ What the registry reports is in `aihub.models.store.reports`, jobs in `aihub.mod
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, RootModel, StringConstraints
 
@@ -229,19 +229,10 @@ class ModelList(ResponseModel):
     data: list[ModelObject]
 
 
-Data = TypeVar("Data")
-
 KeyText = Annotated[str, StringConstraints(max_length=256)]
 """A model key as sent; `parse_key` says what is wrong with it."""
 
 KeyTexts = Annotated[list[KeyText], Field(min_length=1, max_length=100)]
-
-
-class Success(ResponseModel, Generic[Data]):
-    """The shape of every answer under `/models`; failures are OpenAI's error object."""
-
-    success: Literal[True] = True
-    data: Data
 
 
 class EnsureRequest(ClosedModel):

@@ -3,16 +3,16 @@
 Events of a job are server-sent, with a comment when nothing happens so that proxies keep the line open.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from aihub.core.schemas import ObjectId
+from aihub.core.schemas import ObjectId, Success
 from aihub.http.bodies import StrictRoute
 from aihub.http.services import PrincipalDep
-from aihub.http.streaming import EventStream, until_disconnect
+from aihub.http.streaming import EventStream, kept_alive, until_disconnect
 from aihub.models.keys import ModelKey, parse_key
 from aihub.models.schemas import (
     Configuration,
@@ -21,7 +21,6 @@ from aihub.models.schemas import (
     JobList,
     KeyRequest,
     PinRequest,
-    Success,
     ValidateRequest,
 )
 from aihub.models.service import RegistryService
@@ -40,31 +39,16 @@ from aihub.models.store.reports import (
 KEEP_ALIVE_S = 15.0
 
 
-async def job_frames(events: AsyncGenerator[JobEvent, None], *, keep_alive_s: float = KEEP_ALIVE_S) -> AsyncGenerator[str, None]:
+def job_frames(events: AsyncGenerator[JobEvent, None], *, keep_alive_s: float = KEEP_ALIVE_S) -> AsyncGenerator[str, None]:
     """Yield `event: progress` frames, one `event: end`, and `data: [DONE]`; closing it closes `events`."""
-    following: asyncio.Task[JobEvent | None] | None = None
-    try:
-        while True:
-            following = following or asyncio.create_task(_following(events))
-            done, _ = await asyncio.wait({following}, timeout=keep_alive_s)
-            if not done:
-                yield ": still running\n\n"
-                continue
-            event, following = following.result(), None
-            if event is None:
-                break
+    return kept_alive(_frames(events), every_s=keep_alive_s)
+
+
+async def _frames(events: AsyncGenerator[JobEvent, None]) -> AsyncGenerator[str, None]:
+    async with aclosing(events):
+        async for event in events:
             yield f"event: {event.type}\nid: {event.job.sequence}\ndata: {event.job.model_dump_json()}\n\n"
-        yield "data: [DONE]\n\n"
-    finally:
-        if following is not None:
-            following.cancel()
-            # Gathered, so that what it ends with is taken.
-            await asyncio.gather(following, return_exceptions=True)
-        await events.aclose()
-
-
-async def _following(events: AsyncGenerator[JobEvent, None]) -> JobEvent | None:
-    return await anext(events, None)
+    yield "data: [DONE]\n\n"
 
 
 router = APIRouter(route_class=StrictRoute, prefix="/models", tags=["model registry"])

@@ -16,6 +16,7 @@ from aihub.core.principal import Principal
 from aihub.core.settings import Settings
 from aihub.documents.service import FileBatchService, FileService, VectorStoreService
 from aihub.embeddings.service import EmbedderInfo, Embeddings
+from aihub.finetuning.service import FineTuningService
 from aihub.http.services import Services
 from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
@@ -112,6 +113,7 @@ class Parts:
             registry=cast(RegistryService, None),
             lifecycle=cast(LifecycleService, None),
             recsys=cast(RecsysService, None),
+            finetuning=cast(FineTuningService, None),
             health=health,
             metrics=self.metrics,
         )

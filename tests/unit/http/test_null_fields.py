@@ -25,7 +25,15 @@ BODIES: list[tuple[type[BaseModel], dict[str, Any]]] = [
 ]
 
 
-MORE = ("chat.completions", "chat.messages", "chat.sampling", "chat.tools", "core.filters", "http.routes")
+MORE = (
+    "chat.completions",
+    "chat.messages",
+    "chat.sampling",
+    "chat.tools",
+    "core.filters",
+    "finetuning.training_schemas",
+    "http.routes",
+)
 """Wire types that lie outside a `schemas.py`."""
 
 
