@@ -36,7 +36,7 @@ from aihub.models.configuration import HubConfiguration
 from aihub.models.service import LifecycleService, ModelManager, RegistryService
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
-from deployments.models import REGISTRY
+from deployments.models import FINETUNING, REGISTRY
 from deployments.replica_metrics import ReplicaMetrics
 from deployments.service_client import embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
@@ -146,7 +146,7 @@ class Composition:
             registry=service_client(RegistryService, self._models, prefix=REGISTRY),
             lifecycle=self.lifecycle,
             recsys=self.recsys,
-            finetuning=service_client(FineTuningService, self._models, prefix="finetuning_"),
+            finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

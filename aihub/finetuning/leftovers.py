@@ -1,20 +1,15 @@
 """What jobs leave in the state folder: checkpoints and copies of data go with the job, TensorBoard's logs stay."""
 
-import logging
-import shutil
 import time
 from pathlib import Path
 
 from aihub.core.concurrency import run_to_end
+from aihub.finetuning.job_data import remove_work
 from aihub.finetuning.job_folder import JOBS_FOLDER, JobFolder
 from aihub.finetuning.tables.open_jobs import OpenJobTable
 
-logger = logging.getLogger(__name__)
-
 FAILED_KEPT_S = 7 * 86_400.0
 """A failed job can be resumed from its last checkpoint for so long."""
-UNKNOWN_KEPT_S = 3600.0
-"""A folder without a job may be of one that is being accepted."""
 
 
 class JobLeftovers:
@@ -40,7 +35,7 @@ class JobLeftovers:
         statuses = await self._table.find_statuses(found)
         removed = [job_id for job_id, age_s in found.items() if _has_ended(statuses.get(job_id), age_s)]
         if removed:
-            await run_to_end(_remove, self._home, removed, statuses)
+            await run_to_end(_remove, self._home, removed)
 
 
 def _find(home: Path) -> dict[str, float]:
@@ -54,18 +49,9 @@ def _find(home: Path) -> dict[str, float]:
 
 
 def _has_ended(status: str | None, age_s: float) -> bool:
-    if status is None:
-        return age_s > UNKNOWN_KEPT_S
     return status in {"succeeded", "cancelled"} or (status == "failed" and age_s > FAILED_KEPT_S)
 
 
-def _remove(home: Path, job_ids: list[str], statuses: dict[str, str]) -> None:
+def _remove(home: Path, job_ids: list[str]) -> None:
     for job_id in job_ids:
-        folder = JobFolder.of(home, job_id)
-        for path in list(folder.path.iterdir()):
-            if path == folder.tensorboard and job_id in statuses:
-                continue
-            try:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            except OSError as error:
-                logger.warning("%s is removed later: %s", path, error)
+        remove_work(JobFolder.of(home, job_id))

@@ -120,7 +120,7 @@ class Publication:
     async def _ask(self, job: OpenJob, folder: JobFolder, current_id: str | None) -> _Shares:
         """Load the adapter in the engine, ask it beside its base and the adapter in use, and take it out again."""
         questions = await asyncio.to_thread(read_questions, folder.questions)
-        candidate_id = f"{job.base_model}:{job.id}"
+        candidate_id = f"{job.base_model}:{job.id}-{job.attempts}"
         await self._engine.ensure(job.base_model)
         await self._engine.load_adapter(job.base_model, candidate_id, folder.candidate)
         try:
