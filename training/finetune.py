@@ -11,19 +11,19 @@ import sys
 from pathlib import Path
 
 import ray
-from aihub.finetuning.adapter_store import AdapterStore
 
 from aihub.core.errors import HubError
 from aihub.core.logging import configure_logging
 from aihub.core.schemas import validate
 from aihub.core.settings import Settings
+from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.job_folder import JobFolder
 from aihub.finetuning.results import TrainingCancelledError
 from aihub.finetuning.settings import FineTuningSettings
 from aihub.finetuning.tables.session import JobSession, RunningJob
-from training.launch import train_on_workers
-from training.run import NICENESS, embedded_database_url
-from training.worker import WorkerTask
+from training.launch import NICENESS, train_on_workers
+from training.run import embedded_database_url
+from training.worker_task import WorkerTask
 
 logger = logging.getLogger("training.finetune")
 

@@ -9,7 +9,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from aihub.core.errors import HubError, InternalError
-from training.worker import WorkerResult, WorkerTask, work
+from training.worker_task import WorkerResult, WorkerTask
 
 WORKER_CPUS = 0.5
 """Bookkeeping only: on a machine with two cores serving has taken most of Ray's."""
@@ -71,6 +71,8 @@ def train_on_workers(task: WorkerTask, *, workers: int) -> WorkerResult:
 
 def _work_here(config: dict[str, Any]) -> WorkerResult | HubError | None:
     """Run in a worker. An error of the data is a result: trying again would not help."""
+    from training.worker import work
+
     os.nice(NICENESS)
     try:
         return work(config["task"])

@@ -3,9 +3,7 @@
 import gc
 import os
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 import torch
 
@@ -13,56 +11,20 @@ from aihub.core.errors import InvalidRequestError
 from aihub.finetuning.chat_tokens import ChatTokenizer
 from aihub.finetuning.datasets.reading import read_examples
 from aihub.finetuning.examples import Example
-from aihub.finetuning.job_folder import JobFolder
 from aihub.finetuning.questions import write_questions
 from aihub.finetuning.results import StepReport
-from aihub.finetuning.settings import FineTuningSettings
 from aihub.finetuning.tables.progress import ProgressWriter
 from training.data_parallel import read_rank, read_world_size
 from training.evaluation import choose_questions, choose_rows, evaluate
 from training.lora import train
 from training.tensorboard import TensorBoardLog
+from training.worker_task import WorkerResult, WorkerTask
 
 
 class TrainingOutOfMemoryError(InvalidRequestError):
     """The graphics card has no more room."""
 
     code = "training_out_of_memory"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerTask:
-    """What a worker has to know.
-
-    Attributes:
-        dsn: The hub's PostgreSQL.
-        attempt: Which start of the job this is.
-        folder: The job's.
-        base: Folder of the base model, and `base_name` what it is called.
-        training_sha256: Of the training file as it was accepted, likewise `validation_sha256`, which is None without such a file.
-        current: Versioned id and folder of the adapter that is promoted under the job's name; None without one.
-    """
-
-    dsn: str
-    tenant: str
-    job_id: str
-    attempt: int
-    folder: JobFolder
-    base: Path
-    base_name: str
-    settings: FineTuningSettings
-    training_sha256: str
-    validation_sha256: str | None
-    current: tuple[str, Path] | None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerResult:
-    """What a job's row keeps: an `AdapterMetrics`, an `EvaluationReport`, both as plain values."""
-
-    metrics: dict[str, Any]
-    evaluation: dict[str, Any]
-    trained_tokens: int
 
 
 def work(task: WorkerTask) -> WorkerResult | None:

@@ -60,7 +60,7 @@ class ProgressWriter:
     """
 
     def __init__(self, dsn: str, *, tenant: str, job_id: str, attempt: int, period_s: float = PERIOD_S) -> None:
-        self._key = {"tenant": tenant, "id": job_id, "attempt": attempt}
+        self._key: dict[str, Any] = {"tenant": tenant, "id": job_id, "attempt": attempt}
         self._period_s = period_s
         self._connection = LockedConnection(dsn, worker_lock(tenant, job_id))
         self._waiting: deque[_Waiting] = deque(maxlen=MOST_WAITING)

@@ -63,7 +63,7 @@ class JobSession:
     def __init__(
         self, dsn: str, *, tenant: str, job_id: str, attempt: int, lost: Callable[[], None], heartbeat_s: float = HEARTBEAT_S
     ) -> None:
-        self._key = {"tenant": tenant, "id": job_id, "attempt": attempt}
+        self._key: dict[str, Any] = {"tenant": tenant, "id": job_id, "attempt": attempt}
         self._lost = lost
         self._heartbeat_s = heartbeat_s
         self._connection = LockedConnection(dsn, job_lock(tenant, job_id))
