@@ -23,6 +23,7 @@ from typing import Any
 
 from openai import OpenAI, OpenAIError
 
+from benchmarks import peft_loop
 from benchmarks.retrieval_quality import DATA
 from benchmarks.servers import running_hub
 
@@ -65,7 +66,7 @@ class OtherChats:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("facts", "facts-qlora", "instruct-vi", "banking77"), nargs="*")
+    parser.add_argument("--only", choices=("speed", "facts", "facts-qlora", "instruct-vi", "banking77"), nargs="*")
     parser.add_argument("--rows", type=int, default=3000, help="of banking77")
     parser.add_argument("--seed", type=int, default=1, help="chooses the rows of banking77")
     parser.add_argument("--asked", type=int, default=1540, help="test rows of banking77 that are asked")
@@ -79,11 +80,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, running_hub(Path(folder) / "hub.log", {"AIHUB_HOME": f"{folder}/home"}) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key=os.environ.get("AIHUB_API_KEY", "none"), max_retries=5, timeout=600)
         base = client.models.list().data[0].id
-        for name in options.only or trials:
-            if name.startswith("facts") or (DATA / name).is_dir():
+        for name in options.only or ("speed", *trials):
+            if name == "speed":
+                compare_speed(client, base)
+            elif name.startswith("facts") or (DATA / name).is_dir():
                 run(client, base, trials[name]())
             else:
                 print(f"{name} is not here: set AIHUB_SHARED_DATA to a folder that holds it.")
+
+
+def compare_speed(client: OpenAI, base: str) -> None:
+    """Print tokens a second and memory of the hub's job beside those of a plain loop of torch and peft, while the hub idles."""
+    rows, batch_size = 320, 16
+    trial = [
+        ([{"role": "user", "content": example.turns[0].text}], example.turns[1].text) for example in peft_loop.read_rows(rows)
+    ]
+    print(f"\nspeed: {rows} rows of banking77", flush=True)
+    found = {"plain loop of torch and peft": peft_loop.run_in_process(rows, batch_size)}
+    for title, packing in (("the hub's job, padded", False), ("the hub's job, packed", True)):
+        lora = peft_loop.describe_settings(batch_size, packing=packing)
+        job = train(client, base, Trial(title, trial, lora))
+        found[title] = job["metrics"]
+    for title, figures in found.items():
+        print(f"  {title:<30}{figures['tokens_per_s']:>8.1f} tokens/s{figures['memory_bytes'] / 1e6:>8.0f} MB")
+    bare, padded, packed = (figures["tokens_per_s"] for figures in found.values())
+    print(
+        f"  job beside loop, both padded: {padded / bare:.2f} (aim 0.95); packing beside padding: {packed / padded:.2f}",
+        flush=True,
+    )
 
 
 def facts(method: str, *, epochs: int) -> Trial:
@@ -128,20 +152,11 @@ def run(client: OpenAI, base: str, trial: Trial) -> None:
     print(f"\n{trial.title}: {len(trial.training)} rows, {json.dumps(trial.lora)}", flush=True)
     if trial.asked:
         print(f"  base: {count_right(client, base, trial.asked)} of {len(trial.asked)} word for word", flush=True)
-    extra: dict[str, Any] = {"validation_file": upload(client, trial.validation)} if trial.validation else {}
     started_s = time.monotonic()
     with chatting(client, base) as others:
-        job = client.fine_tuning.jobs.create(
-            model=base, training_file=upload(client, trial.training), suffix="bench", extra_body={"lora": trial.lora}, **extra
-        )
-        while job.status not in {"succeeded", "failed", "cancelled"}:
-            time.sleep(POLL_S)
-            job = client.fine_tuning.jobs.retrieve(job.id)
+        told = train(client, base, trial)
     minutes = (time.monotonic() - started_s) / 60
-    if job.status != "succeeded" or job.fine_tuned_model is None:
-        raise SystemExit(f"The training {job.status}: {job.error}")
-    told: dict[str, Any] = (job.model_extra or {})["hub"]
-    metrics, evaluation = told["metrics"], told["evaluation"]
+    metrics, evaluation, adapter_id = told["metrics"], told["evaluation"], told["adapter_id"]
     print(
         f"  trained in {minutes:.1f} minutes: {metrics['tokens_per_s']:.0f} tokens/s, {metrics['memory_bytes'] / 1e9:.2f} GB, "
         f"loss {evaluation['base']['loss']:.3f} -> {evaluation['candidate']['loss']:.3f} on {evaluation['rows']} "
@@ -150,11 +165,26 @@ def run(client: OpenAI, base: str, trial: Trial) -> None:
     print(f"  chats of others meanwhile: {len(others.seconds)}, slowest {max(others.seconds, default=0):.1f} s", end="")
     print(f", {len(others.failures)} failed {others.failures[:3] or ''}", flush=True)
     if trial.asked:
-        right = count_right(client, job.fine_tuned_model, trial.asked)
+        right = count_right(client, adapter_id, trial.asked)
         print(f"  adapter: {right} of {len(trial.asked)} word for word ({right / len(trial.asked):.3f})", flush=True)
     if trial.choices:
-        right = count_right(client, job.fine_tuned_model, trial.asked, trial.choices)
+        right = count_right(client, adapter_id, trial.asked, trial.choices)
         print(f"  adapter, one of {len(trial.choices)} names: {right} of {len(trial.asked)} ({right / len(trial.asked):.3f})")
+
+
+def train(client: OpenAI, base: str, trial: Trial) -> dict[str, Any]:
+    """Run the job of a trial to its end; return what the hub tells of it beside OpenAI's fields."""
+    extra: dict[str, Any] = {"validation_file": upload(client, trial.validation)} if trial.validation else {}
+    job = client.fine_tuning.jobs.create(
+        model=base, training_file=upload(client, trial.training), suffix="bench", extra_body={"lora": trial.lora}, **extra
+    )
+    while job.status not in {"succeeded", "failed", "cancelled"}:
+        time.sleep(POLL_S)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+    if job.status != "succeeded":
+        raise SystemExit(f"The training {job.status}: {job.error}")
+    told: dict[str, Any] = (job.model_extra or {})["hub"]
+    return told
 
 
 def count_right(client: OpenAI, model: str, rows: Sequence[Row], choices: Sequence[str] = ()) -> int:

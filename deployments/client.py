@@ -5,6 +5,7 @@ hub = HubClient()
 answer = await hub.generate_answer("Name the capital of France.")
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
@@ -129,6 +130,47 @@ class HubClient:
         """Return what may follow these items, oldest first; the fields of `POST /predict/next-items`."""
         answer: dict[str, Any] = await self._call("next_items", store_id, list(item_history), top_k)
         return answer
+
+    async def upload_training_file(self, filename: str, content: bytes) -> str:
+        """Store a data set (JSON lines, JSON or CSV) and return its file id."""
+        file: dict[str, Any] = await self._call("upload_file", filename, content, "fine-tune")
+        return str(file["id"])
+
+    async def start_training(
+        self, model: str, training_file: str, *, idempotency_key: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Start the training of an adapter and return its job; none of its data is wrong then.
+
+        Args:
+            model: Base model.
+            training_file: Id of an uploaded file.
+            idempotency_key: A second call with the same key returns the first one's job.
+            options: Further fields of `POST /v1/fine_tuning/jobs`, such as `suffix`, `validation_file`, `lora={"epochs": 5}`.
+        """
+        body = {"model": model, "training_file": training_file} | options
+        job: dict[str, Any] = await self._call("start_training", body, idempotency_key)
+        return job
+
+    async def training(self, job_id: str) -> dict[str, Any]:
+        """Return a training as it is now, as `GET /v1/fine_tuning/jobs/{id}` does."""
+        job: dict[str, Any] = await self._call("training", job_id)
+        return job
+
+    async def follow_training(self, job_id: str, period_s: float = 1.0) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield a training whenever it has got further, until it goes on no more by itself."""
+        last: dict[str, Any] | None = None
+        while last is None or last["status"] in {"queued", "running"}:
+            job = await self.training(job_id)
+            if job != last:
+                last = job
+                yield job
+            if job["status"] in {"queued", "running"}:
+                await asyncio.sleep(period_s)
+
+    async def cancel_training(self, job_id: str) -> dict[str, Any]:
+        """Stop a training for good; nothing of it is kept."""
+        job: dict[str, Any] = await self._call("cancel_training", job_id)
+        return job
 
     async def _call(self, method: str, *args: Any) -> Any:
         try:

@@ -13,6 +13,9 @@ from aihub.core.principal import Principal
 from aihub.core.profiles import Profile
 from aihub.core.schemas import validate
 from aihub.core.settings import Settings
+from aihub.documents.schemas import FileFields
+from aihub.finetuning.requests import from_openai
+from aihub.finetuning.schemas import JobCreate
 from aihub.http.app import create_app
 from aihub.http.local_server import LocalServer
 from aihub.models.memory.status import ModelStatus
@@ -133,6 +136,31 @@ class Ingress:
         """Return what `POST /predict/next-items` answers."""
         request = validate(NextItemsRequest, {"store_id": store_id, "item_history": item_history, "top_k": top_k})
         return (await self._parts.recsys.next_items(Principal(), request)).model_dump(mode="json")
+
+    async def upload_file(self, filename: str, content: bytes, purpose: str) -> dict[str, Any]:
+        """Store a file and return OpenAI's `file` object."""
+        fields = validate(FileFields, {"purpose": purpose})
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            yield content
+
+        files = self._parts.services.files
+        file = await files.upload(Principal(), filename=filename, purpose=fields.purpose, content=pieces())
+        return file.model_dump(mode="json")
+
+    async def start_training(self, body: dict[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
+        """Take a body of `POST /v1/fine_tuning/jobs` and return its job."""
+        request = from_openai(validate(JobCreate, body))
+        job = await self._parts.services.finetuning.create(Principal(), request, idempotency_key)
+        return job.model_dump(mode="json")
+
+    async def training(self, job_id: str) -> dict[str, Any]:
+        """Return a training as it is now."""
+        return (await self._parts.services.finetuning.get(Principal(), job_id)).model_dump(mode="json")
+
+    async def cancel_training(self, job_id: str) -> dict[str, Any]:
+        """Stop a training for good and return it."""
+        return (await self._parts.services.finetuning.cancel(Principal(), job_id)).model_dump(mode="json")
 
     async def check_health(self) -> None:
         """Raise when the ingest worker has ended, so that Serve replaces this replica; outages of parts do not count."""

@@ -90,7 +90,7 @@ class JobData:
 
 async def _write(pieces: AsyncIterator[bytes], target: Path, param: Param) -> None:
     size_bytes = 0
-    file: BinaryIO = await run_to_end(target.open, "wb")
+    file = _NewFile(target)
     try:
         async for piece in pieces:
             size_bytes += len(piece)
@@ -99,6 +99,25 @@ async def _write(pieces: AsyncIterator[bytes], target: Path, param: Param) -> No
             await run_to_end(file.write, piece)
     finally:
         await run_to_end(file.close)
+
+
+class _NewFile:
+    """A file that is opened by its first write, so that a cancelled caller has what it opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def write(self, piece: bytes) -> None:
+        if self._file is None:
+            self._file = self._path.open("wb")
+        self._file.write(piece)
+
+    def close(self) -> None:
+        if self._file is None:
+            self._path.touch()
+        else:
+            self._file.close()
 
 
 def _copy_file(source: Path, target: Path, param: Param) -> None:

@@ -8,7 +8,7 @@ from aihub.core.schemas import ErrorBody
 from aihub.documents.routes import file_batches_router, files_router, vector_stores_router
 from aihub.embeddings.routes import router as embeddings
 from aihub.finetuning.routes import router as fine_tuning
-from aihub.finetuning.training_routes import router as training_jobs
+from aihub.finetuning.routes import training_router as training_jobs
 from aihub.http.errors import install_error_handlers
 from aihub.http.middleware import RequestContext
 from aihub.http.routes import docs_router

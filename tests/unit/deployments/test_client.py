@@ -158,3 +158,26 @@ async def test_failures_keep_their_kind() -> None:
         await llm.get_model_info()
     with pytest.raises(RateLimitError, match="busy"):
         await llm.generate_answer("Who?")
+
+
+async def test_training_is_followed_until_it_rests() -> None:
+    states = [{"status": "queued"}, {"status": "running", "step": 1}, {"status": "running", "step": 1}, {"status": "succeeded"}]
+    made, asked = client(), []
+
+    async def training(job_id: str) -> dict[str, Any]:
+        asked.append(job_id)
+        return states[len(asked) - 1]
+
+    made.training = training  # type: ignore[method-assign]
+    seen = [job async for job in made.follow_training("ftjob-1", period_s=0.0)]
+    assert seen == [states[0], states[1], states[3]]
+
+
+async def test_training_is_started_with_the_fields_of_http() -> None:
+    made, hub = client(), Hub(start_training={"id": "ftjob-1"}, upload_file={"id": "file-1"})
+    made._hub = hub
+    file_id = await made.upload_training_file("phở.jsonl", b"{}")
+    job = await made.start_training("smollm2", file_id, idempotency_key="k", suffix="shop", lora={"epochs": 2})
+    assert job == {"id": "ftjob-1"}
+    body = {"model": "smollm2", "training_file": "file-1", "suffix": "shop", "lora": {"epochs": 2}}
+    assert hub.calls == [("upload_file", "phở.jsonl", b"{}", "fine-tune"), ("start_training", body, "k")]

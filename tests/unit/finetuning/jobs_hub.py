@@ -41,11 +41,13 @@ class WordChecker(DatasetChecker):
     def __init__(self) -> None:
         super().__init__()
         self.checks: list[DatasetCheck] = []
+        self.begun = asyncio.Event()
         self.hold = asyncio.Event()
         self.hold.set()
 
     async def check(self, check: DatasetCheck) -> dict[str, dict[str, Any]]:
         self.checks.append(check)
+        self.begun.set()
         await self.hold.wait()
         reports = await asyncio.to_thread(
             check_datasets, check.training, check.validation, _mask, check.max_tokens, param=check.param

@@ -10,6 +10,7 @@ from aihub.http.bodies import StrictRoute
 from tests.unit.conftest import assert_refused
 
 ROUTES = """
+DELETE /api/v1/training/jobs/{job_id}
 DELETE /models/jobs/{job_id}
 DELETE /train/jobs/{job_id}
 DELETE /v1/files/{file_id}
@@ -18,6 +19,10 @@ DELETE /v1/vector_stores/{store_id}/files/{file_id}
 GET /api/v1/models
 GET /api/v1/models/info
 GET /api/v1/models/status
+GET /api/v1/training/jobs
+GET /api/v1/training/jobs/{job_id}
+GET /api/v1/training/jobs/{job_id}/progress
+GET /api/v1/training/jobs/{job_id}/status
 GET /docs
 GET /docs/{name}
 GET /health
@@ -40,6 +45,10 @@ GET /train/status/{store_id}
 GET /v1/files
 GET /v1/files/{file_id}
 GET /v1/files/{file_id}/content
+GET /v1/fine_tuning/jobs
+GET /v1/fine_tuning/jobs/{job_id}
+GET /v1/fine_tuning/jobs/{job_id}/checkpoints
+GET /v1/fine_tuning/jobs/{job_id}/events
 GET /v1/models
 GET /v1/models/{model_id:path}
 GET /v1/vector_stores
@@ -56,6 +65,7 @@ POST /api/v1/models/load
 POST /api/v1/models/pin
 POST /api/v1/models/unload
 POST /api/v1/models/unpin
+POST /api/v1/training/jobs
 POST /models/cleanup
 POST /models/configure
 POST /models/download/{key:path}
@@ -75,6 +85,10 @@ POST /v1/chat/completions
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/files
+POST /v1/fine_tuning/jobs
+POST /v1/fine_tuning/jobs/{job_id}/cancel
+POST /v1/fine_tuning/jobs/{job_id}/pause
+POST /v1/fine_tuning/jobs/{job_id}/resume
 POST /v1/generate
 POST /v1/vector_stores
 POST /v1/vector_stores/{store_id}

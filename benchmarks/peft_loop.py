@@ -1,7 +1,7 @@
-"""`make bench-train`: training of an adapter beside a plain loop of torch and peft, same settings; packing beside padding.
+"""A plain loop of torch and peft, as the peer of `make bench-train`: what one writes by hand, in a process of its own.
 
-Each arm runs in a process of its own, so that its peak memory is its own. The data are questions of banking77 with their
-intents; the order of the rows, the batches and the schedule are the same in all arms.
+The data are questions of banking77 with their intents; the order of the rows, the batches and the schedule are those of the hub's
+training.
 """
 
 import argparse
@@ -9,8 +9,7 @@ import csv
 import json
 import subprocess
 import sys
-import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +20,27 @@ from aihub.finetuning.settings import FineTuningSettings
 from aihub.models.store.default_models import prepare_chat_model, select_chat_model
 from benchmarks.retrieval_quality import DATA
 
-ARMS = ("bare", "padded", "packed")
-TITLES = {
-    "bare": "plain loop of torch and peft, padded",
-    "padded": "training.lora, padded",
-    "packed": "training.lora, packed",
-}
+
+def run_in_process(rows: int, batch_size: int) -> dict[str, float]:
+    """Train on so many rows in a new process; return `tokens_per_s`, `memory_bytes`, `seconds` and the last `loss`."""
+    command = [sys.executable, "-m", "benchmarks.peft_loop", "--rows", str(rows), "--batch-size", str(batch_size)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=1, help="each arm in turn, so often; medians are shown")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not (DATA / "banking77").is_dir():
-        print("banking77 is not here: set AIHUB_SHARED_DATA to a folder that holds it.")
-        return
-    settings = FineTuningSettings(
-        epochs=1, batch_size=options.batch_size, rank=8, alpha=16, max_tokens=256, packing=options.arm == "packed"
-    )
-    if options.arm:
-        run = run_bare if options.arm == "bare" else run_hub
-        print(json.dumps(run(_base(), read_rows(options.rows), settings)))
-        return
-    print(f"{'':<40}{'tokens/s':>10}{'peak MB':>9}{'seconds':>9}{'last loss':>11}", flush=True)
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
-    for _ in range(options.rounds):
-        for arm in ARMS:
-            found[arm].append(_run_arm(arm, options.rows, options.batch_size))
-    best = {arm: sorted(rows, key=lambda row: row["tokens_per_s"])[len(rows) // 2] for arm, rows in found.items()}
-    for arm, row in best.items():
-        figures = f"{row['tokens_per_s']:>10.1f}{row['memory_bytes'] / 1e6:>9.0f}{row['seconds']:>9.1f}{row['loss']:>11.4f}"
-        print(f"{TITLES[arm]:<40}{figures}")
-    bare = best["bare"]["tokens_per_s"]
-    print(f"training.lora beside the plain loop, both padded: {best['padded']['tokens_per_s'] / bare:.2f} (aim 0.95)")
-    print(f"packing beside padding: {best['packed']['tokens_per_s'] / best['padded']['tokens_per_s']:.2f}")
+    settings = FineTuningSettings(**describe_settings(options.batch_size, packing=False))
+    print(json.dumps(train(_base(), read_rows(options.rows), settings)))
+
+
+def describe_settings(batch_size: int, *, packing: bool) -> dict[str, Any]:
+    """The settings of both sides."""
+    return {"epochs": 1, "batch_size": batch_size, "rank": 8, "alpha": 16, "max_tokens": 256, "packing": packing}
 
 
 def read_rows(count: int) -> list[Example]:
@@ -71,17 +54,10 @@ def read_rows(count: int) -> list[Example]:
     ]
 
 
-def run_hub(base: Path, examples: list[Example], settings: FineTuningSettings) -> dict[str, float]:
-    from training.lora import train
-
-    with tempfile.TemporaryDirectory() as folder:
-        done = train(base, examples, settings, work=Path(folder) / "work", output=Path(folder) / "adapter").metrics
-    return {"tokens_per_s": done.tokens_per_s, "memory_bytes": done.memory_bytes, "seconds": done.seconds, "loss": done.loss}
-
-
-def run_bare(base: Path, examples: list[Example], settings: FineTuningSettings) -> dict[str, float]:
+def train(base: Path, examples: Sequence[Example], settings: FineTuningSettings) -> dict[str, float]:
     """What one writes with peft: a padded batch, its mask and labels, the model's own loss."""
     import resource
+    import time
 
     import torch
     from peft import LoraConfig, get_peft_model
@@ -139,13 +115,6 @@ def _pad(rows: list[tuple[list[int], int]]) -> dict[str, Any]:
         mask[number, : len(row)] = 1
         labels[number, prompt : len(row)] = torch.tensor(row[prompt:])
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def _run_arm(arm: str, rows: int, batch_size: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.finetuning_speed", "--arm", arm, "--rows", str(rows)]
-    done = subprocess.run([*command, "--batch-size", str(batch_size)], stdout=subprocess.PIPE, check=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def _base() -> Path:
