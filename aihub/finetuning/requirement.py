@@ -1,7 +1,7 @@
 """How much memory a training takes, from the model's folder and the settings alone.
 
 Measured on a CPU with bfloat16 units and SmolLM2-135M (batches of 4 and 8, 128 and 512 tokens, LoRA and QLoRA, float32,
-checkpointing): the estimate is 1.1 to 1.4 times the peak.
+checkpointing): the estimate is 1.1 to 1.3 times the peak.
 """
 
 import math
