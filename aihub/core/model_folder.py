@@ -70,6 +70,26 @@ def read_special_tokens(folder: Path) -> tuple[str, ...]:
     return tuple(sorted({str(token["content"]) for token in added if token.get("special")}))
 
 
+def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all weights of a folder by name, from the heads of its safetensors files; no weight is read.
+
+    Raises:
+        ConfigurationError: There are none, or a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        except (OSError, SafetensorError) as error:
+            raise ConfigurationError(f"{path} is not a readable safetensors file: {error}. Fetch the model again.") from error
+    if not shapes:
+        raise ConfigurationError(f"{folder} has no .safetensors weights. Fetch the model again.")
+    return shapes
+
+
 def _check_no_auto_map(path: Path, value: Any) -> None:
     if isinstance(value, dict):
         if "auto_map" in value:

@@ -163,6 +163,11 @@ class FakeHost:
     def end_request(self, model_id: str) -> None:
         self.active[model_id] -= 1
 
+    def take_foreign(self, device: str, size_bytes: int) -> None:
+        """Let somebody else take memory of a device; a negative size gives it back."""
+        self.foreign_bytes[device] += size_bytes
+        self._check(device)
+
     def _broken(self, promise: str) -> InternalError:
         self.broken_promises.append(promise)
         return InternalError(promise)

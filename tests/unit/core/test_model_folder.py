@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from aihub.core.errors import ConfigurationError
-from aihub.core.model_folder import check_model_folder, read_special_tokens
+from aihub.core.model_folder import check_model_folder, read_special_tokens, read_weight_shapes
 from tests.unit.models.store.toy_models import write_sentence_model
 
 
@@ -80,3 +82,17 @@ def test_special_tokens_of_a_broken_tokenizer_are_an_error(folder: Path) -> None
     (folder / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="tokenizer.json"):
         read_special_tokens(folder)
+
+
+def test_shapes_of_all_weights_are_read_from_the_heads_of_the_files(tmp_path: Path) -> None:
+    save_file({"a": np.zeros((2, 3), np.float32)}, tmp_path / "model-1.safetensors")
+    save_file({"b": np.zeros(4, np.float16)}, tmp_path / "model-2.safetensors")
+    assert read_weight_shapes(tmp_path) == {"a": (2, 3), "b": (4,)}
+
+
+def test_missing_and_damaged_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="has no .safetensors weights"):
+        read_weight_shapes(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(ConfigurationError, match="is not a readable safetensors file"):
+        read_weight_shapes(tmp_path)

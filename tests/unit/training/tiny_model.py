@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -34,24 +35,24 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def write_tiny_model(folder: Path) -> Path:
-    """Write a model folder as they come from the hub; a few hundred kB."""
+def write_tiny_model(folder: Path, **dimensions: Any) -> Path:
+    """Write a model folder as they come from the hub; a few hundred kB unless `dimensions` of its config say otherwise."""
     tokenizer = build_tokenizer()
     torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    LlamaForCausalLM(LlamaConfig(**settings | dimensions)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
