@@ -113,6 +113,13 @@ def engine_kwargs(spec: ModelSpec, llm: LLMProfile, share: float) -> dict[str, A
         kwargs |= {"gpu_memory_utilization": share, "enable_sleep_mode": True}
     if spec.quantization is not None:
         kwargs["quantization"] = spec.quantization
+    if spec.adapter_modules and llm.adapters is not None:
+        kwargs |= {
+            "enable_lora": True,
+            "max_loras": llm.adapters.max_loaded,
+            "max_lora_rank": llm.adapters.max_rank,
+            "lora_target_modules": list(spec.adapter_modules),
+        }
     return kwargs
 
 

@@ -63,6 +63,18 @@ class DeploymentProfile(StrictModel):
     autoscaling: Autoscaling = Autoscaling()
 
 
+class AdapterProfile(StrictModel):
+    """LoRA adapters beside each model that can have some; their buffers are allocated with the model.
+
+    Attributes:
+        max_loaded: Adapters that answer at the same time; requests for further ones wait for a place.
+        max_rank: Of any adapter; vLLM compiles for these.
+    """
+
+    max_loaded: PositiveInt = 2
+    max_rank: Literal[8, 16, 32, 64, 128, 256, 512] = 64
+
+
 class LLMProfile(DeploymentProfile):
     """The vLLM deployment.
 
@@ -76,6 +88,7 @@ class LLMProfile(DeploymentProfile):
         max_model_len: Prompt plus answer in tokens.
         max_num_seqs: Sequences decoded together.
         dtype: `auto` is the model's own on a GPU; on a CPU bfloat16 where the CPU multiplies it natively, else float32.
+        adapters: None serves no adapters.
     """
 
     model_id: str
@@ -88,6 +101,7 @@ class LLMProfile(DeploymentProfile):
     enforce_eager: bool = False
     quantization: str | None = None
     tool_call_parser: str | None = None
+    adapters: AdapterProfile | None = None
 
     @model_validator(mode="after")
     def _memory_share_fits_reservation(self) -> Self:

@@ -44,6 +44,8 @@ class ModelSpec:
         tool_call_parser: vLLM's name of the parser, if the model calls tools.
         created: Unix seconds of the install, shown in `/v1/models`.
         digest: Digest of the installed version; a reload after an update shows another.
+        adapter_modules: Names of its linear layers that adapters may be on; empty where it is served without any.
+        adapter_refusal: Why it is served without adapters, as a sentence; None where it is not.
     """
 
     model_id: str
@@ -57,6 +59,8 @@ class ModelSpec:
     tool_call_parser: str | None = None
     created: int = 0
     digest: str = ""
+    adapter_modules: tuple[str, ...] = ()
+    adapter_refusal: str | None = None
 
 
 class ModelHost(Protocol):

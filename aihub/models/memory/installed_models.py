@@ -11,6 +11,7 @@ from aihub.core.errors import ConfigurationError, HubError
 from aihub.core.model_folder import read_json
 from aihub.core.profiles import Profile
 from aihub.models.keys import ModelKey
+from aihub.models.memory.adapter_support import AdapterSupport, read_adapter_support
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.planner import SMALL_BATCH
 from aihub.models.memory.requirement import GIB, estimate
@@ -23,6 +24,7 @@ from aihub.models.store.installs import InstallStore
 logger = logging.getLogger(__name__)
 
 CHAT_ARCHITECTURES = ("ForCausalLM", "ForConditionalGeneration")
+_NO_ROOM = AdapterSupport(refusal="The model and buffers for adapters do not fit into memory together.")
 LOCAL_PROVIDERS = frozenset({"hf", "local", "package"})
 
 
@@ -144,7 +146,14 @@ class InstalledModels:
         config = _read_config(found.path)
         context_tokens = min(llm.max_model_len, _trained_tokens(config) or llm.max_model_len)
         capacity_bytes = min(self._capacity_bytes, self._share_bytes())
-        for max_num_seqs in (llm.max_num_seqs, min(llm.max_num_seqs, SMALL_BATCH)):
+        is_default = found.path == self._default.path
+        quantization = _quantization(config, entry) or (llm.quantization if is_default else None)
+        support = self._adapter_support(found.path, config, quantization)
+        small_batch = min(llm.max_num_seqs, SMALL_BATCH)
+        wanted = [(llm.max_num_seqs, support), (small_batch, support)]
+        if support.refusal is None:
+            wanted.append((small_batch, _NO_ROOM))
+        for max_num_seqs, support in wanted:  # noqa: B007  # the last one tried is taken
             requirement = estimate(
                 found.path,
                 context_tokens=context_tokens,
@@ -152,10 +161,10 @@ class InstalledModels:
                 device=device,
                 kv_cache_bytes=llm.cpu_kv_cache_gb * GIB if llm.cpu_kv_cache_gb is not None else None,
                 dtype=self._dtype,
+                adapters=llm.adapters if support.refusal is None else None,
             )
             if requirement.total_bytes <= capacity_bytes:
                 break
-        is_default = found.path == self._default.path
         parser = entry.tool_call_parser if entry is not None else llm.tool_call_parser if is_default else None
         spec = ModelSpec(
             model_id=model_id,
@@ -165,14 +174,21 @@ class InstalledModels:
             requirement=requirement,
             context_tokens=context_tokens,
             max_num_seqs=max_num_seqs,
-            quantization=_quantization(config, entry) or (llm.quantization if is_default else None),
+            quantization=quantization,
             tool_call_parser=parser,
             created=found.created,
             digest=found.digest,
+            adapter_modules=support.modules,
+            adapter_refusal=support.refusal,
         )
         weights_bytes = sum(path.stat().st_size for path in found.path.glob("*.safetensors"))
         types, languages = (entry.types, entry.languages) if entry is not None else (("chat",), ())
         return LocalModel(spec, types, languages, weights_bytes)
+
+    def _adapter_support(self, folder: Path, config: dict[str, Any], quantization: str | None) -> AdapterSupport:
+        if self._profile.llm.adapters is None:
+            return AdapterSupport(refusal="The hardware profile of this hub serves no adapters.")
+        return read_adapter_support(folder, config, quantization)
 
     def _share_bytes(self) -> float:
         """The most one model may take of the card by the profile."""

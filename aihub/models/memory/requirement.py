@@ -12,6 +12,7 @@ from typing import Any
 
 from aihub.core.errors import ConfigurationError
 from aihub.core.model_folder import read_json
+from aihub.core.profiles import AdapterProfile
 
 _BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MAX_DIMENSION = 2**24
@@ -25,6 +26,8 @@ class ModelShape:
         full_layers: Layers that attend to the whole context.
         window_layers: Layers that attend to the last `window_tokens` only (gpt-oss, Gemma).
         value_bytes: Bytes of one key or value in the cache.
+        heads: Of queries.
+        intermediate_size: Width of the layers between the two halves of a block's MLP.
     """
 
     full_layers: int
@@ -35,11 +38,20 @@ class ModelShape:
     window_layers: int = 0
     window_tokens: int = 0
     value_bytes: int = 2
+    heads: int = 0
+    intermediate_size: int = 0
 
     @property
     def layer_token_bytes(self) -> int:
         """Keys and values of one token in one layer."""
         return 2 * self.kv_heads * self.head_dim * self.value_bytes
+
+    def adapter_bytes(self, rank: int) -> int:
+        """One LoRA adapter on all linear layers of the blocks: a matrix of the rank at both ends of each."""
+        query_size, key_size = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = 2 * (self.hidden_size + query_size) + 2 * (self.hidden_size + key_size)
+        mlp = 3 * (self.hidden_size + (self.intermediate_size or 4 * self.hidden_size))
+        return (self.full_layers + self.window_layers) * rank * (attention + mlp) * self.value_bytes
 
     def kv_cache_bytes(self, context_tokens: int, cached_tokens: int, sequences: int) -> int:
         """Cache for `cached_tokens` in all, and a window per sequence in the layers that have one."""
@@ -93,6 +105,8 @@ def shape_of_config(config: Mapping[str, Any], *, dtype: str = "auto") -> ModelS
         window_layers=window_layers,
         window_tokens=window_tokens,
         value_bytes=_BYTES_PER_VALUE.get(own_dtype if dtype == "auto" else dtype, 2),
+        heads=heads,
+        intermediate_size=_dimension(text, "intermediate_size") if text.get("intermediate_size") is not None else 0,
     )
 
 
@@ -126,6 +140,9 @@ TYPICAL_SEQUENCE_TOKENS = 1024
 BLOCK_TOKENS = 128
 """Largest block vLLM divides its KV cache into (on a CPU; 16 on a GPU); a context takes whole blocks."""
 
+TYPICAL_RANK = 16
+"""Of an adapter that nobody chose a rank for."""
+
 BATCHED_TOKENS = 2048
 """Prompt tokens vLLM computes in one step by default."""
 
@@ -138,20 +155,21 @@ _ACTIVATIONS_PER_TOKEN = 24  # times hidden_size: residuals, attention and the w
 
 @dataclass(frozen=True, slots=True)
 class MemoryRequirement:
-    """What one model takes on its device."""
+    """What one model takes on its device; `adapter_bytes` are the buffers for adapters."""
 
     weights_bytes: int
     kv_cache_bytes: int
     overhead_bytes: int
+    adapter_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_cache_bytes + self.overhead_bytes
+        return self.certain_bytes + self.overhead_bytes
 
     @property
     def certain_bytes(self) -> int:
-        """Weights and KV cache: allocated by the engine whatever happens, touched or not."""
-        return self.weights_bytes + self.kv_cache_bytes
+        """Weights, KV cache and buffers for adapters: allocated by the engine whatever happens, touched or not."""
+        return self.weights_bytes + self.kv_cache_bytes + self.adapter_bytes
 
 
 def estimate(
@@ -162,6 +180,7 @@ def estimate(
     device: str,
     kv_cache_bytes: int | None = None,
     dtype: str = "auto",
+    adapters: AdapterProfile | None = None,
 ) -> MemoryRequirement:
     """Estimate from a model folder: the sizes of its safetensors files and the dimensions in `config.json`.
 
@@ -173,6 +192,7 @@ def estimate(
         kv_cache_bytes: KV cache the engine is told to take, more where one whole context needs it; computed from the batch
             when None.
         dtype: What the engine computes in; float32 doubles weights stored in two bytes.
+        adapters: How many can be loaded beside the model; None where it has none.
 
     Raises:
         ConfigurationError: No weights, or `config.json` lacks a dimension.
@@ -190,6 +210,7 @@ def estimate(
         max_num_seqs=max_num_seqs,
         device=device,
         kv_cache_bytes=kv_cache_bytes,
+        adapters=adapters,
     )
 
 
@@ -201,6 +222,7 @@ def requirement_of(
     max_num_seqs: int,
     device: str,
     kv_cache_bytes: int | None = None,
+    adapters: AdapterProfile | None = None,
 ) -> MemoryRequirement:
     """Estimate from the size of the weights and the shape alone; arguments as for `estimate`."""
     if kv_cache_bytes is None:
@@ -211,7 +233,12 @@ def requirement_of(
     engine_bytes = _CPU_ENGINE_BYTES if device == "cpu" else _GPU_ENGINE_BYTES
     activation_bytes = BATCHED_TOKENS * shape.hidden_size * _ACTIVATIONS_PER_TOKEN
     logit_bytes = 2 * 4 * max_num_seqs * shape.vocab_size  # float32, before and after sampling's sort
-    return MemoryRequirement(weights_bytes, kv_cache_bytes, engine_bytes + activation_bytes + logit_bytes)
+    adapter_bytes = 0
+    if adapters is not None:
+        adapter_bytes = adapters.max_loaded * shape.adapter_bytes(adapters.max_rank)
+        if device == "cpu":  # where the engine's copies of them lie
+            engine_bytes += adapters.max_loaded * shape.adapter_bytes(min(adapters.max_rank, TYPICAL_RANK))
+    return MemoryRequirement(weights_bytes, kv_cache_bytes, engine_bytes + activation_bytes + logit_bytes, adapter_bytes)
 
 
 def cached_tokens(context_tokens: int, max_num_seqs: int) -> int:
