@@ -39,13 +39,21 @@ class ServeModelHost:
         profile: Says how models are run here.
         read_defaults: Returns the generation defaults in force for a model; blocking.
         cache: Folder for what engines compile.
+        home: State folder with the adapters of models.
     """
 
-    def __init__(self, profile: Profile, read_defaults: Callable[[str], dict[str, Any]], cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        read_defaults: Callable[[str], dict[str, Any]],
+        cache: Path | None = None,
+        home: Path | None = None,
+    ) -> None:
         self._profile = profile
         self._device = "cpu" if profile.device == "cpu" else "cuda:0"
         self._read_defaults = read_defaults
         self._cache = cache
+        self._home = home
         self._telling_defaults = asyncio.Lock()
         self._process_ids: dict[str, list[int]] = {}
 
@@ -59,7 +67,7 @@ class ServeModelHost:
         defaults = await asyncio.to_thread(self._read_defaults, spec.model_id)
         model_infos = {memory.device: memory.total_bytes for memory in await self.device_memory()}
         application = build_llm_application(
-            spec, self._profile, defaults, card_bytes=model_infos.get(spec.device), cache=self._cache
+            spec, self._profile, defaults, card_bytes=model_infos.get(spec.device), cache=self._cache, home=self._home
         )
         await asyncio.to_thread(_deploy, application, app_name(spec.model_id))
         await self._wait_until_running(spec.model_id)
