@@ -36,9 +36,9 @@ from aihub.models.configuration import HubConfiguration
 from aihub.models.service import LifecycleService, ModelManager, RegistryService
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
-from deployments.models import FINETUNING, REGISTRY
+from deployments.models import ADAPTERS, FINETUNING, REGISTRY
 from deployments.replica_metrics import ReplicaMetrics
-from deployments.service_client import embedder_client, recsys_client, service_client
+from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.prompts import load_prompts
@@ -146,6 +146,7 @@ class Composition:
             registry=service_client(RegistryService, self._models, prefix=REGISTRY),
             lifecycle=self.lifecycle,
             recsys=self.recsys,
+            adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
             health=self.health,
             metrics=metrics,

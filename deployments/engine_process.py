@@ -22,6 +22,8 @@ NAME = "EngineCore"
 _PR_SET_TIMERSLACK = 29
 
 _MODULES = ("vllm.entrypoints.openai.api_server", "vllm.v1.engine.core", "vllm.v1.executor.uniproc_executor")
+_PREPARATIONS: dict[str, tuple[str, str]] = {"cpu": ("deployments.vllm_cpu_adapters", "install")}
+"""Module and function that change vLLM before it works, by device."""
 _WORKERS = {"cpu": ("vllm.v1.worker.cpu_worker",), "cuda": ("vllm.v1.worker.gpu_worker", "vllm.v1.worker.gpu_model_runner")}
 
 
@@ -87,6 +89,9 @@ def run_when_told(orders: Connection, device: str) -> None:
     _rest_timers()
     for module in (*_MODULES, *_WORKERS[device]):
         importlib.import_module(module)
+    if device in _PREPARATIONS:
+        module, function = _PREPARATIONS[device]
+        getattr(importlib.import_module(module), function)()
     try:
         target, kwargs = orders.recv()
     except EOFError:

@@ -5,7 +5,9 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aihub.chat.service import ChatEngine, ChatModelInfo
@@ -13,6 +15,7 @@ from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
 from aihub.models.memory.generation_defaults import with_room_for_minimum
 from deployments.cancellation import quiet_refusals, raise_if_cancelled
+from deployments.engine_adapters import adapters_of
 from deployments.engine_process import describe_cause, start_early
 from deployments.engine_state import EngineSleep, engine_error
 from deployments.llm_messages import chat_request, completion_request, engine_died, hub_error, several_greedy
@@ -36,12 +39,14 @@ class EngineOptions:
         device: `cpu` or `cuda:<n>`.
         arguments: vLLM's engine arguments.
         environment: Variables the engine reads when it is imported.
+        home: State folder where published adapters of the model lie; None for a model without.
     """
 
     source: str
     device: str
     arguments: dict[str, Any]
     environment: dict[str, str]
+    home: Path | None = None
 
 
 class LLMDeployment(ChatEngine):
@@ -69,6 +74,7 @@ class LLMDeployment(ChatEngine):
         self._last_progress_s = time.monotonic()
         self._sleep = EngineSleep(self._put_engine_to_sleep, self._wake_engine)
         self._server = await self._start_engine(engine)
+        self._adapters = adapters_of(self._server, model_info.model_id, engine.home)
         await self.set_generation_defaults(defaults)
         await self._warm_up()
 
@@ -133,23 +139,46 @@ class LLMDeployment(ChatEngine):
 
         return await reset_prefix_cache(self._server)
 
+    async def load_adapter(self, adapter_id: str, path: str) -> None:
+        """Load a LoRA adapter from a folder, published or not; bodies name it in `model`. Raises as `EngineAdapters.add`."""
+        self._sleep.require_awake()
+        await self._adapters.add(adapter_id, path)
+
+    async def remove_adapter(self, adapter_id: str) -> None:
+        """Refuse requests for an adapter from now on; return when those under way have ended."""
+        await self._adapters.remove(adapter_id)
+
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a chat body (`stream` false) with OpenAI's `chat.completion` object."""
-        return await self._first_object(await self._server.chat(chat_request(self._completed(body))))
+        completed = self._completed(body)
+        async with self._adapters.use(body.get("model")):
+            return await self._first_object(await self._server.chat(chat_request(completed)))
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a completion body (`stream` false) with OpenAI's `text_completion` object."""
-        return await self._first_object(await self._server.completions(completion_request(self._completed(body))))
+        completed = self._completed(body)
+        async with self._adapters.use(body.get("model")):
+            return await self._first_object(await self._server.completions(completion_request(completed)))
 
     async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a chat body (`stream` true)."""
-        async for frame in self._frames(await self._server.chat(chat_request(self._completed(body)))):
-            yield frame
+        completed = self._completed(body)
+        async with (
+            self._adapters.use(body.get("model")),
+            aclosing(self._frames(await self._server.chat(chat_request(completed)))) as frames,
+        ):
+            async for frame in frames:
+                yield frame
 
     async def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a completion body (`stream` true)."""
-        async for frame in self._frames(await self._server.completions(completion_request(self._completed(body)))):
-            yield frame
+        completed = self._completed(body)
+        async with (
+            self._adapters.use(body.get("model")),
+            aclosing(self._frames(await self._server.completions(completion_request(completed)))) as frames,
+        ):
+            async for frame in frames:
+                yield frame
 
     async def count_tokens(self, body: dict[str, Any]) -> int:
         """Count the prompt tokens of a chat body after the model's chat template."""

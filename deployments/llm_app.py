@@ -45,7 +45,13 @@ def model_of(name: str) -> str | None:
 
 
 def build_llm_application(
-    spec: ModelSpec, profile: Profile, defaults: dict[str, Any], *, card_bytes: int | None = None, cache: Path | None = None
+    spec: ModelSpec,
+    profile: Profile,
+    defaults: dict[str, Any],
+    *,
+    card_bytes: int | None = None,
+    cache: Path | None = None,
+    home: Path | None = None,
 ) -> Application:
     """Build the application of a verified local model folder; imports no vLLM.
 
@@ -55,6 +61,7 @@ def build_llm_application(
         defaults: Generation defaults, see `LLMDeployment`.
         card_bytes: Memory of the card as its driver tells it; the profile's figure when None.
         cache: Folder where the engine keeps what it has compiled.
+        home: State folder with the adapters of models.
     """
     from deployments.llm import EngineOptions, LLMDeployment
 
@@ -64,6 +71,7 @@ def build_llm_application(
         device=spec.device,
         arguments=engine_kwargs(spec, llm, gpu_share(spec, profile, card_bytes)),
         environment=engine_environment(spec.device, cache),
+        home=home if spec.adapter_modules else None,
     )
     options = serve_options(
         llm,

@@ -18,11 +18,16 @@ class RequestCount(Protocol):
 
 
 class LocalEngine:
-    """A local model as the `ChatEngine` of one request, which is counted once."""
+    """A local model as the `ChatEngine` of one request, which is counted once.
 
-    def __init__(self, engine: ChatEngine, model_id: str, directory: RequestCount) -> None:
+    Args:
+        adapter_id: The adapter of the model that answers; the model itself when None.
+    """
+
+    def __init__(self, engine: ChatEngine, model_id: str, directory: RequestCount, adapter_id: str | None = None) -> None:
         self._engine = engine
         self._model_id = model_id
+        self._name = adapter_id or model_id
         self._directory = directory
         self._is_held = False
 
@@ -58,8 +63,8 @@ class LocalEngine:
                     yield frame
 
     def _named(self, body: dict[str, Any]) -> dict[str, Any]:
-        # The client may have said `auto` or `local/...`; the engine knows one name only.
-        return body | {"model": self._model_id}
+        # The client may have said `auto`, `local/...` or an alias; the engine knows a model and versions of adapters.
+        return body | {"model": self._name}
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,8 @@ from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, NotFoundError, OverloadedError
 from aihub.core.health import PartHealth
 from aihub.models.configuration import HubConfiguration
-from aihub.models.service import ModelManager, ModelsReport
+from aihub.finetuning.adapter_ids import find_adapter_id
+from aihub.models.service import AdapterView, ModelManager, ModelsReport
 from deployments.handles import AppConnection
 from deployments.llm_app import app_name
 from deployments.local_engine import LocalEngine
@@ -89,16 +90,22 @@ class ModelDirectory:
         await asyncio.gather(*(connection.close() for connection in self._connections.values()))
 
     async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
-        """Return the engine of a model, loading it first where needed; the wait for that is noted in `wait`.
+        """Return the engine of a model or adapter, loading the model first where needed; the wait for that is noted in `wait`.
 
         Raises:
-            NotFoundError: No such local model (`model_not_found`).
+            NotFoundError: No such local model or adapter (`model_not_found`).
             ModelUnavailableError: It cannot be loaded, or not in time.
             OverloadedError: Too many requests wait for models.
         """
+        adapter = await self._find_adapter(model_id)
+        if adapter is None:
+            return await self._resolve(model_id, wait, model_id)
+        return await self._resolve(adapter.base, wait, model_id, adapter.adapter_id)
+
+    async def _resolve(self, model_id: str, wait: LoadWait | None, asked: str, adapter_id: str | None = None) -> ChatEngine:
         report = self._report
         if report is not None and model_id in report.directory.ready and self._is_current(report):
-            return await self._engine(model_id)
+            return await self._engine(model_id, adapter_id)
         wait = wait or LoadWait()
         try:
             self._begun.set()
@@ -106,8 +113,25 @@ class ModelDirectory:
                 await self._manager.ensure(model_id, wait.limit_s)
         except NotFoundError as error:
             known = [view.model_id for view in report.models] if report is not None else []
-            raise model_not_found(model_id, known) from error
-        return await self._engine(model_id)
+            raise model_not_found(asked, known) from error
+        return await self._engine(model_id, adapter_id)
+
+    async def _find_adapter(self, name: str) -> AdapterView | None:
+        """Return the adapter of an id or alias; None for a model's name, which comes first, and for one that nobody has."""
+        report = self._report
+        asked = find_adapter_id(name)
+        if report is None or asked is None or any(view.model_id == name for view in report.models):
+            return None
+        found = _adapter_of(name, report.adapters)
+        if found is None and any(view.model_id == asked.base for view in report.models):
+            # Published or promoted since the last report.
+            found = _adapter_of(name, await self._manager.adapters())
+        return found
+
+    async def refresh(self) -> None:
+        """Hear now what has changed; without it, with the next report."""
+        with contextlib.suppress(HubError):
+            await self._tell()
 
     async def candidates(self) -> list[ModelCandidate]:
         """Return what routing must know of each local model."""
@@ -125,7 +149,7 @@ class ModelDirectory:
         ]
 
     async def list(self) -> list[ChatModelInfo]:
-        """Return the models that can be asked: loaded ones first, then those that their first request loads."""
+        """Return what can be asked: loaded models first, then those that their first request loads, then their adapters."""
         if self._report is None:
             return []
         model_infos = []
@@ -133,6 +157,11 @@ class ModelDirectory:
             if view.fits and view.failure is None:
                 ready = self._report.directory.ready.get(view.model_id)
                 model_infos.append(ChatModelInfo(view.model_id, view.context_tokens, ready.created if ready else 0))
+        context_tokens = {model_info.model_id: model_info.context_tokens for model_info in model_infos}
+        for adapter in self._report.adapters:
+            if adapter.base in context_tokens:
+                for name in filter(None, (adapter.alias, adapter.adapter_id)):
+                    model_infos.append(ChatModelInfo(name, context_tokens[adapter.base], adapter.created))
         return model_infos
 
     def health(self) -> PartHealth:
@@ -232,13 +261,17 @@ class ModelDirectory:
             self._connected_s[model_id] = asyncio.get_running_loop().time()
         return self._connections[model_id]
 
-    async def _engine(self, model_id: str) -> LocalEngine:
+    async def _engine(self, model_id: str, adapter_id: str | None) -> LocalEngine:
         connection = self._connection(model_id)
         if connection.is_new:
             await connection.wait_until_up(CONNECT_TIMEOUT_S)
         if model_id not in self._engines:
             self._engines[model_id] = engine_client(connection)
-        return LocalEngine(self._engines[model_id], model_id, self)
+        return LocalEngine(self._engines[model_id], model_id, self, adapter_id)
+
+
+def _adapter_of(name: str, adapters: Iterable[AdapterView]) -> AdapterView | None:
+    return next((adapter for adapter in adapters if name in {adapter.adapter_id, adapter.alias}), None)
 
 
 def _routing_state(state: str, *, fits: bool) -> ModelState:

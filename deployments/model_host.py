@@ -26,6 +26,8 @@ START_POLL_S = 0.25
 SLEEP_CHANGE_TIMEOUT_S = 60.0
 IS_SLEEPING_TIMEOUT_S = 10.0
 """A change under way is waited for."""
+ADAPTER_TIMEOUT_S = 3600.0
+"""Answers under way are waited for."""
 GONE_POLL_S = 0.1
 GONE_TIMEOUT_S = 20.0
 CONTEXT_BYTES = 512 * 2**20
@@ -39,13 +41,21 @@ class ServeModelHost:
         profile: Says how models are run here.
         read_defaults: Returns the generation defaults in force for a model; blocking.
         cache: Folder for what engines compile.
+        home: State folder with the adapters of models.
     """
 
-    def __init__(self, profile: Profile, read_defaults: Callable[[str], dict[str, Any]], cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        read_defaults: Callable[[str], dict[str, Any]],
+        cache: Path | None = None,
+        home: Path | None = None,
+    ) -> None:
         self._profile = profile
         self._device = "cpu" if profile.device == "cpu" else "cuda:0"
         self._read_defaults = read_defaults
         self._cache = cache
+        self._home = home
         self._telling_defaults = asyncio.Lock()
         self._process_ids: dict[str, list[int]] = {}
 
@@ -59,7 +69,7 @@ class ServeModelHost:
         defaults = await asyncio.to_thread(self._read_defaults, spec.model_id)
         model_infos = {memory.device: memory.total_bytes for memory in await self.device_memory()}
         application = build_llm_application(
-            spec, self._profile, defaults, card_bytes=model_infos.get(spec.device), cache=self._cache
+            spec, self._profile, defaults, card_bytes=model_infos.get(spec.device), cache=self._cache, home=self._home
         )
         await asyncio.to_thread(_deploy, application, app_name(spec.model_id))
         await self._wait_until_running(spec.model_id)
@@ -162,6 +172,15 @@ class ServeModelHost:
         async with self._telling_defaults:
             defaults = await asyncio.to_thread(self._read_defaults, model_id)
             await self.call(model_id, "set_generation_defaults", defaults)
+
+    async def drop_adapter(self, model_id: str, adapter_id: str) -> None:
+        """Take an adapter out of a model's engine, and return when no request uses it any more; at once where none runs.
+
+        Raises:
+            ModelUnavailableError: The engine runs and does not tell.
+        """
+        if model_id in await self.running():
+            await self._ask(model_id, "remove_adapter", ADAPTER_TIMEOUT_S, adapter_id)
 
     async def call(self, model_id: str, method: str, *args: Any) -> Any:
         """Call a quick method of a model's replica; None when it does not answer in `CALL_TIMEOUT_S`."""

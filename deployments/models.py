@@ -15,7 +15,9 @@ from aihub.core.logging import configure_logging
 from aihub.core.metrics import ReplicaBoard
 from aihub.core.profiles import Profile
 from aihub.core.settings import Settings
-from aihub.finetuning.service import FineTuningService
+from aihub.finetuning.adapter_store import AdapterStore
+from aihub.finetuning.adapters import Adapters
+from aihub.finetuning.service import AdapterService, FineTuningService
 from aihub.models.configuration import HubConfiguration
 from aihub.models.keys import parse_key
 from aihub.models.memory.device import (
@@ -36,7 +38,7 @@ from aihub.models.memory.state import IN_MEMORY, ModelState, ReadyModel, UnloadL
 from aihub.models.memory.status import LifecycleStatus, ModelStatus, require_loaded
 from aihub.models.metrics import LifecycleMetrics, RegistryMetrics
 from aihub.models.schemas import GenerationDefaults, ModelInfo, model_info
-from aihub.models.service import LifecycleService, ModelManager, ModelsReport, RegistryService
+from aihub.models.service import AdapterView, LifecycleService, ModelManager, ModelsReport, RegistryService
 from aihub.models.store.default_models import default_digests, select_embedding_model
 from aihub.models.store.local import open_registry
 from aihub.models.store.registry import ModelRegistry
@@ -50,11 +52,12 @@ from deployments.service_client import offers
 logger = logging.getLogger(__name__)
 
 LIFECYCLE_FOLDER = "lifecycle"
-REGISTRY, FINETUNING = "registry_", "finetuning_"
-"""Before the names of the methods of `RegistryService` and `FineTuningService`, some of which `LifecycleService` has too."""
+REGISTRY, ADAPTERS, FINETUNING = "registry_", "adapters_", "finetuning_"
+"""Before the names of the methods of `RegistryService`, `AdapterService` and `FineTuningService`; some occur in several."""
 
 
 @offers(RegistryService, "_registry", prefix=REGISTRY)
+@offers(AdapterService, "_adapters", prefix=ADAPTERS)
 @offers(FineTuningService, "_jobs", prefix=FINETUNING)
 class Models(LifecycleService, ModelManager):
     """Called over its handle by the ingress; the methods of the services it holds bear names of their own, see `REGISTRY`.
@@ -76,7 +79,14 @@ class Models(LifecycleService, ModelManager):
             profile.generation,
             self._folder_of,
         )
-        self._host = ServeModelHost(profile, self._defaults.read, settings.home_path / "cache")
+        self._host = ServeModelHost(profile, self._defaults.read, settings.home_path / "cache", settings.home_path)
+        self._adapters = Adapters(
+            AdapterStore(settings.home_path),
+            models_path=settings.models_path,
+            find_folder=self._folder_of,
+            drop=self._host.drop_adapter,
+            models_changed=lambda: self._lifecycle.refresh(),  # noqa: PLW0108  # the lifecycle is made below
+        )
         self._registry = open_registry(
             settings,
             os.environ,
@@ -93,6 +103,7 @@ class Models(LifecycleService, ModelManager):
         self._configuration = await asyncio.to_thread(self._registry.settings.read)
         self._lifecycle = await self._open_lifecycle(settings)
         await self._lifecycle.start()
+        await self._adapters.start()
         self._finetuning = FineTuning(settings, profile, self._lifecycle, lambda: self._models, dtype=self._dtype)
         self._jobs = self._finetuning.jobs
         self._finetuning.start()
@@ -145,7 +156,12 @@ class Models(LifecycleService, ModelManager):
             for status in self._lifecycle.models()
             if status.model_id in self._models
         ]
-        return ModelsReport(directory, tuple(views), self._configuration)
+        return ModelsReport(directory, tuple(views), self._configuration, self._adapter_views())
+
+    async def adapters(self) -> tuple[AdapterView, ...]:
+        """Return the adapters of local models that can have some, as they are on the disk now."""
+        await self._adapters.refresh()
+        return self._adapter_views()
 
     async def ensure(self, model_id: str, wait_s: float | None = None) -> ReadyModel:
         """Return once the model can be asked; see `ModelLifecycle.ensure`."""
@@ -207,10 +223,12 @@ class Models(LifecycleService, ModelManager):
     async def __del__(self) -> None:
         self._setup.cancel()
         await self._finetuning.close()
+        await self._adapters.close()
         await self._lifecycle.close()
         await self._registry.close()
 
     async def _specs(self) -> dict[str, ModelSpec]:
+        await self._adapters.refresh()
         self._models = await asyncio.to_thread(self._installed.read)
         return {model_id: model.spec for model_id, model in self._models.items()}
 
@@ -228,6 +246,18 @@ class Models(LifecycleService, ModelManager):
         models = (await self._lifecycle.status()).models
         in_use = IN_MEMORY | {ModelState.SLEEPING}
         return self._default_digests | {model.digest for model in models if model.state in in_use and model.digest}
+
+    def _adapter_views(self) -> tuple[AdapterView, ...]:
+        return tuple(
+            AdapterView(
+                adapter.adapter_id,
+                adapter.id.alias if adapter.is_promoted else None,
+                adapter.id.base,
+                adapter.manifest.created_at,
+            )
+            for adapter in self._adapters.published
+            if (model := self._models.get(adapter.id.base)) is not None and model.spec.adapter_refusal is None
+        )
 
     def _folder_of(self, model_id: str) -> Path | None:
         model = self._models.get(model_id)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 from aihub.chat.service import ChatEngine
 from aihub.core.principal import Principal
 from aihub.embeddings.service import Embedder
+from aihub.finetuning.service import AdapterService
 from aihub.recsys.schemas import TrainingAnswer
 from aihub.recsys.service import RecsysService, TrainingService
 from aihub.recsys.training_jobs import TrainingWaits
@@ -82,6 +83,21 @@ def engine_client(connection: AppConnection) -> ChatEngine:
 def embedder_client(embeddings: AppConnection) -> Embedder:
     """Return the embeddings application as an embedder."""
     return service_client(Embedder, embeddings, once={"model_info"}, local={"health": embeddings.last_health})
+
+
+def adapters_client(models: AppConnection, prefix: str, refresh: Callable[[], Awaitable[None]]) -> AdapterService:
+    """Return the adapters of the models' application; after each change `refresh` is awaited, so that the next request sees it."""
+
+    def refreshed(method: str) -> Callable[..., Awaitable[Any]]:
+        async def change(*args: Any, **options: Any) -> Any:
+            answer = await models.call(prefix + method, *args, **options)
+            await refresh()
+            return answer
+
+        return change
+
+    changes = {method: refreshed(method) for method in ("promote", "rollback", "delete", "merge")}
+    return service_client(AdapterService, models, prefix=prefix, local=changes)
 
 
 def recsys_client(recsys: AppConnection) -> tuple[TrainingWaits, RecsysService]:

@@ -16,6 +16,7 @@ from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionReq
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.generate.base.protocol import DeltaMessage, ExtractedToolCallInformation, FunctionCall, ToolCall
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.parser.abstract_parser import DelegatingParser
 from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
 from vllm.tool_parsers.utils import partial_tag_overlap
@@ -43,6 +44,8 @@ __all__ = [
     "ToolCall",
     "absent_cache_bytes",
     "device_bytes",
+    "drop_adapter",
+    "load_adapter",
     "partial_tag_overlap",
     "put_engine_to_sleep",
     "release_cache_pages",
@@ -149,6 +152,27 @@ async def reset_prefix_cache(server: LLMServer) -> bool:
     """Forget cached prompt prefixes of a started server; False when requests in flight still hold some."""
     engine: Any = server.engine
     return bool(await engine._engine_client.reset_prefix_cache())
+
+
+async def load_adapter(server: LLMServer, name: str, path: str) -> str | None:
+    """Give a started server a LoRA adapter that requests name in `model`; return its objection, None when it has it.
+
+    Raises:
+        EngineDeadError: The engine has died.
+    """
+    engine: Any = server.engine
+    answer = await engine._oai_models.load_lora_adapter(LoadLoRAAdapterRequest(lora_name=name, lora_path=path))
+    if isinstance(answer, str):
+        return None
+    if engine._engine_client.errored:
+        raise EngineDeadError
+    return str(answer.error.message).removeprefix("Call to add_lora method failed: ")
+
+
+def drop_adapter(server: LLMServer, name: str) -> None:
+    """Forget the name of an adapter. What the engine keeps of it makes room for the next ones, as in vLLM's own API."""
+    engine: Any = server.engine
+    engine._oai_models.lora_requests.pop(name, None)
 
 
 def unfinished_requests(server: LLMServer) -> int:

@@ -6,7 +6,7 @@ rename. A number is used once, so whoever has cached `base:name@v3` has the righ
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -214,13 +214,13 @@ class AdapterStore:
         """Retire a version and remove its files; raises as `retire`."""
         self.purge(self.retire(adapter_id))
 
-    def sweep(self) -> None:
-        """Remove what a killed process has left: half copies, and files of retired versions. Only while no engine uses those."""
-        for base, name, folder in list(self._names()):
-            with self._change(base, name):
-                deleted = _read_state(folder).deleted
-                for number in _numbers(folder) & {*deleted}:
-                    shutil.rmtree(folder / f"v{number}", ignore_errors=True)
+    def retired(self) -> Sequence[AdapterId]:
+        """Return the retired versions whose files are still there."""
+        return [
+            AdapterId(base, name, number)
+            for base, name, folder in self._names()
+            for number in sorted(_numbers(folder) & {*_read_state(folder).deleted})
+        ]
 
     def _names(self) -> Iterator[tuple[str, str, Path]]:
         root = self._home / ADAPTERS_FOLDER

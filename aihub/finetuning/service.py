@@ -7,6 +7,7 @@ from aihub.core.principal import Principal
 
 if TYPE_CHECKING:
     from aihub.core.schemas import Page
+    from aihub.finetuning.adapter_schemas import AdapterReport, MergeReport, RollbackReport
     from aihub.finetuning.schemas import (
         FineTuningCheckpoint,
         FineTuningEvent,
@@ -87,4 +88,48 @@ class FineTuningService(Protocol):
 
     async def progress(self, principal: Principal, job_id: str, *, most: int) -> "Sequence[ProgressPoint]":
         """By step; thinned evenly to at most `most`, the last one always among them."""
+        ...
+
+
+class AdapterService(Protocol):
+    """Trained adapters. A name that is none raises `InvalidRequestError`; one of nothing, or another tenant's, `NotFoundError`."""
+
+    async def list(self, principal: Principal) -> "Sequence[AdapterReport]":
+        """Every version, the newest of each name first."""
+        ...
+
+    async def get(self, principal: Principal, adapter_id: str) -> "AdapterReport":
+        """The version of an id, or the promoted one of an alias."""
+        ...
+
+    async def promote(self, principal: Principal, adapter_id: str, *, force: bool) -> "AdapterReport":
+        """Let the alias stand for a version.
+
+        Raises:
+            ConflictError: It is worse than what it was compared with, or that is not what is promoted now; not with `force`.
+        """
+        ...
+
+    async def rollback(self, principal: Principal, adapter_id: str) -> "RollbackReport":
+        """Let the alias stand for the version before, or none where there was no other; `adapter_id` is an alias or a version.
+
+        Raises:
+            ConflictError: No version is promoted.
+        """
+        ...
+
+    async def delete(self, principal: Principal, adapter_id: str) -> None:
+        """Delete a version; requests under way end well.
+
+        Raises:
+            ConflictError: It is promoted.
+        """
+        ...
+
+    async def merge(self, principal: Principal, adapter_id: str) -> "MergeReport":
+        """Write base and adapter as one model, and return when it can be asked.
+
+        Raises:
+            ConflictError: It is there already, or the base is gone or quantised.
+        """
         ...

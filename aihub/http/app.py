@@ -7,6 +7,8 @@ from aihub.chat.routes import router as chat
 from aihub.core.schemas import ErrorBody
 from aihub.documents.routes import file_batches_router, files_router, vector_stores_router
 from aihub.embeddings.routes import router as embeddings
+from aihub.finetuning.adapter_routes import fine_tuned_models_router
+from aihub.finetuning.adapter_routes import router as adapters
 from aihub.finetuning.routes import router as fine_tuning
 from aihub.finetuning.routes import training_router as training_jobs
 from aihub.http.errors import install_error_handlers
@@ -33,6 +35,8 @@ _ROUTERS: tuple[APIRouter, ...] = (
     loaded_models_router,
     model_registry,
     fine_tuning,
+    adapters,
+    fine_tuned_models_router,
     training_jobs,
     training_router,
     predictions_router,

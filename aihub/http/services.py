@@ -23,7 +23,7 @@ from aihub.embeddings.service import Embedder
 from aihub.recsys.service import WaitingPlaces, new_training_places
 
 if TYPE_CHECKING:
-    from aihub.finetuning.service import FineTuningService
+    from aihub.finetuning.service import AdapterService, FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
     from aihub.recsys.service import PredictionService, RecsysService
 
@@ -41,6 +41,7 @@ class Services:
         registry: Every model the hub could use.
         lifecycle: Local models in memory.
         recsys: Recommendations of each store.
+        adapters: Versions of trained adapters.
         finetuning: Jobs that train adapters.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `postgres`,
             `redis`); must answer within 2 s and
@@ -60,6 +61,7 @@ class Services:
     registry: "RegistryService"
     lifecycle: "LifecycleService"
     recsys: "RecsysService"
+    adapters: "AdapterService"
     finetuning: "FineTuningService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics

@@ -78,12 +78,30 @@ class ModelView:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterView:
+    """What an ingress replica must know of one adapter that can be asked.
+
+    Attributes:
+        adapter_id: `base:name@v1`.
+        alias: `base:name` where it is the promoted version, else None.
+        base: The local model it belongs to.
+        created: Unix seconds.
+    """
+
+    adapter_id: str
+    alias: str | None
+    base: str
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelsReport:
     """Answer to an ingress replica's report."""
 
     directory: Directory
     models: tuple[ModelView, ...]
     configuration: HubConfiguration
+    adapters: tuple[AdapterView, ...] = ()
 
 
 class ModelManager(Protocol):
@@ -102,6 +120,10 @@ class ModelManager(Protocol):
 
     async def ensure(self, model_id: str, wait_s: float | None = None) -> ReadyModel:
         """Return once the model can be asked; see `ModelLifecycle.ensure`."""
+        ...
+
+    async def adapters(self) -> tuple[AdapterView, ...]:
+        """Return the adapters that can be asked, as they are on the disk now."""
         ...
 
     async def exchange_metrics(self, replica: str, text: bytes) -> dict[str, bytes]:

@@ -30,7 +30,7 @@ def no_imports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wait_for_orders(orders: Connection, _device: str) -> None:
-    engine_process._MODULES, engine_process._WORKERS = (), {"cpu": ()}
+    engine_process._MODULES, engine_process._WORKERS, engine_process._PREPARATIONS = (), {"cpu": ()}, {}
     engine_process.run_when_told(orders, "cpu")
 
 

@@ -147,13 +147,15 @@ def test_deleted_version_is_not_gone_back_to(store: AdapterStore, candidate: Pat
     assert earlier.adapter_id == first.adapter_id
 
 
-def test_retired_version_keeps_its_files_until_it_is_purged(store: AdapterStore, candidate: Path) -> None:
+def test_retired_version_keeps_its_files_until_it_is_purged(store: AdapterStore, candidate: Path, tmp_path: Path) -> None:
     adapter = store.publish(candidate, manifest())
     retired = store.retire(adapter.adapter_id)
     assert store.list() == []
     assert (adapter.path / WEIGHTS).is_file()
-    store.sweep()  # as at the next start
+    assert AdapterStore(tmp_path).retired() == [retired]  # as at the next start
+    store.purge(retired)
     assert not adapter.path.exists()
+    assert store.retired() == []
     store.purge(retired)
 
 

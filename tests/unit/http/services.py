@@ -16,7 +16,7 @@ from aihub.core.principal import Principal
 from aihub.core.settings import Settings
 from aihub.documents.service import FileBatchService, FileService, VectorStoreService
 from aihub.embeddings.service import EmbedderInfo, Embeddings
-from aihub.finetuning.service import FineTuningService
+from aihub.finetuning.service import AdapterService, FineTuningService
 from aihub.http.services import Services
 from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
@@ -113,6 +113,7 @@ class Parts:
             registry=cast(RegistryService, None),
             lifecycle=cast(LifecycleService, None),
             recsys=cast(RecsysService, None),
+            adapters=cast(AdapterService, None),
             finetuning=cast(FineTuningService, None),
             health=health,
             metrics=self.metrics,

@@ -12,6 +12,7 @@ QWEN_7B = {
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
     "hidden_size": 3584,
+    "intermediate_size": 18944,
     "vocab_size": 152064,
     "torch_dtype": "bfloat16",
     "sliding_window": 131072,
@@ -39,7 +40,9 @@ def write_model(folder: Path, config: Any, *sizes: int) -> Path:
 
 def test_shape_of_a_grouped_query_model() -> None:
     shape = shape_of_config(QWEN_7B)
-    assert shape == ModelShape(full_layers=28, kv_heads=4, head_dim=128, hidden_size=3584, vocab_size=152064)
+    assert shape == ModelShape(
+        full_layers=28, kv_heads=4, head_dim=128, hidden_size=3584, vocab_size=152064, heads=28, intermediate_size=18944
+    )
     assert shape.layer_token_bytes * 28 == 57_344  # bytes of one token in Qwen2.5-7B's cache
 
 
