@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class FineTuning:
         lifecycle: Started.
         models: Returns the local models by id.
         dtype: What the engine computes in on this machine.
+        published: Called when an adapter has been published.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class FineTuning:
         models: Callable[[], Mapping[str, LocalModel]],
         *,
         dtype: str,
+        published: Callable[[], Awaitable[None]],
     ) -> None:
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
         self._models = models
@@ -99,7 +101,7 @@ class FineTuning:
         home = settings.home_path
         self._database = Database(settings.database_url.get_secret_value(), timeout_s=settings.storage_timeout_s)
         table, store = OpenJobTable(self._database), AdapterStore(home)
-        publication = Publication(table, store, ServedModels(lifecycle), home)
+        publication = Publication(table, store, ServedModels(lifecycle), home, published)
         self._scheduler = FineTuningScheduler(
             SchedulerParts(
                 table=table,

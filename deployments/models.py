@@ -104,7 +104,14 @@ class Models(LifecycleService, ModelManager):
         self._lifecycle = await self._open_lifecycle(settings)
         await self._lifecycle.start()
         await self._adapters.start()
-        self._finetuning = FineTuning(settings, profile, self._lifecycle, lambda: self._models, dtype=self._dtype)
+        self._finetuning = FineTuning(
+            settings,
+            profile,
+            self._lifecycle,
+            lambda: self._models,
+            dtype=self._dtype,
+            published=self._adapters.refresh,
+        )
         self._jobs = self._finetuning.jobs
         self._finetuning.start()
         self._setup = asyncio.create_task(self._set_up())

@@ -6,7 +6,7 @@ A kill at any moment is made good by doing it again: what was published for the 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,13 +74,22 @@ class Publication:
 
     Args:
         home: State folder.
+        published: Called when the store has one more adapter.
     """
 
-    def __init__(self, jobs: OpenJobTable, store: AdapterStore, engine: AdapterEngine, home: Path) -> None:
+    def __init__(
+        self,
+        jobs: OpenJobTable,
+        store: AdapterStore,
+        engine: AdapterEngine,
+        home: Path,
+        published: Callable[[], Awaitable[None]],
+    ) -> None:
         self._jobs = jobs
         self._store = store
         self._engine = engine
         self._home = home
+        self._published = published
 
     async def finish(self, job: OpenJob, base_digest: str) -> None:
         """Ask the adapter of a job, publish it, and write down that the job has succeeded.
@@ -104,6 +113,7 @@ class Publication:
         if not await self._jobs.begin_publishing(job, asdict(report)):
             return
         adapter = await run_to_end(self._store.publish, folder.candidate, _describe(job, report, base_digest))
+        await self._published()
         await self._jobs.succeed(job, adapter.adapter_id)
 
     async def finish_published(self, job: OpenJob) -> bool:

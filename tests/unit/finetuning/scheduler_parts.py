@@ -146,10 +146,11 @@ class Scene:
         self.engine = FakeEngine(self.store)
         self.bases: dict[str, FakeBase] = {BASE: FakeBase(self.home / "models" / BASE)}
         self.table = OpenJobTable(self.database)
+        self.seen_adapters: list[str] = []
         self.scheduler = self.open()
 
     def open(self) -> FineTuningScheduler:
-        publication = Publication(self.table, self.store, self.engine, self.home)
+        publication = Publication(self.table, self.store, self.engine, self.home, self.adapters_changed)
         self.checks = PublicationChecks(self.table, publication, clock=lambda: 0.0)
         parts = SchedulerParts(
             table=self.table,
@@ -161,6 +162,9 @@ class Scene:
         )
         self.scheduler = FineTuningScheduler(parts, self.settings)
         return self.scheduler
+
+    async def adapters_changed(self) -> None:
+        self.seen_adapters = [adapter.adapter_id for adapter in await asyncio.to_thread(self.store.list)]
 
     async def look(self, times: int = 1) -> None:
         for _ in range(times):

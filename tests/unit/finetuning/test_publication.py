@@ -34,6 +34,7 @@ async def test_trained_adapter_is_asked_and_published_with_its_scores(scene: Sce
     assert (report.asked_rows, report.base.exact, report.candidate.exact) == (4, 0.0, 1.0)
     assert (report.base.loss, report.candidate.loss, report.current) == (2.0, 1.0, None)
     assert row["evaluation"]["candidate"] == {"loss": 1.0, "exact": 1.0}
+    assert scene.seen_adapters == [f"{BASE}:shop@v1"]
     assert scene.engine.loaded == set()
     assert scene.engine.calls == [f"ensure {BASE}", "load", "remove"]
     await scene.look()
