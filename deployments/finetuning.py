@@ -169,14 +169,19 @@ class FineTuning:
     def _name_bases(self) -> list[str]:
         return [model_id for model_id, model in self._models().items() if model.spec.adapter_refusal is None]
 
-    def _estimate(self, base: Path, settings: FineTuningSettings) -> int:
+    def _estimate(self, base: Path, settings: FineTuningSettings, longest_tokens: int) -> int:
         """Bytes that a training takes of the models' device.
 
         Raises:
             InvalidRequestError: More than there are, whatever is unloaded.
         """
         need_bytes = estimate_training_bytes(
-            base, settings, device=self._room.device, dtype=self._dtype, workers=self._training.workers
+            base,
+            settings,
+            device=self._room.device,
+            dtype=self._dtype,
+            workers=self._training.workers,
+            longest_tokens=longest_tokens,
         )
         self._room.refuse_impossible(need_bytes)
         return need_bytes
