@@ -5,6 +5,7 @@ A kill at any moment is made good by doing it again: what was published for the 
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -110,11 +111,14 @@ class Publication:
             candidate=replace(report.candidate, exact=shares.candidate),
             current=Score(report.current.loss, shares.current) if report.current is not None else None,
         )
-        if not await self._jobs.begin_publishing(job, asdict(report)):
-            return
-        adapter = await run_to_end(self._store.publish, folder.candidate, _describe(job, report, base_digest))
+        async with self._jobs.publishing(job, asdict(report)) as succeed:
+            if succeed is None:
+                return
+            adapter = await asyncio.to_thread(self._find, job.id)  # another process may have been faster, and died
+            if adapter is None:
+                adapter = await run_to_end(self._store.publish, folder.candidate, _describe(job, report, base_digest))
+            await succeed(adapter.adapter_id)
         await self._published()
-        await self._jobs.succeed(job, adapter.adapter_id)
 
     async def finish_published(self, job: OpenJob) -> bool:
         """Write down the adapter of a job that has been published already; False when none has."""
@@ -122,6 +126,7 @@ class Publication:
         if adapter is None:
             return False
         await self._jobs.succeed(job, adapter.adapter_id)
+        await self._published()
         return True
 
     def _find(self, job_id: str) -> Adapter | None:
@@ -130,7 +135,8 @@ class Publication:
     async def _ask(self, job: OpenJob, folder: JobFolder, current_id: str | None) -> _Shares:
         """Load the adapter in the engine, ask it beside its base and the adapter in use, and take it out again."""
         questions = await asyncio.to_thread(read_questions, folder.questions)
-        candidate_id = f"{job.base_model}:{job.id}-{job.attempts}"
+        # Another process may try the same adapter, while the hub is redeployed say, and takes its own name out again.
+        candidate_id = f"{job.base_model}:{job.id}-{secrets.token_hex(3)}"
         await self._engine.ensure(job.base_model)
         await self._engine.load_adapter(job.base_model, candidate_id, folder.candidate)
         try:

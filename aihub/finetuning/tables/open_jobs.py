@@ -4,15 +4,17 @@ Every change names the number of starts that the caller saw, and is refused when
 the job, so any number of schedulers may look at the same time.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from aihub.core.errors import HubError
-from aihub.core.postgres import Database
+from aihub.core.postgres import Connection, Database
 from aihub.finetuning.tables.locked_connection import IS_WORKED_ON
 from aihub.finetuning.tables.session import INSERT_EVENT, STOPPED
 
@@ -23,6 +25,12 @@ _KEY = "tenant_id = %(tenant)s AND id = %(id)s AND attempts = %(attempts)s"
 _IS_QUEUED = f"{_KEY} AND status = 'queued'"
 _IS_ABANDONED = f"{_KEY} AND status = 'running' AND phase <> 'checking' AND NOT {IS_WORKED_ON}"
 _IS_CHECKED = f"{_KEY} AND status = 'running' AND phase = 'checking'"
+
+Succeed = Callable[[str], Awaitable[bool]]
+"""Takes the id of the adapter."""
+
+PUBLISH_TIMEOUT_S = 120.0
+"""Longest copy of an adapter's files."""
 
 Phase = Literal["waiting", "training", "evaluating", "checking"]
 
@@ -142,39 +150,57 @@ class OpenJobTable:
             is_waiting = f"({_IS_QUEUED} OR {_IS_CHECKED})"
             await self._change(job, "wait_reason = %(reason)s", is_waiting, values={"reason": reason})
 
-    async def begin_publishing(self, job: OpenJob, evaluation: Mapping[str, Any]) -> bool:
-        """Write down how the adapter did; False when the job is not wanted any more."""
+    @asynccontextmanager
+    async def publishing(self, job: OpenJob, evaluation: Mapping[str, Any]) -> AsyncIterator[Succeed | None]:
+        """Write down how the adapter did, and hold the job: nobody else publishes it or cancels it until this is left.
+
+        Yields:
+            What writes down that the job has succeeded, to be awaited inside; None when the job is not wanted any more.
+        """
         is_wanted = f"{_IS_CHECKED} AND wish IS DISTINCT FROM 'cancel'"
-        change = "evaluation = %(evaluation)s, wait_reason = NULL"
-        return await self._change(job, change, is_wanted, values={"evaluation": Jsonb(dict(evaluation))})
+        async with self._database.transaction(timeout_s=PUBLISH_TIMEOUT_S) as connection:
+            values = {"evaluation": Jsonb(dict(evaluation))}
+            if not await _change(connection, job, "evaluation = %(evaluation)s, wait_reason = NULL", is_wanted, values=values):
+                yield None
+                return
+            yield partial(_succeed, connection, job)
 
     async def succeed(self, job: OpenJob, adapter_id: str) -> bool:
         """Write down which adapter the job has made."""
-        change = (
-            "status = 'succeeded', phase = 'waiting', adapter_id = %(adapter_id)s, ended_at = now(), wait_reason = NULL, "
-            "wish = NULL, wish_at = NULL"
-        )
-        message = f"The adapter is published as {adapter_id}."
-        return await self._change(job, change, _IS_CHECKED, message, values={"adapter_id": adapter_id})
-
-    async def _change(
-        self,
-        job: OpenJob,
-        change: str,
-        condition: str,
-        event: str | None = None,
-        *,
-        level: Literal["info", "warn", "error"] = "info",
-        attempts: int | None = None,
-        values: Mapping[str, Any] | None = None,
-    ) -> bool:
-        """Change the row and add an event, as one, where the row is as it was seen."""
-        key = {"tenant": job.tenant_id, "id": job.id, "attempts": job.attempts if attempts is None else attempts}
         async with self._database.transaction() as connection:
-            cursor = await connection.execute(
-                f"UPDATE finetuning_jobs SET {change} WHERE {condition}",  # noqa: S608 - constants
-                key | dict(values or {}),
-            )
-            if cursor.rowcount == 1 and event is not None:
-                await connection.execute(INSERT_EVENT, key | {"level": level, "type": "message", "message": event, "data": None})
-            return cursor.rowcount == 1
+            return await _succeed(connection, job, adapter_id)
+
+    async def _change(self, *args: Any, **options: Any) -> bool:
+        async with self._database.transaction() as connection:
+            return await _change(connection, *args, **options)
+
+
+async def _succeed(connection: Connection, job: OpenJob, adapter_id: str) -> bool:
+    change = (
+        "status = 'succeeded', phase = 'waiting', adapter_id = %(adapter_id)s, ended_at = now(), wait_reason = NULL, "
+        "wish = NULL, wish_at = NULL"
+    )
+    message = f"The adapter is published as {adapter_id}."
+    return await _change(connection, job, change, _IS_CHECKED, message, values={"adapter_id": adapter_id})
+
+
+async def _change(
+    connection: Connection,
+    job: OpenJob,
+    change: str,
+    condition: str,
+    event: str | None = None,
+    *,
+    level: Literal["info", "warn", "error"] = "info",
+    attempts: int | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> bool:
+    """Change the row and add an event where the row is as it was seen."""
+    key = {"tenant": job.tenant_id, "id": job.id, "attempts": job.attempts if attempts is None else attempts}
+    cursor = await connection.execute(
+        f"UPDATE finetuning_jobs SET {change} WHERE {condition}",  # noqa: S608 - constants
+        key | dict(values or {}),
+    )
+    if cursor.rowcount == 1 and event is not None:
+        await connection.execute(INSERT_EVENT, key | {"level": level, "type": "message", "message": event, "data": None})
+    return cursor.rowcount == 1

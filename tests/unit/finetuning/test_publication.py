@@ -3,11 +3,13 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aihub.core.errors import ConflictError, InvalidRequestError, ModelUnavailableError
 from aihub.core.postgres import Database
+from aihub.finetuning.adapter_folder import Adapter
 from aihub.finetuning.checks import MOST_SURPRISES
 from aihub.finetuning.publication import AdapterUnusableError
 from tests.unit.finetuning.adapter_parts import build_candidate, manifest
@@ -117,21 +119,38 @@ async def test_publication_cut_by_a_restart_is_done_again(scene: Scene) -> None:
 
 async def test_kill_between_publishing_and_its_record_publishes_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = await scene.trained()
+    publish = scene.store.publish
+
+    def publish_and_die(*args: Any) -> Adapter:
+        publish(*args)
+        raise asyncio.CancelledError  # what comes after it in the killed process never happens
+
     with monkeypatch.context() as patch:
-
-        async def killed(*_: object) -> bool:
-            raise asyncio.CancelledError
-
-        patch.setattr(scene.table, "succeed", killed)
+        patch.setattr(scene.store, "publish", publish_and_die)
         await scene.look()
         while not scene.store.list():  # noqa: ASYNC110  # it is done in a thread
             await asyncio.sleep(0.01)
         await scene.scheduler.close()
-    assert scene.row(job_id)["status"] == "running"
+    assert (scene.row(job_id)["status"], scene.row(job_id)["phase"]) == ("running", "checking")
     scene.open()
     row = await scene.finished(job_id)
     assert (row["status"], row["adapter_id"]) == ("succeeded", f"{BASE}:shop@v1")
     assert len(scene.store.list()) == 1
+
+
+async def test_two_hubs_that_check_the_same_adapter_publish_it_once(scene: Scene) -> None:
+    """As while a redeployment has the old process and the new one."""
+    job_id = await scene.trained()
+    scene.engine.may_answer.clear()
+    old, new = scene.scheduler, scene.open()
+    await asyncio.gather(old.look(), new.look())
+    await asyncio.sleep(0.1)
+    scene.engine.may_answer.set()
+    assert (await scene.finished(job_id))["status"] == "succeeded"
+    await asyncio.sleep(0.3)
+    assert [adapter.adapter_id for adapter in scene.store.list()] == [f"{BASE}:shop@v1"]
+    assert scene.rows.messages(job_id).count(f"The adapter is published as {BASE}:shop@v1.") == 1
+    await old.close()
 
 
 async def test_cancel_while_the_adapter_is_asked_leaves_nothing(scene: Scene) -> None:
