@@ -37,16 +37,13 @@ def train_on_workers(task: WorkerTask, *, workers: int) -> WorkerResult:
         HubError: What the training failed with.
         WorkersDiedError: A worker died `MAX_FAILURES` times more; the last reason is in the message.
     """
-    cards = int(ray.cluster_resources().get("GPU", 0))
-    shares_cards = cards > 0 and not 1 < workers <= cards
-    resources = {"CPU": WORKER_CPUS} | ({"GPU": SHARED_GPU if shares_cards else OWN_GPU} if cards else {})
+    scaling, backend = scale(workers, cards=int(ray.cluster_resources().get("GPU", 0)))
     shutil.rmtree(task.folder.ray, ignore_errors=True)  # of a start that was killed
     trainer = TorchTrainer(
         _work_here,
         train_loop_config={"task": task},
-        # NCCL refuses two workers on one card.
-        torch_config=TorchConfig(backend="nccl" if 0 < workers <= cards else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=cards > 0, resources_per_worker=resources),
+        torch_config=TorchConfig(backend=backend),
+        scaling_config=scaling,
         run_config=RunConfig(
             name=f"{task.job_id}-{task.attempt}",
             storage_path=str(task.folder.ray),
@@ -67,6 +64,20 @@ def train_on_workers(task: WorkerTask, *, workers: int) -> WorkerResult:
     if not isinstance(outcome, WorkerResult):
         raise InternalError("The training gave no result; the log of its job says why.")
     return outcome
+
+
+def scale(workers: int, *, cards: int) -> tuple[ScalingConfig, str]:
+    """Return what the workers ask Ray for, and how they talk to each other.
+
+    Args:
+        cards: Graphics cards of the cluster.
+    """
+    resources = {"CPU": WORKER_CPUS}
+    if cards:
+        resources["GPU"] = OWN_GPU if 1 < workers <= cards else SHARED_GPU
+    # NCCL refuses two workers on one card.
+    backend = "nccl" if workers <= cards else "gloo"
+    return ScalingConfig(num_workers=workers, use_gpu=cards > 0, resources_per_worker=resources), backend
 
 
 def _work_here(config: dict[str, Any]) -> WorkerResult | HubError | None:
