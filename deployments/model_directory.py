@@ -14,8 +14,8 @@ from aihub.chat.routing import ModelCandidate, ModelState
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, NotFoundError, OverloadedError
 from aihub.core.health import PartHealth
-from aihub.models.configuration import HubConfiguration
 from aihub.finetuning.adapter_ids import find_adapter_id
+from aihub.models.configuration import HubConfiguration
 from aihub.models.service import AdapterView, ModelManager, ModelsReport
 from deployments.handles import AppConnection
 from deployments.llm_app import app_name

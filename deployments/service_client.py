@@ -86,7 +86,7 @@ def embedder_client(embeddings: AppConnection) -> Embedder:
 
 
 def adapters_client(models: AppConnection, prefix: str, refresh: Callable[[], Awaitable[None]]) -> AdapterService:
-    """Return the adapters of the models' application; after each change `refresh` is awaited, so that the next request sees it."""
+    """Return the adapters of the models' application; `refresh` is awaited after each change, which the next request sees."""
 
     def refreshed(method: str) -> Callable[..., Awaitable[Any]]:
         async def change(*args: Any, **options: Any) -> Any:

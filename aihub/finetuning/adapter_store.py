@@ -260,7 +260,9 @@ def _read_state(folder: Path) -> NameState:
     except FileNotFoundError:
         return NameState()
     except (OSError, ValidationError) as error:
-        raise AdapterDamagedError(f"{folder / STATE} is damaged. Restore it, or delete it and promote a version again.") from error
+        raise AdapterDamagedError(
+            f"{folder / STATE} is damaged. Restore it, or delete it and promote a version again."
+        ) from error
 
 
 def _write_state(folder: Path, state: NameState) -> None:

@@ -108,10 +108,9 @@ class Adapters:
     async def merge(self, principal: Principal, adapter_id: str) -> MergeReport:
         adapter = await self._own(principal, adapter_id)
         async with self._merge_turn:  # each takes the memory of a whole model
-            target = await run_to_end(self._merge, adapter)
+            report = await run_to_end(self._merge, adapter)
         await self._models_changed()
-        size_bytes = sum(path.stat().st_size for path in target.iterdir())
-        return MergeReport(model_id=target.name, path=str(target), size_bytes=size_bytes)
+        return report
 
     async def _own(self, principal: Principal, adapter_id: str) -> Adapter:
         adapter = await asyncio.to_thread(self._store.get, adapter_id)
@@ -132,15 +131,15 @@ class Adapters:
             return
         await run_to_end(self._store.purge, retired)
 
-    def _merge(self, adapter: Adapter) -> Path:
-        """Write the model and return its folder; nothing is there after a failure."""
+    def _merge(self, adapter: Adapter) -> MergeReport:
+        """Write the model; nothing is there after a failure."""
         base = self._find_folder(adapter.id.base)
         if base is None:
             raise ConflictError(f"{adapter.id.base} is not installed any more; merging needs it.", code="base_missing")
         if read_json(base / "config.json").get("quantization_config") is not None:
             raise ConflictError(
-                f"The weights of {adapter.id.base} are quantised, so nothing can be added to them. {adapter.adapter_id} is served "
-                "beside its base as it is.",
+                f"The weights of {adapter.id.base} are quantised, so nothing can be added to them. {adapter.adapter_id} is "
+                "served beside its base as it is.",
                 code="base_quantized",
             )
         target = self._models_path / merged_model_id(adapter.id)
@@ -149,7 +148,9 @@ class Adapters:
         needed_bytes = sum(path.stat().st_size for path in base.glob("*.safetensors")) + SPARE_BYTES
         self._models_path.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self._models_path).free < needed_bytes:
-            raise ConflictError(f"Merging needs {needed_bytes / 2**30:.1f} GiB on the disk of {self._models_path}.", code="disk_full")
+            raise ConflictError(
+                f"Merging needs {needed_bytes / 2**30:.1f} GiB on the disk of {self._models_path}.", code="disk_full"
+            )
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # of a killed process
         partial.mkdir()
@@ -160,7 +161,8 @@ class Adapters:
             move_into_place(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return target
+        size_bytes = sum(path.stat().st_size for path in target.iterdir())
+        return MergeReport(model_id=target.name, path=str(target), size_bytes=size_bytes)
 
 
 def merged_model_id(adapter_id: AdapterId) -> str:

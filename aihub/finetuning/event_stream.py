@@ -9,6 +9,8 @@ from aihub.finetuning.tables.jobs import RESTING, JobTable
 
 POLL_S = 1.0
 PAGE_EVENTS = 200
+LOOK_BACK = 50
+"""Numbers before the newest one seen that are read again: of two writers, the one with the lower number may commit later."""
 
 
 async def follow_events(
@@ -21,18 +23,21 @@ async def follow_events(
     Raises:
         NotFoundError: There is no such job.
     """
-    was_resting = False
+    newest, seen, was_resting = after, set[int](), False
     while True:
         try:
             # The state first: what is told with the last change of it is then among the events.
             is_resting = (await jobs.get(tenant, job_id)).status in RESTING
-            page = await events.following(tenant, job_id, limit=PAGE_EVENTS, after=after)
+            page = await events.following(tenant, job_id, limit=PAGE_EVENTS, after=max(after, newest - LOOK_BACK))
         except StorageUnavailableError:
             await asyncio.sleep(poll_s)
             continue
         for event in page:
-            after = event.number
-            yield event
+            if event.number not in seen:
+                newest = max(newest, event.number)
+                seen.add(event.number)
+                yield event
+        seen = {number for number in seen if number > newest - LOOK_BACK}
         if len(page) == PAGE_EVENTS:
             continue
         if is_resting and was_resting:

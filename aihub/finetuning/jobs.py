@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from aihub.core.concurrency import run_to_end
-from aihub.core.errors import ConflictError, InternalError
+from aihub.core.errors import ConflictError, InternalError, OverloadedError
 from aihub.core.postgres import Database
 from aihub.core.principal import Principal
 from aihub.core.schemas import Page
@@ -26,6 +27,9 @@ from aihub.finetuning.serializers import checkpoint_object, event_object, job_ob
 from aihub.finetuning.tables.events import EventTable, event_number
 from aihub.finetuning.tables.jobs import JobRecord, JobTable, NewJob, new_job_id
 from aihub.finetuning.tables.wishes import Decide, WishTable, decide_cancel, decide_pause, decide_resume
+
+MAX_STREAMS = 64
+"""Clients that follow events at a time; each asks the database every second and holds one of this process's calls."""
 
 
 def no_names() -> Sequence[str]:
@@ -75,6 +79,7 @@ class FineTuningJobs:
             max_rank=max_rank,
             estimate=estimate,
         )
+        self._streams = 0
         self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def remove_leftovers(self) -> None:
@@ -139,12 +144,15 @@ class FineTuningJobs:
     ) -> AsyncGenerator[FineTuningEvent, None]:
         """Yield events as they come; see `FineTuningService.event_stream`."""
         start = 0 if after is None else event_number(after)
-        events = follow_events(self._jobs, self._events, principal.tenant_id, job_id, after=start)
+        if self._streams >= MAX_STREAMS:
+            raise OverloadedError("Too many clients follow trainings. Ask for the job again and again instead.", retry_after_s=30)
+        self._streams += 1
         try:
-            async for event in events:
-                yield event_object(event)
+            async with aclosing(follow_events(self._jobs, self._events, principal.tenant_id, job_id, after=start)) as events:
+                async for event in events:
+                    yield event_object(event)
         finally:
-            await events.aclose()
+            self._streams -= 1
 
     async def checkpoints(
         self, principal: Principal, job_id: str, *, limit: int, after: str | None

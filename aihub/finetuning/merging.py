@@ -6,22 +6,29 @@ from pathlib import Path
 from aihub.core.model_folder import check_model_folder
 from aihub.core.progress import Progress
 
-COPIED = ("generation_config.json", "chat_template.jinja", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt")
+COPIED = (
+    "generation_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def merge_adapter(base: Path, target: Path, progress: Progress, *, adapter: str) -> None:
-    """Write the merged weights with tokenizer, chat template and configuration into an empty folder; heavy, see `run_in_subprocess`.
+    """Write the merged weights with tokenizer, chat template and configuration into an empty folder; see `run_in_subprocess`.
 
     Weights keep the type they are stored in.
 
     Raises:
         ConfigurationError: The base holds something that may carry code.
     """
+    check_model_folder(base)
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    check_model_folder(base)
     progress("Reading the model", 0.0)
     with torch.inference_mode():
         model = AutoModelForCausalLM.from_pretrained(

@@ -77,7 +77,11 @@ class FineTuningService(Protocol):
     def event_stream(
         self, principal: Principal, job_id: str, after: str | None = None
     ) -> "AsyncGenerator[FineTuningEvent, None]":
-        """Yield events behind `after`, oldest first, as they come; ends when the job goes on no more by itself."""
+        """Yield events behind `after`, oldest first, as they come; ends when the job goes on no more by itself.
+
+        Raises:
+            OverloadedError: Too many clients follow jobs.
+        """
         ...
 
     async def checkpoints(
@@ -92,7 +96,7 @@ class FineTuningService(Protocol):
 
 
 class AdapterService(Protocol):
-    """Trained adapters. A name that is none raises `InvalidRequestError`; one of nothing, or another tenant's, `NotFoundError`."""
+    """Trained adapters. A name that is none raises `InvalidRequestError`; one that the tenant lacks, `NotFoundError`."""
 
     async def list(self, principal: Principal) -> "Sequence[AdapterReport]":
         """Every version, the newest of each name first."""

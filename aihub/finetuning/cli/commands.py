@@ -132,7 +132,8 @@ def rollback(
     """Put the version before the one in use back in use."""
 
     def show(previous: Answer) -> None:
-        tables.print_text(f"{previous['alias']} is {previous['id']} again.")
+        is_now = f"is {previous['id']} again" if previous["id"] else "stands for no version now"
+        tables.print_text(f"{previous['alias']} {is_now}.")
 
     _with_hub(lambda hub: _print(hub.change_adapter("rollback", adapter), show, as_json=as_json))
 

@@ -153,7 +153,7 @@ class InstalledModels:
         wanted = [(llm.max_num_seqs, support), (small_batch, support)]
         if support.refusal is None:
             wanted.append((small_batch, _NO_ROOM))
-        for max_num_seqs, support in wanted:  # noqa: B007  # the last one tried is taken
+        for max_num_seqs, support in wanted:  # the last one tried is taken
             requirement = estimate(
                 found.path,
                 context_tokens=context_tokens,

@@ -100,11 +100,13 @@ class MemoryLedger:
 
     def held_bytes(self, holder: str, device: str | None = None) -> int:
         """Reserved by one holder on one device, on all together when None; 0 when it holds nothing."""
-        return sum(self._held[key].size_bytes for key in self._keys(holder, device))
+        held = list(self._held.values())  # a copy: trainings are checked in a thread
+        return sum(one.size_bytes for one in held if one.holder == holder and device in {None, one.device})
 
     def holders(self, device: str) -> list[Reservation]:
         """Who holds memory of a device, largest first."""
-        return sorted((held for held in self._held.values() if held.device == device), key=lambda held: -held.size_bytes)
+        held = list(self._held.values())
+        return sorted((one for one in held if one.device == device), key=lambda one: -one.size_bytes)
 
     def trainings(self, device: str) -> list[Reservation]:
         """Trainings that hold memory of a device, largest first."""

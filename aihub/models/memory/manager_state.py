@@ -154,7 +154,7 @@ class ManagerState:
         record.used_at = self.wall_clock()
 
     def in_memory(self) -> list[ModelRecord]:
-        return [record for record in self.records.values() if record.state in IN_MEMORY]
+        return [record for record in list(self.records.values()) if record.state in IN_MEMORY]
 
     def pinned(self) -> list[ModelRecord]:
         """Pinned models that are in memory."""

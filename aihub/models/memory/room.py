@@ -65,7 +65,7 @@ class TrainingRoom:
         return tuple(sorted((held.holder, held.size_bytes) for held in self._manager_state.ledger.trainings(self.device)))
 
     def refuse_impossible(self, size_bytes: int) -> None:
-        """Refuse a training that does not fit, whatever is unloaded.
+        """Refuse a training that does not fit, whatever is unloaded. May be called in any thread.
 
         Raises:
             TrainingTooLargeError: It is larger than the device's budget, or than what pinned models leave of it.

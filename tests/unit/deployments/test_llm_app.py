@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,17 @@ def test_process_that_decides_on_loads_imports_neither_vllm_nor_torch() -> None:
     code = "import deployments.models, deployments.llm, sys; print(sorted({'vllm', 'torch'} & sys.modules.keys()))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_engine_is_told_of_adapters_where_the_model_can_have_some() -> None:
+    llm = load_profile("cpu").llm
+    assert llm.adapters is not None
+    without = engine_kwargs(spec("cpu"), llm, 0.0)
+    assert not any("lora" in name for name in without)
+    kwargs = engine_kwargs(replace(spec("cpu"), adapter_modules=("q_proj", "up_proj")), llm, 0.0)
+    assert {name: value for name, value in kwargs.items() if name not in without} == {
+        "enable_lora": True,
+        "max_loras": llm.adapters.max_loaded,
+        "max_lora_rank": llm.adapters.max_rank,
+        "lora_target_modules": ["q_proj", "up_proj"],
+    }

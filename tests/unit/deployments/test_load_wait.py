@@ -64,7 +64,7 @@ class Directory(ModelDirectory):
     def _connection(self, model_id: str) -> AppConnection:
         return AppConnection("llm-" + model_id, model_id)
 
-    async def _engine(self, model_id: str) -> Any:
+    async def _engine(self, model_id: str, adapter_id: str | None) -> Any:
         return self.engine
 
 

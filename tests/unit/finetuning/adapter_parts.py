@@ -38,7 +38,9 @@ def report(*, base: float = 2.0, candidate: float = 1.0, current: float | None =
     )
 
 
-def manifest(*, base: str = BASE, name: str = "shop", tenant: str = "default", evaluation: EvaluationReport | None = None) -> AdapterManifest:
+def manifest(
+    *, base: str = BASE, name: str = "shop", tenant: str = "default", evaluation: EvaluationReport | None = None
+) -> AdapterManifest:
     return AdapterManifest(
         tenant_id=tenant,
         base_model=base,

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import random
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -205,7 +204,7 @@ def test_kill_at_any_moment_leaves_whole_versions_and_a_whole_state(tmp_path: Pa
         deadline_s = time.monotonic() + 10
         while len(list(folder.glob("v*"))) <= seen and time.monotonic() < deadline_s:
             time.sleep(0.001)
-        time.sleep(random.Random(seed).uniform(0, 0.03))
+        time.sleep(0.0027 * seed)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()

@@ -12,6 +12,7 @@ import pytest
 from aihub.core.errors import StorageUnavailableError
 from aihub.core.principal import Principal
 from aihub.finetuning import event_stream, routes
+from aihub.finetuning import jobs as job_service
 from tests.unit.conftest import assert_refused
 from tests.unit.documents.routes.document_hub import official_clients
 from tests.unit.finetuning.jobs_hub import JobsHub
@@ -115,3 +116,40 @@ async def test_a_stream_outlives_an_outage_of_postgresql(hub: JobsHub, monkeypat
     answer = await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")
     assert messages_of(answer.text)[0] == "The job was created and is queued."
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+async def test_so_many_clients_follow_and_one_that_leaves_makes_room(hub: JobsHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_service, "MAX_STREAMS", 1)
+    job_id = (await hub.created())["id"]
+    first = hub.jobs.event_stream(Principal(hub.tenant), job_id)
+    await anext(first)
+    answer = await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")
+    assert '"code": "overloaded"' in answer.text
+    await first.aclose()
+    await hub.set(job_id, status="cancelled")
+    answer = await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")
+    assert messages_of(answer.text)[0] == "The job was created and is queued."
+
+
+async def test_an_event_that_is_committed_behind_a_later_one_comes_and_none_comes_twice(hub: JobsHub) -> None:
+    job_id = (await hub.created())["id"]
+    received: list[str] = []
+
+    async def follow() -> None:
+        async for event in hub.jobs.event_stream(Principal(hub.tenant), job_id):
+            received.append(event.message)
+
+    following = asyncio.create_task(follow())
+    async with hub.database.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO finetuning_events (tenant_id, job_id, level, type, message) VALUES (%s, %s, 'info', 'message', 'slow')",
+            (hub.tenant, job_id),
+        )
+        await hub.told(job_id, "fast")
+        await asyncio.sleep(0.2)
+        assert received[-1] == "fast"
+    await asyncio.sleep(0.2)
+    await hub.set(job_id, status="succeeded")
+    await asyncio.wait_for(following, 5)
+    assert received[-2:] == ["fast", "slow"]
+    assert len(set(received)) == len(received)

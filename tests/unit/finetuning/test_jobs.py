@@ -11,6 +11,7 @@ from aihub.core.principal import Principal
 from aihub.finetuning.requests import from_openai
 from aihub.finetuning.schemas import FineTuningRequest, JobCreate
 from tests.unit.conftest import assert_refused
+from tests.unit.documents.routes.document_hub import official_clients
 from tests.unit.finetuning.jobs_hub import BASE, JobsHub
 
 
@@ -211,3 +212,20 @@ async def test_many_wishes_at_once_end_in_one_state_with_one_event_each_change(h
     events = (await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}/events")).json()["data"]
     assert [event["message"] for event in events].count("The job was cancelled.") == 1
     assert len(hub.nudges) == 2
+
+
+async def test_a_client_that_hangs_up_during_the_check_leaves_nothing(hub: JobsHub) -> None:
+    hub.checker.hold.clear()
+    file_id = await hub.uploaded()
+    async with official_clients(hub.app) as clients:
+        creation = asyncio.create_task(clients.asynchronous.fine_tuning.jobs.create(model=BASE, training_file=file_id))
+        await asyncio.wait_for(hub.checker.begun.wait(), 5)
+        assert len(hub.folders()) == 1
+        creation.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await creation
+        for _ in range(100):
+            if not hub.folders():
+                break
+            await asyncio.sleep(0.05)
+    assert (hub.folders(), await hub.job_ids(), hub.nudges) == ([], [], [])

@@ -10,12 +10,16 @@ from aihub.http.bodies import StrictRoute
 from tests.unit.conftest import assert_refused
 
 ROUTES = """
+DELETE /api/v1/adapters/{adapter_id:path}
 DELETE /api/v1/training/jobs/{job_id}
 DELETE /models/jobs/{job_id}
 DELETE /train/jobs/{job_id}
 DELETE /v1/files/{file_id}
+DELETE /v1/models/{model_id:path}
 DELETE /v1/vector_stores/{store_id}
 DELETE /v1/vector_stores/{store_id}/files/{file_id}
+GET /api/v1/adapters
+GET /api/v1/adapters/{adapter_id:path}
 GET /api/v1/models
 GET /api/v1/models/info
 GET /api/v1/models/status
@@ -58,6 +62,9 @@ GET /v1/vector_stores/{store_id}/file_batches/{batch_id}/files
 GET /v1/vector_stores/{store_id}/files
 GET /v1/vector_stores/{store_id}/files/{file_id}
 GET /v1/vector_stores/{store_id}/files/{file_id}/content
+POST /api/v1/adapters/merge
+POST /api/v1/adapters/promote
+POST /api/v1/adapters/rollback
 POST /api/v1/chat/completions
 POST /api/v1/models/clear_cache
 POST /api/v1/models/generation_config
