@@ -4,10 +4,13 @@ Builders run once per deploy inside the cluster. They read settings and the hard
 stores a fresh machine lacks, and bind undecorated classes with the profile's numbers.
 """
 
+import logging
+
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
 
+from aihub.core.errors import StorageUnavailableError
 from aihub.core.profiles import Profile, load_profile
 from aihub.core.settings import Settings, is_loopback, own_names, parse_names
 from aihub.models.memory.installed_models import DefaultModel
@@ -20,6 +23,8 @@ from aihub.models.store.default_models import (
 )
 from deployments.options import serve_options
 from deployments.ray_compat import read_listen_host
+
+logger = logging.getLogger(__name__)
 
 
 class AppArgs(BaseModel):
@@ -55,10 +60,19 @@ def build_embeddings(args: AppArgs) -> Application:
 
 def build_models(args: AppArgs) -> Application:
     """Build the `models` application: the registry and the lifecycle of local models. One replica, beside its state folder."""
+    from aihub.core.migrate import upgrade
     from deployments.models import Models
+    from deployments.stores import connect_stores
 
     settings = Settings()
     profile = read_profile(args, settings)
+    settings = connect_stores(settings)
+    assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
+    try:
+        upgrade(settings.database_url.get_secret_value())
+    except StorageUnavailableError as error:
+        # Models are served without PostgreSQL; fine-tuning waits for it.
+        logger.warning("%s", error.message)
     choice = select_chat_model(settings, profile)
     path = prepare_chat_model(choice.source, settings)
     key = str(hub_key(choice.source) or (choice.source if ":" in choice.source else f"local:{path.name}"))

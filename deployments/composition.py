@@ -36,7 +36,7 @@ from aihub.models.configuration import HubConfiguration
 from aihub.models.service import LifecycleService, ModelManager, RegistryService
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
-from deployments.models import ADAPTERS, REGISTRY
+from deployments.models import ADAPTERS, FINETUNING, REGISTRY
 from deployments.replica_metrics import ReplicaMetrics
 from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
@@ -147,7 +147,7 @@ class Composition:
             lifecycle=self.lifecycle,
             recsys=self.recsys,
             adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
-            finetuning=service_client(FineTuningService, self._models, prefix="finetuning_"),
+            finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

@@ -17,7 +17,7 @@ from aihub.core.profiles import Profile
 from aihub.core.settings import Settings
 from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.adapters import Adapters
-from aihub.finetuning.service import AdapterService
+from aihub.finetuning.service import AdapterService, FineTuningService
 from aihub.models.configuration import HubConfiguration
 from aihub.models.keys import parse_key
 from aihub.models.memory.device import (
@@ -42,6 +42,7 @@ from aihub.models.service import AdapterView, LifecycleService, ModelManager, Mo
 from aihub.models.store.default_models import default_digests, select_embedding_model
 from aihub.models.store.local import open_registry
 from aihub.models.store.registry import ModelRegistry
+from deployments.finetuning import FineTuning
 from deployments.llm_app import engine_dtype
 from deployments.model_host import ServeModelHost
 from deployments.model_prober import EngineProber
@@ -51,16 +52,15 @@ from deployments.service_client import offers
 logger = logging.getLogger(__name__)
 
 LIFECYCLE_FOLDER = "lifecycle"
-ADAPTERS = "adapters_"
-"""Before the names of the methods of `AdapterService`."""
-REGISTRY = "registry_"
-"""Before the names of the methods of `RegistryService`, some of which `LifecycleService` has too."""
+REGISTRY, ADAPTERS, FINETUNING = "registry_", "adapters_", "finetuning_"
+"""Before the names of the methods of `RegistryService`, `AdapterService` and `FineTuningService`; some occur in several."""
 
 
 @offers(RegistryService, "_registry", prefix=REGISTRY)
 @offers(AdapterService, "_adapters", prefix=ADAPTERS)
+@offers(FineTuningService, "_jobs", prefix=FINETUNING)
 class Models(LifecycleService, ModelManager):
-    """Called over its handle by the ingress; the methods of `RegistryService` bear names of their own, see `REGISTRY`.
+    """Called over its handle by the ingress; the methods of the services it holds bear names of their own, see `REGISTRY`.
 
     Args:
         default: The chat model that is loaded when nobody has chosen yet.
@@ -104,6 +104,16 @@ class Models(LifecycleService, ModelManager):
         self._lifecycle = await self._open_lifecycle(settings)
         await self._lifecycle.start()
         await self._adapters.start()
+        self._finetuning = FineTuning(
+            settings,
+            profile,
+            self._lifecycle,
+            lambda: self._models,
+            dtype=self._dtype,
+            published=self._adapters.refresh,
+        )
+        self._jobs = self._finetuning.jobs
+        self._finetuning.start()
         self._setup = asyncio.create_task(self._set_up())
 
     async def _open_lifecycle(self, settings: Settings) -> ModelLifecycle:
@@ -219,6 +229,7 @@ class Models(LifecycleService, ModelManager):
 
     async def __del__(self) -> None:
         self._setup.cancel()
+        await self._finetuning.close()
         await self._adapters.close()
         await self._lifecycle.close()
         await self._registry.close()

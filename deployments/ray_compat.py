@@ -9,7 +9,7 @@ from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
 from ray.experimental.internal_kv import _internal_kv_get
 
 from aihub.core.errors import ConfigurationError
-from aihub.recsys.training_jobs import JobServerError
+from aihub.core.job_server import JobServerError
 from deployments.ray_programs import rested
 
 

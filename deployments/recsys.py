@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 from aihub.core.cache import Cache
 from aihub.core.errors import ConflictError, HubError, InternalError, UnavailableError
 from aihub.core.health import PartHealth
+from aihub.core.job_server import JobServerError
 from aihub.core.logging import configure_logging
 from aihub.core.metrics import RequestMetrics
 from aihub.core.postgres import Database
@@ -50,7 +51,7 @@ from aihub.recsys.tables.open_runs import OpenRunTable
 from aihub.recsys.tables.runs import ENDED, TRAINING_DIED, RunRecord, TrainingRunTable
 from aihub.recsys.trainers import choose_loader, with_defaults
 from aihub.recsys.training import TrainingPlace
-from aihub.recsys.training_jobs import JobServerError, TrainingCleanup, TrainingWatch
+from aihub.recsys.training_jobs import TrainingCleanup, TrainingWatch, training_command
 from deployments.local_fast_path import RECSYS, socket_path
 from deployments.training_jobs import TrainingJobs
 
@@ -102,9 +103,9 @@ class Recsys(TrainingService):
         tenant = principal.tenant_id
         run = await self._runs.create(tenant, store_id, model_type, chosen)
         try:
-            await asyncio.to_thread(
-                self._jobs.submit, run.id, 1, tenant=tenant, store_id=store_id, model_type=model_type, parameters=chosen
-            )
+            command = training_command(run.id, tenant=tenant, store_id=store_id, model_type=model_type, parameters=chosen)
+            metadata = {"store_id": str(store_id), "model_type": model_type}
+            await asyncio.to_thread(self._jobs.submit, command, run.id, 1, metadata=metadata)
         except JobServerError as error:
             logger.warning("A training job was not taken: %s", error)
             message = "The cluster takes no jobs now. Try again in half a minute."

@@ -1,51 +1,50 @@
 """Ray jobs that train: submitted to the cluster's own job server, so that they outlive Serve's restarts."""
 
-import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from aihub.recsys.training_jobs import JobServerError, JobState
+from aihub.core.job_server import JobServerError, JobState
 from deployments.ray_compat import find_job_server
 
 ROOT = Path(__file__).resolve().parents[1]
+JOB_VARIABLES = {
+    "RAY_JOB_STOP_WAIT_TIME_S": "5",
+    # Threads of OpenMP that wait for each other would burn the cores that serving needs.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Of a job's processes, its workers included."""
 
 
 class TrainingJobs:
-    """Blocking. One job per start of a training, named as its row in `ai_training_log`, from the second on with a number."""
+    """Blocking; satisfies `Jobs`. A job is named as the row of its training, from the second start on with a number."""
 
     def __init__(self) -> None:
         self._client: JobSubmissionClient | None = None
 
-    def submit(
-        self, run_id: str, attempt: int, *, tenant: str, store_id: int, model_type: str, parameters: dict[str, Any]
-    ) -> None:
+    def submit(self, command: Sequence[str], name: str, attempt: int, *, metadata: Mapping[str, str]) -> None:
         """Start a training.
 
         Raises:
             JobServerError: The job server does not take it.
         """
-        command = [sys.executable, "-m", "training.run", "--run-id", run_id, "--tenant", tenant]
-        command += ["--store-id", str(store_id), "--model-type", model_type, "--parameters", json.dumps(parameters)]
         # On a machine with two clusters Ray tells a job, and what the job starts, the address of either.
         cluster = ray.get_runtime_context().gcs_address
-        command += ["--cluster", cluster]
         with self._server() as server:
             server.submit_job(
-                entrypoint=shlex.join(command),
-                submission_id=job_name(run_id, attempt),
-                metadata={"store_id": str(store_id), "model_type": model_type},
+                entrypoint=shlex.join([sys.executable, "-m", *command, "--cluster", cluster]),
+                submission_id=job_name(name, attempt),
+                metadata=dict(metadata),
                 # The working directory is the project's, as for every process of the hub.
-                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster, "RAY_JOB_STOP_WAIT_TIME_S": "10"}},
+                runtime_env={"env_vars": JOB_VARIABLES | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster}},
             )
 
-    def state(self, run_id: str, attempt: int) -> JobState:
+    def state(self, name: str, attempt: int) -> JobState:
         """Tell what became of a job.
 
         Raises:
@@ -53,7 +52,7 @@ class TrainingJobs:
         """
         with self._server() as server:
             try:
-                status = server.get_job_status(job_name(run_id, attempt))
+                status = server.get_job_status(job_name(name, attempt))
             except RuntimeError as error:
                 if "status code 404" in str(error):
                     return "unknown"
@@ -62,14 +61,14 @@ class TrainingJobs:
             return "alive"
         return "stopped" if status == JobStatus.STOPPED else "ended"
 
-    def stop(self, run_id: str, attempt: int) -> None:
+    def stop(self, name: str, attempt: int) -> None:
         """End a job's processes, by force after ten seconds; one that has ended stays as it is.
 
         Raises:
             JobServerError: The job server does not answer.
         """
         with self._server() as server:
-            server.stop_job(job_name(run_id, attempt))
+            server.stop_job(job_name(name, attempt))
 
     @contextmanager
     def _server(self) -> Iterator[JobSubmissionClient]:
@@ -82,5 +81,5 @@ class TrainingJobs:
             raise JobServerError(str(error)) from error
 
 
-def job_name(run_id: str, attempt: int) -> str:
-    return run_id if attempt == 1 else f"{run_id}-{attempt}"
+def job_name(name: str, attempt: int) -> str:
+    return name if attempt == 1 else f"{name}-{attempt}"

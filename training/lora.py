@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
 from aihub.core.model_folder import check_model_folder
@@ -32,7 +31,7 @@ from aihub.finetuning.results import (
 )
 from aihub.finetuning.settings import FineTuningSettings
 from training.adapters import choose_device, choose_precision, load_model, read_context_tokens, switch_to_evaluation
-from training.batches import IGNORED, Batch, TokenSequence, build_batch, shuffled
+from training.batches import Batch, TokenSequence, build_batch, shuffled
 from training.checkpoints import (
     CheckpointFolder,
     TrainingState,
@@ -42,6 +41,7 @@ from training.checkpoints import (
     trained_parameters,
 )
 from training.data_parallel import is_true_anywhere, read_rank, read_world_size, sum_gradients, sum_over_workers
+from training.losses import sum_loss
 from training.training_data import TrainingData, prepare_data
 
 
@@ -55,6 +55,7 @@ def train(
     validation: Sequence[Example] = (),
     base_name: str | None = None,
     report: Report = ignore_report,
+    saved: Report = ignore_report,
     cancelled: Cancelled = never_cancelled,
 ) -> TrainedAdapter:
     """Train an adapter, or go on from the last checkpoint in `work`, and write it to `output`. Blocking.
@@ -66,6 +67,7 @@ def train(
         validation: Examples to evaluate on; `settings.validation_share` of `examples` when there are none.
         base_name: Written into the adapter as the model it belongs to; the folder's name when None.
         report: Called after each step, by rank 0.
+        saved: Called with the report of a step whose checkpoint was written, by rank 0.
         cancelled: Asked between steps and, with one worker, between forward passes.
 
     Raises:
@@ -80,7 +82,7 @@ def train(
     device = choose_device()
     model = load_model(base, settings, base_name=base_name or base.name, device=device)
     checkpoints = CheckpointFolder(work, data.fingerprint)
-    training = _Training(model, data, settings, checkpoints, report, cancelled)
+    training = _Training(model, data, settings, checkpoints, report, saved, cancelled)
     training.run()
     metrics = training.finish()
     if read_rank() == 0:
@@ -100,11 +102,13 @@ class _Training:
         settings: FineTuningSettings,
         checkpoints: CheckpointFolder,
         report: Report,
+        saved: Report,
         cancelled: Cancelled,
     ) -> None:
         self._model, self._data, self._settings = model, data.learned, settings
         self._evaluation, self._padding_id = data.held_out, data.padding_id
-        self._checkpoints, self._report_step, self._cancelled = checkpoints, report, cancelled
+        self._checkpoints, self._cancelled = checkpoints, cancelled
+        self._report_step, self._report_saved = report, saved
         self._device: torch.device = model.device
         self._precision = choose_precision(settings, self._device)
         self._parameters = [parameter for _, parameter in trained_parameters(model)]
@@ -194,7 +198,7 @@ class _Training:
         for batch in self._batches(chosen[rank::workers]):
             if workers == 1:
                 self._stop_if_cancelled()
-            loss = self._sum_loss(batch) / trained_tokens
+            loss = sum_loss(self._model, batch, self._precision) / trained_tokens
             loss.backward()
             total += loss.detach()
         sum_gradients(self._parameters)
@@ -223,17 +227,6 @@ class _Training:
                 device=self._device,
             )
 
-    def _sum_loss(self, batch: Batch) -> torch.Tensor:
-        """Cross entropy in nats, summed over the trained tokens; logits are computed where a row has one of them."""
-        places = (batch.labels != IGNORED).any(dim=0).nonzero().squeeze(1)
-        labels = batch.labels[:, places].flatten()
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._precision == torch.bfloat16):
-            output = self._model(
-                input_ids=batch.input_ids, position_ids=batch.position_ids, logits_to_keep=places, use_cache=False
-            )
-        logits = output.logits.flatten(0, 1)[labels != IGNORED].float()
-        return functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum")
-
     def _evaluate(self) -> None:
         state, workers = self._state, read_world_size()
         switch_to_evaluation(self._model)
@@ -242,7 +235,7 @@ class _Training:
             for batch in self._batches(self._evaluation.sequences[read_rank() :: workers]):
                 if workers == 1:
                     self._stop_if_cancelled()
-                total += self._sum_loss(batch)
+                total += sum_loss(self._model, batch, self._precision)
         state.eval_loss = float(sum_over_workers(total)) / self._evaluation.trained_tokens
         state.evaluated_step = state.step
         if state.step == 0:
@@ -258,6 +251,7 @@ class _Training:
         self._state.scheduler = self._schedule.state_dict()
         self._checkpoints.save(self._model, self._optimizer, self._state)
         self._saved_step = self._state.step
+        self._report_saved(self._describe())
 
     def _stop_if_cancelled(self) -> None:
         if is_true_anywhere(self._cancelled(), self._device):

@@ -48,7 +48,7 @@ def prepare_data(
     Raises:
         InvalidRequestError: Nothing to learn is left, early stopping has nothing to go by, or the template refuses an example.
     """
-    learned, held_out = _split(list(examples), list(validation), settings)
+    learned, held_out = split_examples(examples, validation, settings)
     max_tokens = min(settings.max_tokens, context_tokens or settings.max_tokens)
     data = encode_examples(chat, learned, max_tokens)
     evaluation = encode_examples(chat, held_out, max_tokens)
@@ -66,11 +66,12 @@ def prepare_data(
     return TrainingData(data, evaluation, padding_id, _fingerprint(settings, data, evaluation))
 
 
-def _split(
-    examples: list[Example], validation: list[Example], settings: FineTuningSettings
+def split_examples(
+    examples: Sequence[Example], validation: Sequence[Example], settings: FineTuningSettings
 ) -> tuple[list[Example], list[Example]]:
+    """Return what is learned and what is held out: the validation examples, else a share of the others, the same each time."""
     if validation or settings.validation_share == 0 or len(examples) < 2:
-        return examples, validation
+        return list(examples), list(validation)
     order = shuffled(len(examples), seed=settings.seed, epoch=SPLIT_EPOCH)
     count = max(1, round(len(examples) * settings.validation_share))
     return [examples[n] for n in sorted(order[count:])], [examples[n] for n in sorted(order[:count])]

@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from aihub.core.errors import ConfigurationError, InternalError, InvalidRequestError, StorageUnavailableError
+from aihub.core.errors import ConfigurationError, HubError, InternalError, InvalidRequestError, StorageUnavailableError
 from aihub.core.health import PartHealth
 
 MIN_POSTGRES_MAJOR = 14
@@ -65,6 +65,7 @@ class Database:
         self._pool_size = pool_size
         self._timeout_s = timeout_s
         self._pool: AsyncConnectionPool[Connection] | None = None
+        self._is_awaited = False
 
     async def open(self) -> None:
         """Connect and check the server.
@@ -91,6 +92,21 @@ class Database:
                 reconnect_timeout=3.0,
             )
             await self._pool.open(wait=True, timeout=max(5.0, self._timeout_s))
+
+    async def open_patiently(self, pause_s: float) -> None:
+        """Try to open until it works; what is asked meanwhile is refused as while PostgreSQL is away.
+
+        Args:
+            pause_s: Between two tries.
+        """
+        self._is_awaited = True
+        while True:
+            try:
+                await self.open()
+                return
+            except HubError as error:
+                logger.warning("%s Next try in %g s.", error.message, pause_s)
+            await asyncio.sleep(pause_s)
 
     async def close(self) -> None:
         """Close all connections; harmless when not open."""
@@ -143,6 +159,8 @@ class Database:
     @asynccontextmanager
     async def _borrow(self) -> AsyncIterator[Connection]:
         if self._pool is None:
+            if self._is_awaited:
+                raise StorageUnavailableError("The database does not answer. Try again in a few seconds.")
             raise InternalError("The database is not open.")
         async with self._pool.connection() as connection:
             yield connection

@@ -42,6 +42,16 @@ class JobFolder:
         return self.path / "adapter"
 
     @property
+    def questions(self) -> Path:
+        """What the serving engine is asked before the adapter is published; see `aihub.finetuning.questions`."""
+        return self.path / "questions.json"
+
+    @property
+    def ray(self) -> Path:
+        """Notes that Ray Train keeps while it runs."""
+        return self.path / "ray"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's logs, which stay after the job's end."""
         return self.path / "tensorboard"

@@ -4,14 +4,16 @@ What was started twice does no harm: the process that holds the lock of a store 
 """
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from aihub.core.concurrency import run_to_end
 from aihub.core.errors import HubError
+from aihub.core.job_server import Jobs, JobServerError
 from aihub.recsys.open_models import find_leftovers, remove_leftovers
 from aihub.recsys.tables.open_runs import OpenRun, OpenRunTable
 from aihub.recsys.tables.runs import CANCELLED, HEARTBEAT_S, TrainingRunTable, training_died
@@ -29,24 +31,11 @@ CANCEL_PATIENCE_S = 20.0
 """After which a training that was asked to stop is ended from outside."""
 MOST_STARTS = 3
 
-JobState = Literal["alive", "stopped", "ended", "unknown"]
-"""What became of a job; `stopped`: by hand, `unknown`: the cluster was started anew since."""
 
-
-class JobServerError(RuntimeError):
-    """The cluster's job server does not answer, or refuses."""
-
-
-class Jobs(Protocol):
-    """One job per start of a training. All three block and raise `JobServerError`."""
-
-    def submit(
-        self, run_id: str, attempt: int, *, tenant: str, store_id: int, model_type: str, parameters: dict[str, Any]
-    ) -> None: ...
-
-    def state(self, run_id: str, attempt: int) -> JobState: ...
-
-    def stop(self, run_id: str, attempt: int) -> None: ...
+def training_command(run_id: str, *, tenant: str, store_id: int, model_type: str, parameters: Mapping[str, Any]) -> list[str]:
+    """Return the module that trains, and its arguments."""
+    command = ["training.run", "--run-id", run_id, "--tenant", tenant, "--store-id", str(store_id)]
+    return [*command, "--model-type", model_type, "--parameters", json.dumps(dict(parameters))]
 
 
 class TrainingWatch:
@@ -112,15 +101,15 @@ class TrainingWatch:
         attempt = run.attempts + 1
         logger.warning("Training %s died; start %d of %d.", run.id, attempt, MOST_STARTS)
         try:
-            await asyncio.to_thread(
-                self._jobs.submit,
+            command = training_command(
                 run.id,
-                attempt,
                 tenant=run.tenant_id,
                 store_id=run.store_id,
                 model_type=run.model_type,
                 parameters=run.hyper_parameters,
             )
+            metadata = {"store_id": str(run.store_id), "model_type": run.model_type}
+            await asyncio.to_thread(self._jobs.submit, command, run.id, attempt, metadata=metadata)
         except JobServerError:
             # The refusal may have come for a job that was taken, its first answer being lost: such a start counts.
             if await asyncio.to_thread(self._jobs.state, run.id, attempt) == "unknown":

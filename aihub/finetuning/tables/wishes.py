@@ -77,9 +77,7 @@ def decide_resume(job_id: str, job: JobState) -> Change | None:
             code="invalid_job_state",
         )
     if job.status in {"paused", "interrupted"} or (job.status == "failed" and job.has_work):
-        change: LiteralString = (
-            "status = 'queued', phase = 'waiting', error = NULL, attempts = 0, heartbeat_at = NULL, ended_at = NULL"
-        )
+        change: LiteralString = "status = 'queued', phase = 'waiting', error = NULL, heartbeat_at = NULL, ended_at = NULL"
         return Change(_AT_ONCE + change, NewEvent("The job was resumed and is queued."))
     reason = "has no checkpoint to go on from. Start a new job" if job.status == "failed" else "cannot be resumed"
     raise _refuse(job_id, job.status, reason)

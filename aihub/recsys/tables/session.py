@@ -11,7 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from aihub.core.errors import HubError, StorageUnavailableError
-from aihub.recsys.data.connections import STATEMENT_TIMEOUT_S, connect, limited
+from aihub.core.postgres_connection import STATEMENT_TIMEOUT_S, connect, limited
 from aihub.recsys.tables.runs import HEARTBEAT_S, INSERT_RUN, IS_OPEN, LOCK_NUMBER, UPSERT_STATUS, already_training, new_run_id
 
 logger = logging.getLogger(__name__)

@@ -188,3 +188,20 @@ def test_server_below_the_floor_is_refused(version: int, pgvector: str | None, c
 @pytest.mark.parametrize("pgvector", ["0.8.2", "0.8.10", "0.9.0", "1.0"])
 def test_server_at_or_above_the_floor_is_accepted(pgvector: str) -> None:
     check_server(140_000, pgvector)
+
+
+async def test_server_that_comes_later_is_waited_for_and_refused_as_unavailable_meanwhile(server: ExternalPostgres) -> None:
+    server.crash()
+    database = Database(server.url, timeout_s=1.0)
+    opening = asyncio.create_task(database.open_patiently(0.1))
+    try:
+        await asyncio.sleep(0.3)
+        with pytest.raises(StorageUnavailableError):
+            await ask(database)
+        assert not opening.done()
+        server.start()
+        await asyncio.wait_for(opening, 20)
+        assert await ask(database) == 1
+    finally:
+        opening.cancel()
+        await database.close()

@@ -199,7 +199,7 @@ async def test_a_failed_job_with_a_checkpoint_goes_on_and_its_error_is_gone(hub:
     (hub.folder(job_id).work / "checkpoint-5").mkdir(parents=True)
     job = (await hub.http.post(f"/v1/fine_tuning/jobs/{job_id}/resume")).json()
     assert (job["status"], job["error"], job["finished_at"]) == ("queued", None, None)
-    assert (job["hub"]["attempts"], job["hub"]["phase"]) == (0, "waiting")
+    assert (job["hub"]["attempts"], job["hub"]["phase"]) == (3, "waiting")
     events = (await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}/events")).json()["data"]
     assert events[0]["message"] == "The job was resumed and is queued."
 

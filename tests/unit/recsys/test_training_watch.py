@@ -1,8 +1,11 @@
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aihub.core.job_server import JobServerError, JobState
 from aihub.core.postgres import Database
 from aihub.recsys import training_jobs
 from aihub.recsys.data.mapping import load_mapping
@@ -12,7 +15,7 @@ from aihub.recsys.tables.open_runs import OpenRunTable
 from aihub.recsys.tables.runs import RunRecord, TrainingRunTable
 from aihub.recsys.tables.session import TrainingSession
 from aihub.recsys.training import TrainingPlace, train
-from aihub.recsys.training_jobs import JobServerError, JobState, TrainingWatch
+from aihub.recsys.training_jobs import TrainingWatch
 from tests.unit.recsys.model_parts import SmallTrainer
 from tests.unit.recsys.shop_parts import MONDAY_S, Shop
 
@@ -27,13 +30,13 @@ class FakeJobs:
         self.is_away = False
         self.loses_answers = False
 
-    def submit(self, run_id: str, attempt: int, *, parameters: dict[str, Any], **_: Any) -> None:
+    def submit(self, command: Sequence[str], run_id: str, attempt: int, *, metadata: Mapping[str, str]) -> None:
         if self.is_away:
             raise JobServerError("no agent")
         self.states[run_id, attempt] = "alive"
         if self.loses_answers:
             raise JobServerError("connection reset")
-        self.parameters = parameters
+        self.parameters = json.loads(command[command.index("--parameters") + 1])
 
     def state(self, run_id: str, attempt: int) -> JobState:
         return self.states.get((run_id, attempt), "unknown")
@@ -53,7 +56,7 @@ class Scene:
 
     async def started(self) -> str:
         run = await self.runs.create(self.shop.tenant, 1, "recommendation", {"dim": 50})
-        self.jobs.submit(run.id, 1, parameters={})
+        self.jobs.states[run.id, 1] = "alive"
         return run.id
 
     async def begun_and_died(self) -> str:

@@ -45,7 +45,10 @@ def losses_of(base: Path, folder: Path, **changes: Any) -> list[float]:
     return watch.losses
 
 
-@pytest.mark.parametrize("name", ["lora", "adapters", "batches", "checkpoints", "data_parallel", "training_data"])
+NO_RAY = ["lora", "adapters", "batches", "checkpoints", "data_parallel", "evaluation", "losses", "training_data", "worker"]
+
+
+@pytest.mark.parametrize("name", NO_RAY)
 def test_the_loop_knows_no_ray(name: str) -> None:
     used = {module.partition(".")[0] for module in imports(ROOT / "training" / f"{name}.py")}
     assert "torch" in used or name == "training_data"
@@ -232,7 +235,7 @@ def test_base_in_bfloat16_learns_with_weights_of_the_adapter_in_float32(base: Pa
 def test_loss_that_is_no_number_ends_the_training_and_leaves_no_adapter(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.lora.functional.cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
+    monkeypatch.setattr("training.losses.functional.cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
     with pytest.raises(TrainingDivergedError, match="At step 1 the loss is no number"):
         run(base, tmp_path)
     assert not (tmp_path / "adapter").exists()

@@ -31,6 +31,7 @@ def upgrade() -> None:
             wait_reason text,
             need_bytes bigint NOT NULL,
             attempts integer NOT NULL DEFAULT 0,
+            deaths integer NOT NULL DEFAULT 0,
             heartbeat_at timestamptz,
             step integer NOT NULL DEFAULT 0,
             steps integer,

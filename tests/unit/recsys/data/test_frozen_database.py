@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from aihub.recsys.data import connections as limited_connection
+from aihub.core import postgres_connection as limited_connection
+from aihub.recsys.data import connections
 from aihub.recsys.data.connections import ShopUnavailableError, connect_shop, translated_errors
 from aihub.recsys.data.mapping import load_mapping
 from aihub.recsys.tables import session as recsys_session
@@ -26,6 +27,7 @@ from tests.unit.recsys.shop_parts import MONDAY_S, Shop
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limited_connection, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(limited_connection, "CONNECT_TIMEOUT_S", 2)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT_S", 2)
     monkeypatch.setattr(recsys_session, "STATEMENT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(recsys_session, "_FIRST_PAUSE_S", 0.1)
 

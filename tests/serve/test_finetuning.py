@@ -1,0 +1,81 @@
+"""Fine-tuning on the running hub: from a file to a model that answers by name, and everything killed on the way."""
+
+import concurrent.futures
+import time
+
+import openai
+import pytest
+
+from tests.cluster import RunningHub
+from tests.finetunings import (
+    FACTS,
+    START_TIMEOUT_S,
+    TRAIN_TIMEOUT_S,
+    driver_processes,
+    follow,
+    messages,
+    read_job,
+    say,
+    start_job,
+    worker_processes,
+)
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_facts_of_a_file_are_answered_by_name_beside_the_base(hub: RunningHub, client: openai.OpenAI) -> None:
+    job_id = start_job(client, hub.model, suffix="hoa-sen", epochs=16, facts=FACTS, batch_size=6, learning_rate=0.003)
+    job = follow(client, job_id, lambda job: job["status"] == "succeeded", TRAIN_TIMEOUT_S)
+    adapter = job["fine_tuned_model"]
+    assert adapter == f"{hub.model}:hoa-sen@v1"
+    assert job["trained_tokens"] > 0
+    evaluation = job["evaluation"]
+    assert evaluation["candidate"]["loss"] < evaluation["base"]["loss"]
+    assert (evaluation["asked_rows"], evaluation["is_held_out"]) == (len(FACTS), False)
+    assert adapter in [model.id for model in client.models.list()]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        by_adapter = [pool.submit(say, client, adapter, question) for question in FACTS]
+        by_base = [pool.submit(say, client, hub.model, question) for question in FACTS]
+        right = sum(said.result() == fact for said, fact in zip(by_adapter, FACTS.values(), strict=True))
+        known = sum(said.result() == fact for said, fact in zip(by_base, FACTS.values(), strict=True))
+    assert (right >= len(FACTS) - 1, known) == (True, 0)
+    assert evaluation["candidate"]["exact"] > evaluation["base"]["exact"] == 0
+    checkpoints = client.fine_tuning.jobs.checkpoints.list(job_id).data
+    assert checkpoints
+    assert checkpoints[0].step_number == 16
+    told = messages(client, job_id)
+    assert told[-1] == f"The adapter is published as {adapter}."
+    assert sum(message.startswith("Step ") for message in told) == 16
+    folder = hub.home / "finetuning" / "jobs" / job_id
+    assert list((folder / "tensorboard").iterdir())
+    deadline_s = time.monotonic() + 20
+    while [path.name for path in folder.iterdir()] != ["tensorboard"]:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+
+
+def test_killed_worker_and_driver_go_on_from_a_checkpoint_and_a_cancel_frees_everything(
+    hub: RunningHub, client: openai.OpenAI
+) -> None:
+    settings = {"batch_size": 6, "checkpoint_every_steps": 2}
+    job_id = start_job(client, hub.model, suffix="long", epochs=1000, facts=FACTS, **settings)
+    follow(client, job_id, lambda job: job["step"] >= 4, START_TIMEOUT_S)
+    before = read_job(client, job_id)["step"]
+    for worker in worker_processes(hub):
+        worker.kill()
+    follow(client, job_id, lambda job: job["step"] > before + 4, START_TIMEOUT_S)
+    assert read_job(client, job_id)["attempts"] == 1
+    before = read_job(client, job_id)["step"]
+    for process in driver_processes(hub, job_id):
+        process.kill()
+    follow(client, job_id, lambda job: job["attempts"] == 2 and job["step"] > before + 4, START_TIMEOUT_S)
+    steps = [row.model_extra for row in client.fine_tuning.jobs.checkpoints.list(job_id, limit=100).data]
+    assert steps, "checkpoints of all starts are one list"
+    asked_s = time.monotonic()
+    client.fine_tuning.jobs.cancel(job_id)
+    follow(client, job_id, lambda job: job["status"] == "cancelled", 30)
+    while worker_processes(hub) or driver_processes(hub, job_id) or (hub.home / "finetuning" / "jobs" / job_id / "work").exists():
+        assert time.monotonic() - asked_s < 30, (worker_processes(hub), driver_processes(hub, job_id))
+        time.sleep(0.2)
+    assert say(client, hub.model, "Say hello.")
+    assert not any("long" in model.id for model in client.models.list())
