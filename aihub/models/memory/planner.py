@@ -168,6 +168,7 @@ def _requirement(entry: CatalogueEntry, profile: Profile, known: KnownShape | No
         max_num_seqs=profile.llm.max_num_seqs,
         device="cpu" if profile.device == "cpu" else "cuda:0",
         kv_cache_bytes=cache_gb * GIB if cache_gb is not None else None,
+        adapters=profile.llm.adapters,
     )
 
 
@@ -187,6 +188,7 @@ def _longest_context(entry: CatalogueEntry, profile: Profile, known: KnownShape 
 def _sum(need: MemoryRequirement) -> str:
     return (
         f"{gib(need.weights_bytes)} weights + {gib(need.kv_cache_bytes)} KV cache + {gib(need.overhead_bytes)} engine "
+        f"+ {gib(need.adapter_bytes)} for adapters "
         f"= {gib(need.total_bytes)}"
     )
 
