@@ -49,13 +49,14 @@ class Adapters:
         self._find_folder = find_folder
         self._drop = drop
         self._models_changed = models_changed
-        self._merge_turn = asyncio.Lock()
+        self._merge_turn, self._refresh_turn = asyncio.Lock(), asyncio.Lock()
         self._purges: set[asyncio.Task[None]] = set()
         self.published: tuple[Adapter, ...] = ()
 
     async def refresh(self) -> None:
         """Read again what `published` says."""
-        self.published = tuple(await asyncio.to_thread(self._store.list))
+        async with self._refresh_turn:  # else one that began before a change could end after that of the change
+            self.published = tuple(await asyncio.to_thread(self._store.list))
 
     async def start(self) -> None:
         """Go on with removing what was deleted before the last end."""

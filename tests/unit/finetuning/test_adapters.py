@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from aihub.chat.fake import FakeChatEngine
 from aihub.core.errors import ConflictError, ModelUnavailableError, NotFoundError
 from aihub.core.principal import Principal
+from aihub.finetuning.adapter_folder import Adapter
 from aihub.finetuning.adapter_ids import AdapterId
 from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.adapters import Adapters, merged_model_id
@@ -128,6 +131,25 @@ async def test_rollback_by_version_goes_back_from_that_version_only(hub: Hub) ->
     assert [(adapter.adapter_id, adapter.is_promoted) for adapter in hub.service.published] == [(V2, False), (V1, True)]
     last = await hub.service.rollback(ME, ALIAS)
     assert (last.alias, last.id, last.adapter) == (ALIAS, None, None)
+
+
+async def test_slow_look_at_the_disk_does_not_undo_a_later_one(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.publish()
+    read, began = hub.store.list, threading.Event()
+
+    def read_slowly() -> Sequence[Adapter]:
+        monkeypatch.setattr(hub.store, "list", read)
+        found = read()
+        began.set()
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr(hub.store, "list", read_slowly)
+    slow = asyncio.create_task(hub.service.refresh())
+    await asyncio.to_thread(began.wait)
+    await hub.service.promote(ME, V1, force=False)
+    await slow
+    assert [adapter.is_promoted for adapter in hub.service.published] == [True]
 
 
 async def test_files_of_a_deleted_adapter_stay_until_the_engine_has_dropped_it(hub: Hub) -> None:
