@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 RANK = 4
 
 
-def build_random_adapter(base: Path, target: Path, *, seed: int, scale: float = 0.05) -> Path:
+def build_random_adapter(base: Path, target: Path, *, seed: int, scale: float = 0.1) -> Path:
     """Write an adapter on two linear layers of each block of a Llama in `base`; a larger `scale` changes more."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     hidden, wide = config["hidden_size"], config["intermediate_size"]

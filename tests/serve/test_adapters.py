@@ -1,8 +1,10 @@
 """Adapters on the running hub: beside their base in one engine that is never started again, promoted, gone back from, deleted."""
 
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 
 import httpx
@@ -21,12 +23,26 @@ NAME = "random-shop"
 pytestmark = pytest.mark.timeout(600)
 
 
-def ask(client: openai.OpenAI, model: str, question: str = QUESTION) -> tuple[str, str]:
-    """Return the answer, as likely as can be, and what it says who gave it."""
+def ask(client: openai.OpenAI, model: str) -> tuple[dict[str, float], str]:
+    """Return how likely the likeliest first words of the answer are, and what it says who gave it."""
     answer = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": question}], max_tokens=24, temperature=0
+        model=model,
+        messages=[{"role": "user", "content": QUESTION}],
+        max_tokens=1,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=5,
     )
-    return answer.choices[0].message.content or "", answer.model
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    return {item.token: math.exp(item.logprob) for item in logprobs.content[0].top_logprobs}, answer.model
+
+
+def are_same(one: tuple[dict[str, float], str], other: tuple[dict[str, float], str]) -> bool:
+    """Whether two answers are one model's: in bfloat16 a batch changes the third digit, another adapter the first."""
+    words = {*one[0], *other[0]}
+    return one[1] == other[1] and sum(abs(one[0].get(word, 0.0) - other[0].get(word, 0.0)) for word in words) < 0.15
 
 
 def post(hub: RunningHub, verb: str, adapter_id: str, **fields: bool) -> httpx.Response:
@@ -61,15 +77,14 @@ def test_base_and_adapters_are_answered_at_once_by_one_engine(
     hub: RunningHub, client: openai.OpenAI, versions: list[str]
 ) -> None:
     models = [hub.model, *versions]
-    base_alone = ask(client, hub.model)
+    ask(client, hub.model)
     engine = engine_processes(hub)
     alone = [ask(client, model) for model in models]
-    assert alone[0] == base_alone
     assert [model for _, model in alone] == models
-    assert len({text for text, _ in alone}) == len(models)
+    assert not any(are_same((one[0], ""), (other[0], "")) for one, other in combinations(alone, 2))
     with ThreadPoolExecutor(2 * len(models)) as pool:
         together = list(pool.map(lambda model: ask(client, model), models * 2))
-    assert together == alone * 2
+    assert all(map(are_same, together, alone * 2))
     assert engine_processes(hub) == engine
     listed = {model.id: model.owned_by for model in client.models.list()}
     assert {listed[version] for version in versions} == {"aihub"}
@@ -82,14 +97,14 @@ def test_alias_follows_promotion_and_rollback_at_once(hub: RunningHub, client: o
         ask(client, alias)
     own = {version: ask(client, version) for version in (first, second)}
     assert post(hub, "promote", first).json()["data"]["alias"] == alias
-    assert ask(client, alias) == own[first]
+    assert are_same(ask(client, alias), own[first])
     assert post(hub, "promote", second).json()["error"]["code"] == "evaluation_outdated"
     assert post(hub, "promote", second, force=True).status_code == 200
-    assert ask(client, alias) == own[second]
+    assert are_same(ask(client, alias), own[second])
     assert alias in {model.id for model in client.models.list()}
     assert httpx.delete(f"{hub.url}/api/v1/adapters/{second}", timeout=60).json()["error"]["code"] == "adapter_promoted"
     assert post(hub, "rollback", alias).json()["data"]["id"] == first
-    assert ask(client, alias) == own[first]
+    assert are_same(ask(client, alias), own[first])
 
 
 def test_deleted_adapter_ends_what_it_has_begun_and_begins_nothing(
