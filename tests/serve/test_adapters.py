@@ -115,7 +115,7 @@ def test_deleted_adapter_ends_what_it_has_begun_and_begins_nothing(
     stream = client.chat.completions.create(
         model=adapter_id,
         messages=[{"role": "user", "content": QUESTION}],
-        max_tokens=96,
+        max_tokens=200,
         stream=True,
         extra_body={"ignore_eos": True},
     )
