@@ -168,7 +168,7 @@ async def test_training_is_followed_until_it_rests() -> None:
         asked.append(job_id)
         return states[len(asked) - 1]
 
-    made.training = training  # type: ignore[method-assign]
+    made.training = training  # type: ignore[method-assign]  # the real one needs a cluster
     seen = [job async for job in made.follow_training("ftjob-1", period_s=0.0)]
     assert seen == [states[0], states[1], states[3]]
 

@@ -30,7 +30,7 @@ def build(url: str, home: Path) -> FineTuning:
 
     lifecycle: Any = SimpleNamespace(training_room=SimpleNamespace(device="cpu"))
     return FineTuning(
-        Settings(database_url=SecretStr(url), home=home, storage_timeout_s=1.0),  # type: ignore[call-arg]
+        Settings(database_url=SecretStr(url), home=home, storage_timeout_s=1.0),  # type: ignore[call-arg]  # the rest has defaults
         load_profile("cpu"),
         lifecycle,
         lambda: models,
