@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_S = 10.0
 MOST_SURPRISES = 5
-"""Tries that may end in an error that is no `HubError` before the job is given up."""
+"""Tries that may end in an error of the hub itself before the job is given up."""
 
 
 class PublicationChecks:
@@ -72,19 +72,26 @@ class PublicationChecks:
     async def _try(self, job: OpenJob, base_digest: str) -> None:
         try:
             await self._publication.finish(job, base_digest)
-        except UnavailableError as error:
-            self._again_s[job.id] = self._clock() + (error.retry_after_s or RETRY_S)
-            logger.warning("The adapter of the job %s is checked later: %s", job.id, error.message)
-            await self._tell(job, f"The adapter is checked as soon as its base model answers: {error.message}")
+        except InternalError as error:
+            await self._try_again(job, error)
         except HubError as error:
+            if error.retryable:
+                self._again_s[job.id] = self._clock() + (error.retry_after_s or RETRY_S)
+                logger.warning("The adapter of the job %s is checked later: %s", job.id, error.message)
+                await self._tell(job, f"The adapter is checked as soon as its base model answers: {error.message}")
+                return
             logger.warning("The adapter of the job %s is not published: %s", job.id, error.message)
             await self._fail(job, error)
         except Exception:
-            logger.exception("The adapter of the job %s is checked later", job.id)
-            self._again_s[job.id] = self._clock() + RETRY_S
-            self._surprises[job.id] = self._surprises.get(job.id, 0) + 1
-            if self._surprises[job.id] >= MOST_SURPRISES:
-                await self._fail(job, InternalError("The adapter could not be checked; the log of the hub says why."))
+            logger.exception("The adapter of the job %s could not be checked", job.id)
+            await self._try_again(job, InternalError("The adapter could not be checked; the log of the hub says why."))
+
+    async def _try_again(self, job: OpenJob, error: InternalError) -> None:
+        """Hours of training hang on it: what should not happen may be over in a moment."""
+        self._again_s[job.id] = self._clock() + RETRY_S
+        self._surprises[job.id] = self._surprises.get(job.id, 0) + 1
+        if self._surprises[job.id] >= MOST_SURPRISES:
+            await self._fail(job, error)
 
     async def _tell(self, job: OpenJob, reason: str) -> None:
         try:

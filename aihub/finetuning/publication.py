@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter
 
 from aihub.core.concurrency import run_to_end
-from aihub.core.errors import HubError, InvalidRequestError, UnavailableError
+from aihub.core.errors import HubError, InternalError, InvalidRequestError
 from aihub.core.schemas import validate
 from aihub.finetuning.adapter_folder import Adapter, AdapterManifest
 from aihub.finetuning.adapter_store import AdapterStore
@@ -44,7 +44,7 @@ class AdapterUnusableError(InvalidRequestError):
 
 
 class AdapterEngine(Protocol):
-    """Serving engines of local models. All methods raise `HubError`; `UnavailableError` where it may work later."""
+    """Serving engines of local models. All methods raise `HubError`; a `retryable` one where it may work later."""
 
     async def ensure(self, base: str) -> None:
         """Return once the model can be asked."""
@@ -97,7 +97,7 @@ class Publication:
 
         Raises:
             AdapterUnusableError: The engine does not load it, or it gives no answer.
-            UnavailableError: The engine cannot be asked now.
+            HubError: A `retryable` one when the engine cannot be asked now.
         """
         if await self.finish_published(job):
             return
@@ -153,9 +153,9 @@ class Publication:
         probe = questions[0] if questions else PROBE
         try:
             await self._answer(base, candidate_id, probe)
-        except UnavailableError:
-            raise
         except HubError as error:
+            if error.retryable or isinstance(error, InternalError):
+                raise
             raise AdapterUnusableError(f"The adapter gives no answer: {error.message}") from error
         models = [base, candidate_id]
         if current_id is not None and await self._can_answer(base, current_id, probe):
@@ -206,8 +206,8 @@ class Publication:
             try:
                 answer = await self._engine.chat(base, body)
                 return str(answer["choices"][0]["message"]["content"] or "")
-            except UnavailableError:
-                if not left:
+            except HubError as error:
+                if not (error.retryable and left):
                     raise
             await asyncio.sleep(TRY_PAUSE_S)
         raise AssertionError("unreachable")

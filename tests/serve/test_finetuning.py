@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from tests.cluster import RunningHub
+from tests.external_servers import wait_until
 from tests.finetunings import (
     FACTS,
     START_TIMEOUT_S,
@@ -32,7 +33,7 @@ def test_facts_of_a_file_are_answered_by_name_beside_the_base(hub: RunningHub, c
     evaluation = job["evaluation"]
     assert evaluation["candidate"]["loss"] < evaluation["base"]["loss"]
     assert (evaluation["asked_rows"], evaluation["is_held_out"]) == (len(FACTS), False)
-    assert adapter in [model.id for model in client.models.list()]
+    wait_until(lambda: adapter in [model.id for model in client.models.list()], 10, "the adapter in the list of models")
     with concurrent.futures.ThreadPoolExecutor() as pool:
         by_adapter = [pool.submit(say, client, adapter, question) for question in FACTS]
         by_base = [pool.submit(say, client, hub.model, question) for question in FACTS]
@@ -48,10 +49,7 @@ def test_facts_of_a_file_are_answered_by_name_beside_the_base(hub: RunningHub, c
     assert sum(message.startswith("Step ") for message in told) == 16
     folder = hub.home / "finetuning" / "jobs" / job_id
     assert list((folder / "tensorboard").iterdir())
-    deadline_s = time.monotonic() + 20
-    while [path.name for path in folder.iterdir()] != ["tensorboard"]:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
+    wait_until(lambda: [path.name for path in folder.iterdir()] == ["tensorboard"], 20, "the removal of data and checkpoints")
 
 
 def test_killed_worker_and_driver_go_on_from_a_checkpoint_and_a_cancel_frees_everything(
@@ -74,8 +72,8 @@ def test_killed_worker_and_driver_go_on_from_a_checkpoint_and_a_cancel_frees_eve
     asked_s = time.monotonic()
     client.fine_tuning.jobs.cancel(job_id)
     follow(client, job_id, lambda job: job["status"] == "cancelled", 30)
-    while worker_processes(hub) or driver_processes(hub, job_id) or (hub.home / "finetuning" / "jobs" / job_id / "work").exists():
-        assert time.monotonic() - asked_s < 30, (worker_processes(hub), driver_processes(hub, job_id))
-        time.sleep(0.2)
+    work = hub.home / "finetuning" / "jobs" / job_id / "work"
+    left_s = 30 - (time.monotonic() - asked_s)
+    wait_until(lambda: not (worker_processes(hub) or driver_processes(hub, job_id) or work.exists()), left_s, "the end of all")
     assert say(client, hub.model, "Say hello.")
     assert not any("long" in model.id for model in client.models.list())

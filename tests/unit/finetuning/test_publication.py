@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from aihub.core.errors import ConflictError, InvalidRequestError, ModelUnavailableError
+from aihub.core.errors import (
+    ConflictError,
+    EngineTimeoutError,
+    HubError,
+    InternalError,
+    InvalidRequestError,
+    ModelUnavailableError,
+)
 from aihub.core.postgres import Database
 from aihub.finetuning.adapter_folder import Adapter
 from aihub.finetuning.checks import MOST_SURPRISES
@@ -196,6 +203,19 @@ async def test_error_nobody_expects_is_tried_again_and_ends_the_job_in_the_end(
     row = scene.row(job_id)
     assert (row["status"], row["error"]["code"]) == ("failed", "internal_error")
     assert "ZeroDivision" not in row["error"]["message"]
+
+
+@pytest.mark.parametrize("error", [EngineTimeoutError("Too slow."), InternalError("The model failed.")])
+async def test_answer_that_failed_by_the_engine_is_asked_for_again(scene: Scene, error: HubError) -> None:
+    scene.engine.answer_error = error
+    job_id = await scene.trained()
+    await scene.look()
+    await asyncio.sleep(0.2)
+    assert scene.row(job_id)["status"] == "running"
+    scene.engine.answer_error = None
+    await scene.scheduler.close()
+    scene.open()
+    assert (await scene.finished(job_id))["status"] == "succeeded"
 
 
 async def test_next_job_trains_while_the_one_before_it_is_checked(scene: Scene) -> None:
