@@ -40,7 +40,7 @@ test-unit: install ## Run the tests that need no cluster
 test-serve: install ## Run the tests on a real cluster with the default models
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/serve
 
-chaos: install ## Kill and freeze the parts of a running hub (about ten minutes)
+chaos: install ## Kill and freeze the parts of a running hub (about half an hour)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/chaos
 
 lint: install ## Check style, import rules of files, YAML
