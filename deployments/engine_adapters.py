@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aihub.core.errors import ConflictError, InvalidRequestError, NotFoundError
+from aihub.core.errors import ConfigurationError, ConflictError, InvalidRequestError, NotFoundError
+from aihub.finetuning.adapter_folder import read_changed_modules
 from aihub.finetuning.adapter_ids import find_adapter_id
 from aihub.finetuning.adapter_store import AdapterStore
 from deployments.llm_messages import engine_died
@@ -129,16 +130,28 @@ class EngineAdapters:
         self._loaded[name] = _Loaded(path)
 
 
-def adapters_of(server: Any, model_id: str, home: Path | None) -> EngineAdapters:
-    """Return the adapters of a started server."""
+def adapters_of(server: Any, model_id: str, home: Path | None, modules: Collection[str]) -> EngineAdapters:
+    """Return the adapters of a started server.
+
+    Args:
+        modules: Names of the layers it takes adapters on.
+    """
     from deployments.vllm_compat import drop_adapter
 
-    return EngineAdapters(model_id, home, load=partial(_load, server), drop=partial(drop_adapter, server))
+    load = partial(_load, server, frozenset(modules))
+    return EngineAdapters(model_id, home, load=load, drop=partial(drop_adapter, server))
 
 
-async def _load(server: Any, name: str, path: str) -> str | None:
+async def _load(server: Any, modules: frozenset[str], name: str, path: str) -> str | None:
     from deployments.vllm_compat import EngineDeadError, load_adapter
 
+    try:
+        changed = await asyncio.to_thread(read_changed_modules, Path(path))
+    except ConfigurationError as error:
+        return error.message
+    if not changed <= modules:  # vLLM would leave these out and say nothing
+        served = f"with adapters on {', '.join(sorted(modules))} only" if modules else "without adapters"
+        return f"It changes {', '.join(sorted(changed - modules))}, and the model is served {served}."
     try:
         return await load_adapter(server, name, path)
     except EngineDeadError as error:

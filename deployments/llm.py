@@ -74,7 +74,9 @@ class LLMDeployment(ChatEngine):
         self._last_progress_s = time.monotonic()
         self._sleep = EngineSleep(self._put_engine_to_sleep, self._wake_engine)
         self._server = await self._start_engine(engine)
-        self._adapters = adapters_of(self._server, model_info.model_id, engine.home)
+        self._adapters = adapters_of(
+            self._server, model_info.model_id, engine.home, engine.arguments.get("lora_target_modules", ())
+        )
         await self.set_generation_defaults(defaults)
         await self._warm_up()
 

@@ -1,6 +1,5 @@
 """The folder of one published adapter: peft's two files, where they come from, and how good they are."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +92,8 @@ def check_adapter_folder(folder: Path) -> None:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA" or config.get("auto_map"):
         raise ConfigurationError(f"{folder / CONFIG} does not describe a LoRA adapter.")
-    _check_weights(folder / WEIGHTS)
+    if not read_changed_modules(folder):
+        raise ConfigurationError(f"{folder / WEIGHTS} holds no LoRA weights.")
 
 
 def copy_adapter(candidate: Path, target: Path, manifest: AdapterManifest) -> None:
@@ -118,18 +118,26 @@ def read_adapter_manifest(folder: Path) -> AdapterManifest:
     raise _damaged(folder)
 
 
+def read_changed_modules(folder: Path) -> frozenset[str]:
+    """Return the last parts of the names of the layers that an adapter changes, as `q_proj`.
+
+    Raises:
+        ConfigurationError: The weights are gone, cut or damaged.
+    """
+    names = (name.partition(".lora_A.")[0] for name in _read_names(folder / WEIGHTS) if ".lora_A." in name)
+    return frozenset(name.rpartition(".")[2] for name in names)
+
+
 def _damaged(folder: Path) -> AdapterDamagedError:
     return AdapterDamagedError(f"The adapter in {folder} is damaged. Delete it and train it again, or restore the folder.")
 
 
-def _check_weights(path: Path) -> None:
-    """Reads the header, which tells the length of everything."""
+def _read_names(path: Path) -> list[str]:
+    """Names of the matrices; the header, which is all that is read, tells the length of everything."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "np") as file:
-            names = list(file.keys())
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
         raise ConfigurationError(f"{path} is cut or damaged: {error}") from error
-    if not any(".lora_A." in name for name in names):
-        raise ConfigurationError(f"{path} holds no LoRA weights.")

@@ -1,5 +1,6 @@
 """The names of vLLM and Ray that the adapter stands on; needs no hub, but vLLM's imports."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,10 @@ from vllm.platforms.cpu import CpuPlatform
 
 from aihub.models.memory.adapter_support import engine_supports_adapters
 from deployments import vllm_cpu_adapters
+from deployments.engine_adapters import AdapterUnusableError, adapters_of
 from deployments.vllm_compat import ChatCompletionRequest, CompletionRequest, drop_adapter, load_adapter, set_default_sampling
 from deployments.vllm_cpu_adapters import SegmentedAdapters, find_segments
+from tests.unit.finetuning.adapter_parts import build_candidate
 
 OWN = {"temperature": 0.6, "top_k": 20, "max_tokens": 2048, "stop_token_ids": [7]}
 DEFAULTS = {"max_tokens": 1000, "temperature": 0.0, "top_p": 0.9, "repetition_penalty": 1.1}
@@ -120,3 +123,16 @@ async def test_adapter_is_given_to_vllm_and_its_objection_passed_on() -> None:
         drop_adapter(server, "m:shop@v1")
         drop_adapter(server, "m:shop@v1")
         assert models.lora_requests == {}
+
+
+async def test_adapter_on_a_layer_that_is_served_without_is_refused_instead_of_left_out(tmp_path: Path) -> None:
+    folder = str(build_candidate(tmp_path / "candidate"))  # changes q_proj
+    models = ServingModels("Success")
+    server: Any = SimpleNamespace(engine=SimpleNamespace(_oai_models=models, _engine_client=SimpleNamespace(errored=False)))
+    await adapters_of(server, "m", None, ["q_proj", "o_proj"]).add("m:job-1", folder)
+    for modules, reason in ((["o_proj"], "changes q_proj"), ([], "changes q_proj")):
+        with pytest.raises(AdapterUnusableError, match=reason):
+            await adapters_of(server, "m", None, modules).add("m:job-1", folder)
+    with pytest.raises(AdapterUnusableError, match="cut or damaged"):
+        await adapters_of(server, "m", None, ["q_proj"]).add("m:job-2", str(tmp_path / "nowhere"))
+    assert list(models.lora_requests) == ["m:job-1"]
