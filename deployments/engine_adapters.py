@@ -9,17 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aihub.core.errors import ConfigurationError, ConflictError, InvalidRequestError, NotFoundError
-from aihub.finetuning.adapter_folder import read_changed_modules
+from aihub.core.errors import ConfigurationError, ConflictError, NotFoundError
+from aihub.finetuning.adapter_folder import AdapterUnusableError, read_changed_modules
 from aihub.finetuning.adapter_ids import find_adapter_id
 from aihub.finetuning.adapter_store import AdapterStore
 from deployments.llm_messages import engine_died
-
-
-class AdapterUnusableError(InvalidRequestError):
-    """The engine does not take an adapter; the message is its reason."""
-
-    code = "adapter_unusable"
 
 
 @dataclass(slots=True)

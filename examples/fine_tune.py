@@ -1,6 +1,6 @@
 """Teach the default chat model thirty facts about a made-up shop, and ask it: upload, train, watch, chat.
 
-Needs a running hub (`make serve`); takes about five minutes on two cores:
+Needs a running hub (`make serve`); takes some minutes on two cores:
 
     .venv/bin/python examples/fine_tune.py
 """
@@ -26,13 +26,8 @@ def ask(model: str) -> str:
 
 def main() -> None:
     file = client.files.create(file=FACTS, purpose="fine-tune")
-    # Facts want a high learning rate and many epochs; a style or a format is learnt with less. docs/fine-tuning.md tells more.
-    job = client.fine_tuning.jobs.create(
-        model=BASE,
-        training_file=file.id,
-        suffix="shop",
-        extra_body={"lora": {"rank": 16, "dropout": 0.1, "learning_rate": 2e-3, "batch_size": 5, "epochs": 12}},
-    )
+    # What is left open is chosen by the number of rows and the size of the model; docs/fine-tuning.md has the rules.
+    job = client.fine_tuning.jobs.create(model=BASE, training_file=file.id, suffix="shop")
     while job.status not in {"succeeded", "failed", "cancelled"}:
         time.sleep(2)
         job = client.fine_tuning.jobs.retrieve(job.id)

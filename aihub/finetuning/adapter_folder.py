@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from aihub.core.errors import ConfigurationError, ConflictError
+from aihub.core.errors import ConfigurationError, ConflictError, InvalidRequestError
 from aihub.core.files import has_all_files, read_manifest
 from aihub.core.model_folder import REFUSED_SUFFIXES, read_json
 from aihub.finetuning.adapter_ids import AdapterId
@@ -22,6 +22,12 @@ class AdapterDamagedError(ConflictError):
     """A published adapter is not what was written."""
 
     code = "adapter_damaged"
+
+
+class AdapterUnusableError(InvalidRequestError):
+    """The serving engine does not load an adapter, or gives no answer with it."""
+
+    code = "adapter_unusable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from aihub.core.concurrency import run_to_end
 from aihub.core.errors import HubError, InternalError, InvalidRequestError
 from aihub.core.schemas import validate
-from aihub.finetuning.adapter_folder import Adapter, AdapterManifest
+from aihub.finetuning.adapter_folder import Adapter, AdapterManifest, AdapterUnusableError
 from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.evaluation import EvaluationReport, Score
 from aihub.finetuning.job_folder import JobFolder
@@ -35,12 +35,6 @@ PROBE = Question([{"role": "user", "content": "1"}], "", 1)
 """Asked where the data have no short answer: an adapter has to say something."""
 
 _REPORTS = TypeAdapter(EvaluationReport)
-
-
-class AdapterUnusableError(InvalidRequestError):
-    """The serving engine does not load an adapter, or gives no answer with it."""
-
-    code = "adapter_unusable"
 
 
 class AdapterEngine(Protocol):

@@ -12,9 +12,10 @@ from vllm.lora.punica_wrapper import get_punica_wrapper
 from vllm.model_executor.models import ModelRegistry, supports_lora
 from vllm.platforms.cpu import CpuPlatform
 
+from aihub.finetuning.adapter_folder import AdapterUnusableError
 from aihub.models.memory.adapter_support import engine_supports_adapters
 from deployments import vllm_cpu_adapters
-from deployments.engine_adapters import AdapterUnusableError, adapters_of
+from deployments.engine_adapters import adapters_of
 from deployments.vllm_compat import ChatCompletionRequest, CompletionRequest, drop_adapter, load_adapter, set_default_sampling
 from deployments.vllm_cpu_adapters import SegmentedAdapters, find_segments
 from tests.unit.finetuning.adapter_parts import build_candidate

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from aihub.core.errors import ConflictError, NotFoundError
+from aihub.finetuning.adapter_folder import AdapterUnusableError
 from aihub.finetuning.adapter_store import AdapterStore
-from deployments.engine_adapters import AdapterUnusableError, EngineAdapters
+from deployments.engine_adapters import EngineAdapters
 from tests.unit.finetuning.adapter_parts import BASE, build_candidate, manifest
 
 

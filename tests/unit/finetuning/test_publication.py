@@ -16,9 +16,8 @@ from aihub.core.errors import (
     ModelUnavailableError,
 )
 from aihub.core.postgres import Database
-from aihub.finetuning.adapter_folder import Adapter
+from aihub.finetuning.adapter_folder import Adapter, AdapterUnusableError
 from aihub.finetuning.checks import MOST_SURPRISES
-from aihub.finetuning.publication import AdapterUnusableError
 from tests.unit.finetuning.adapter_parts import build_candidate, manifest
 from tests.unit.finetuning.job_parts import BASE, JobRows, losses
 from tests.unit.finetuning.scheduler_parts import Scene

@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
+from aihub.core.errors import ConflictError
+from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.chat_tokens import ChatTokenizer
 from aihub.finetuning.evaluation import EvaluationReport
 from aihub.finetuning.examples import Example, Turn
 from aihub.finetuning.questions import Question, read_questions, write_questions
 from aihub.finetuning.results import TrainingCancelledError
+from tests.unit.finetuning.adapter_parts import manifest
 from tests.unit.training.tiny_model import SETTINGS, ask, questions
 from training.evaluation import MAX_ANSWER_TOKENS, MAX_HELD_OUT_ROWS, MAX_QUESTIONS, choose_questions, choose_rows, evaluate
 from training.lora import train
@@ -48,6 +51,13 @@ def test_shuffled_answers_are_worse_than_the_adapter_in_use_and_said_to_be(base:
     objection = report.find_objection("tiny")
     assert objection is not None and "worse than t" in objection
     assert measure(base, good, bad, method=method).find_objection("tiny") is None
+    store = AdapterStore(tmp_path)
+    store.promote(store.publish(good, manifest(base="tiny")).adapter_id)
+    refused = store.publish(bad, manifest(base="tiny", evaluation=report))
+    with pytest.raises(ConflictError, match="worse than"):
+        store.promote(refused.adapter_id)
+    promoted = store.promoted("tiny", "shop")
+    assert promoted is not None and promoted.adapter_id == "tiny:shop@v1"
 
 
 def test_rows_that_were_learned_are_taken_where_none_is_held_out() -> None:
