@@ -1,11 +1,15 @@
 """Fine-tuning on the running hub: from a file to a model that answers by name, and everything killed on the way."""
 
+import asyncio
 import concurrent.futures
 import time
+from typing import Any
 
 import openai
 import pytest
 
+from aihub.core.errors import NotFoundError
+from deployments.client import HubClient
 from tests.cluster import RunningHub
 from tests.external_servers import wait_until
 from tests.finetunings import (
@@ -16,6 +20,7 @@ from tests.finetunings import (
     follow,
     messages,
     read_job,
+    rows_of,
     say,
     start_job,
     worker_processes,
@@ -77,3 +82,21 @@ def test_killed_worker_and_driver_go_on_from_a_checkpoint_and_a_cancel_frees_eve
     wait_until(lambda: not (worker_processes(hub) or driver_processes(hub, job_id) or work.exists()), left_s, "the end of all")
     assert say(client, hub.model, "Say hello.")
     assert not any("long" in model.id for model in client.models.list())
+
+
+@pytest.mark.usefixtures("ray_cluster")
+async def test_training_is_started_followed_and_cancelled_over_handles(hub: RunningHub) -> None:
+    caller = HubClient()
+    file_id = await caller.upload_training_file("câu hỏi.jsonl", rows_of(FACTS))
+    options: dict[str, Any] = {"suffix": "by-handle", "lora": {"epochs": 1000}, "idempotency_key": "one"}
+    jobs = await asyncio.gather(*(caller.start_training(hub.model, file_id, **options) for _ in range(4)))
+    (job_id,) = {job["id"] for job in jobs}
+    seen = []
+    async with asyncio.timeout(START_TIMEOUT_S):
+        async for job in caller.follow_training(job_id, period_s=0.2):
+            seen.append(job["status"])
+            if job["status"] == "running":
+                await caller.cancel_training(job_id)
+    assert seen[-1] == "cancelled"
+    with pytest.raises(NotFoundError):
+        await caller.training("ftjob-none")
