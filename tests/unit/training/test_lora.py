@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -18,7 +19,7 @@ from aihub.finetuning.results import CheckpointMismatchError, TrainedAdapter, Tr
 from tests.unit.test_import_rules import ROOT, imports
 from tests.unit.training.conftest import Watch
 from tests.unit.training.tiny_model import SETTINGS, ask, build_tokenizer, questions, write_tiny_model
-from training.lora import train
+from training.lora import return_free_memory, train
 
 SameWeights = Callable[[Path, Path], bool]
 
@@ -272,3 +273,13 @@ def test_model_that_may_carry_code_is_refused(tmp_path: Path) -> None:
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(ConfigurationError, match=r"pytorch_model\.bin may carry code"):
         run(folder, tmp_path)
+
+
+def test_holes_in_the_heap_go_back_to_the_system() -> None:
+    blocks = [bytes(100_000) for _ in range(2_000)]
+    last = blocks[-1]
+    blocks.clear()
+    held_bytes = psutil.Process().memory_info().rss
+    return_free_memory()
+    assert psutil.Process().memory_info().rss < held_bytes - 100_000_000
+    assert last
