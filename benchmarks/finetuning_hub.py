@@ -178,7 +178,7 @@ def train(client: OpenAI, base: str, trial: Trial) -> dict[str, Any]:
     job = client.fine_tuning.jobs.create(
         model=base, training_file=upload(client, trial.training), suffix="bench", extra_body={"lora": trial.lora}, **extra
     )
-    while job.status not in {"succeeded", "failed", "cancelled"}:
+    while job.status in {"queued", "running"}:
         time.sleep(POLL_S)
         job = client.fine_tuning.jobs.retrieve(job.id)
     if job.status != "succeeded":

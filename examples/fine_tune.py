@@ -28,7 +28,7 @@ def main() -> None:
     file = client.files.create(file=FACTS, purpose="fine-tune")
     # What is left open is chosen by the number of rows and the size of the model; docs/fine-tuning.md has the rules.
     job = client.fine_tuning.jobs.create(model=BASE, training_file=file.id, suffix="shop")
-    while job.status not in {"succeeded", "failed", "cancelled"}:
+    while job.status in {"queued", "running"}:
         time.sleep(2)
         job = client.fine_tuning.jobs.retrieve(job.id)
         hub = (job.model_extra or {})["hub"]

@@ -65,7 +65,8 @@ class JobData:
             return file_id
         if name is None:
             raise InvalidRequestError(f"'{param}' is required.", param=param, code="missing_required_parameter")
-        source = await run_to_end(resolve_dataset_path, name, self._home)
+        field = "dataset_path" if param == "training_file" else "validation_dataset_path"
+        source = await run_to_end(resolve_dataset_path, name, self._home, field)
         await run_to_end(_copy_file, source, target, "dataset_path" if param == "training_file" else param)
         return f"{DATASETS_FOLDER}/{name}"
 

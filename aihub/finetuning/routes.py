@@ -26,6 +26,7 @@ from aihub.http.streaming import EventStream, kept_alive, until_disconnect
 router = APIRouter(route_class=StrictRoute, prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
 CREATE_TIMEOUT_S = 840.0
+CREATE_ADVICE = "The data take too long to check, or too many are being checked. Send fewer rows, or try again later."
 """Below the proxy's limit. A file of half a gigabyte is copied and read to its end meanwhile."""
 WATCH_TIMEOUT_S = 24 * 3600.0
 KEEP_ALIVE_S = 15.0
@@ -65,7 +66,8 @@ async def create_job(
     request: Request, body: JobCreate, jobs: FineTuningDep, principal: PrincipalDep, key: IdempotencyKey = None
 ) -> FineTuningJob:
     """Check the data and queue a job; the answer comes once every row was read. A client that leaves before leaves nothing."""
-    return await until_disconnect(request, jobs.create(principal, from_openai(body), key), timeout_s=CREATE_TIMEOUT_S)
+    work = jobs.create(principal, from_openai(body), key)
+    return await until_disconnect(request, work, timeout_s=CREATE_TIMEOUT_S, advice=CREATE_ADVICE)
 
 
 @router.get("")
@@ -146,7 +148,7 @@ async def create_training_job(
 ) -> Success[TrainingJob]:
     """Check the data and queue a job, as POST /v1/fine_tuning/jobs does."""
     work = jobs.create(principal, from_earlier(body), key)
-    job = training_job(await until_disconnect(request, work, timeout_s=CREATE_TIMEOUT_S))
+    job = training_job(await until_disconnect(request, work, timeout_s=CREATE_TIMEOUT_S, advice=CREATE_ADVICE))
     response.headers["Location"] = f"{training_router.prefix}/{job.job_id}"
     return Success(data=job)
 

@@ -24,8 +24,17 @@ WRITE_TIMEOUT_S = 60.0
 """Longest wait for a slow client to take the next frame; its stream is dropped then."""
 
 
-async def until_disconnect(request: Request, work: Coroutine[Any, Any, Answer], *, timeout_s: float) -> Answer:
+async def until_disconnect(
+    request: Request,
+    work: Coroutine[Any, Any, Answer],
+    *,
+    timeout_s: float,
+    advice: str = "Ask for fewer tokens, or stream.",
+) -> Answer:
     """Await `work`; cancel it as soon as the client leaves or the time is up. The body must have been read.
+
+    Args:
+        advice: What to do when it takes too long.
 
     Raises:
         ClientDisconnect: The client left first.
@@ -39,7 +48,7 @@ async def until_disconnect(request: Request, work: Coroutine[Any, Any, Answer], 
             return task.result()
         if gone.done():
             raise ClientDisconnect
-        raise EngineTimeoutError(f"No answer within {timeout_s:g} s. Ask for fewer tokens, or stream.")
+        raise EngineTimeoutError(f"No answer within {timeout_s:g} s. {advice}")
     finally:
         await _cancel(task, gone)
 

@@ -62,17 +62,18 @@ class TrainingClient:
 
     def progress(self, job_id: str) -> list[Answer]:
         """Return steps with their losses, oldest first."""
-        return list(_data(self.ask("GET", f"/api/v1/training/jobs/{quote(job_id, safe='')}/progress")))
+        points: list[Answer] = _data(self.ask("GET", f"/api/v1/training/jobs/{quote(job_id, safe='')}/progress"))["points"]
+        return points
 
     def adapters(self) -> list[Answer]:
         """Return every version of every adapter."""
-        return list(_data(self.ask("GET", ADAPTERS)))
+        adapters: list[Answer] = _data(self.ask("GET", ADAPTERS))["adapters"]
+        return adapters
 
     def change_adapter(self, verb: str, adapter_id: str, **options: Any) -> Answer:
         """Return an adapter after `promote`, `rollback` or `merge`."""
         body = {"adapter_id": adapter_id} | options
-        answer: Answer = _data(self.ask("POST", f"{ADAPTERS}/{verb}", json=body, timeout=SLOW_TIMEOUT_S))
-        return answer
+        return _data(self.ask("POST", f"{ADAPTERS}/{verb}", json=body, timeout=SLOW_TIMEOUT_S))
 
     def delete_adapter(self, adapter_id: str) -> None:
         """Remove one version for good."""
@@ -114,11 +115,13 @@ def _job_path(job_id: str) -> str:
     return f"{JOBS}/{quote(job_id, safe='')}"
 
 
-def _data(answer: Answer) -> Any:
-    """What lies in the envelope of the hub's own routes."""
+def _data(answer: Answer) -> Answer:
+    """What lies in the envelope of the hub's own routes.
+
+    Raises:
+        InternalError: There is none.
+    """
     data = answer.get("data")
-    if isinstance(data, dict) and isinstance(data.get("adapters"), list):
-        return data["adapters"]
-    if isinstance(data, dict) and isinstance(data.get("progress"), list):
-        return data["progress"]
-    return data if data is not None else answer
+    if not isinstance(data, dict):
+        raise InternalError("The hub's answer has no data. Do both have the same version?")
+    return data

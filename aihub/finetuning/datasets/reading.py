@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aihub.core.errors import ConflictError, NotFoundError
-from aihub.core.files import file_sha256
 from aihub.finetuning.datasets.formats import DatasetFormat, FormatReader
 from aihub.finetuning.datasets.problems import FileProblems, Param
 from aihub.finetuning.datasets.rows import MAX_FILE_BYTES, Container, RowReader, too_large
@@ -86,25 +85,6 @@ def read_examples(path: Path, sha256: str, *, param: Param = "training_file") ->
         reader = DatasetReader(file, FileProblems(param))
         yield from reader
     if reader.sha256 != sha256:
-        raise _changed(path, param)
-
-
-def check_unchanged(path: Path, sha256: str, *, param: Param = "training_file") -> None:
-    """Check that a file is the one that was checked before.
-
-    Args:
-        path: The file.
-        sha256: Of the file when it was checked, as lower hex.
-        param: The request field that named it.
-
-    Raises:
-        ConflictError: It changed or is gone.
-    """
-    try:
-        is_same = file_sha256(path) == sha256
-    except OSError as error:
-        raise _changed(path, param) from error
-    if not is_same:
         raise _changed(path, param)
 
 

@@ -81,6 +81,7 @@ async def test_an_uploaded_file_and_a_validation_file_do_as_well(hub: JobsHub) -
         ({"file_id": "file-1"}, 400, "dataset_path", "invalid_value"),
         ({"dataset_path": "../../../etc/passwd"}, 400, "dataset_path", "invalid_dataset_path"),
         ({"dataset_path": "/etc/passwd"}, 400, "dataset_path", "invalid_dataset_path"),
+        ({"validation_dataset_path": "../x"}, 400, "validation_dataset_path", "invalid_dataset_path"),
         ({"dataset_path": "ra ngoài.jsonl"}, 400, "dataset_path", "invalid_dataset_path"),
         ({"dataset_path": "shop/gone.jsonl"}, 404, "dataset_path", "dataset_not_found"),
         ({"dataset_path": "sai.jsonl"}, 400, "dataset_path", "invalid_training_file"),

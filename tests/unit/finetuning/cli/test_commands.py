@@ -11,7 +11,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from aihub.cli.main import app
+from aihub.core.schemas import Success
+from aihub.finetuning.adapter_schemas import AdapterReports, adapter_report
+from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.cli.hub import TrainingClient
+from aihub.finetuning.schemas import ProgressPoint
+from aihub.finetuning.training_schemas import TrainingProgress
+from tests.unit.finetuning.adapter_parts import BASE, build_candidate, manifest
 
 HUB = {
     "phase": "training", "queue_position": None, "wait_reason": None, "step": 3, "steps": 10, "loss": 1.25, "eval_loss": None,
@@ -70,6 +76,11 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., PlayedHub]:
         return hub
 
     return start
+
+
+def progress(points: list[ProgressPoint]) -> dict[str, Any]:
+    """What the hub answers, by its own types."""
+    return Success(data=TrainingProgress(job_id="ftjob-1", points=points)).model_dump(mode="json")
 
 
 def train(*arguments: str) -> Result:
@@ -182,11 +193,33 @@ def test_promote_and_rollback_name_what_is_in_use(play: Callable[..., PlayedHub]
 
 def test_plot_writes_a_png_and_refuses_without_a_step(play: Callable[..., PlayedHub], tmp_path: Path) -> None:
     path = "GET /api/v1/training/jobs/ftjob-1/progress"
-    rows = [{"step": step, "loss": 3.0 / step, "eval_loss": 1.0 if step == 2 else None} for step in range(1, 4)]
-    play({path: [{"success": True, "data": {"progress": rows}}, {"success": True, "data": {"progress": []}}]})
+    points = [
+        ProgressPoint(
+            step=step,
+            loss=3.0 / step,
+            eval_loss=1.0 if step == 2 else None,
+            tokens_per_s=1.0,
+            memory_bytes=1,
+            seconds_left=0.0,
+            created_at=1,
+        )
+        for step in range(1, 4)
+    ]
+    play({path: [progress(points), progress([])]})
     picture = tmp_path / "loss.png"
     assert train("plot", "ftjob-1", str(picture)).exit_code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     result = train("plot", "ftjob-1", str(picture))
     assert result.exit_code == 1
     assert "no step yet" in result.output
+
+
+def test_adapters_are_listed_from_the_hubs_own_types(play: Callable[..., PlayedHub], tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path)
+    adapter = store.publish(build_candidate(tmp_path / "candidate"), manifest())
+    store.promote(adapter.adapter_id)
+    reports = AdapterReports(adapters=[adapter_report(item) for item in store.list()])
+    play({"GET /api/v1/adapters": [Success(data=reports).model_dump(mode="json")]})
+    result = train("adapters")
+    assert result.exit_code == 0, result.output
+    assert f"{BASE}:shop@v1  {BASE}:shop " in result.output

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aihub.core.errors import ConflictError, NotFoundError
-from aihub.finetuning.datasets.reading import check_unchanged, open_dataset, read_examples
+from aihub.finetuning.datasets.reading import open_dataset, read_examples
 from aihub.finetuning.examples import Turn
 from tests.unit.finetuning.datasets.dataset_parts import CHAT, INSTRUCTION, PROMPT, QUESTION, check, lines, read, write
 
@@ -136,18 +136,14 @@ def test_text_is_kept_as_it_is(tmp_path: Path) -> None:
 def test_file_that_changed_since_it_was_checked_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, lines(PROMPT, PROMPT))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    check_unchanged(path, sha256)
     assert len(list(read_examples(path, sha256))) == 2
     write(tmp_path, lines(PROMPT, PROMPT, PROMPT))
-    for start in (lambda: check_unchanged(path, sha256), lambda: list(read_examples(path, sha256))):
-        with pytest.raises(ConflictError, match="changed since it was checked") as caught:
-            start()
-        assert (caught.value.code, caught.value.param) == ("training_file_changed", "training_file")
+    with pytest.raises(ConflictError, match="changed since it was checked") as caught:
+        list(read_examples(path, sha256))
+    assert (caught.value.code, caught.value.param) == ("training_file_changed", "training_file")
 
 
 def test_file_that_is_gone_since_it_was_checked_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConflictError):
-        check_unchanged(tmp_path / "gone", "0" * 64)
     with pytest.raises(NotFoundError):
         list(read_examples(tmp_path / "gone", "0" * 64))
 
