@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from aihub.core.concurrency import run_to_end
-from aihub.core.errors import ConflictError, HubError, NotFoundError
+from aihub.core.errors import ConflictError, HubError
 from aihub.core.files import SPARE_BYTES, move_into_place, sync_path
 from aihub.core.model_folder import read_json
 from aihub.core.principal import Principal
 from aihub.core.progress import no_progress
 from aihub.core.subprocess_runner import run_in_subprocess
 from aihub.finetuning.adapter_folder import Adapter
-from aihub.finetuning.adapter_ids import AdapterId, parse_adapter_id
+from aihub.finetuning.adapter_ids import AdapterId, parse_adapter_id, parse_version_id
 from aihub.finetuning.adapter_schemas import AdapterReport, MergeReport, RollbackReport, adapter_report
-from aihub.finetuning.adapter_store import AdapterStore
+from aihub.finetuning.adapter_store import AdapterStore, adapter_not_found
 
 logger = logging.getLogger(__name__)
 
@@ -77,31 +77,21 @@ class Adapters:
         return adapter_report(await self._own(principal, adapter_id))
 
     async def promote(self, principal: Principal, adapter_id: str, *, force: bool) -> AdapterReport:
-        if parse_adapter_id(adapter_id).version is not None:
-            await self._own(principal, adapter_id)
+        await self._require_own(principal, parse_version_id(adapter_id))
         adapter = await run_to_end(self._store.promote, adapter_id, force=force)
         await self.refresh()
         return adapter_report(adapter)
 
     async def rollback(self, principal: Principal, adapter_id: str) -> RollbackReport:
         asked = parse_adapter_id(adapter_id)
-        current = await asyncio.to_thread(self._store.promoted, asked.base, asked.name)
-        if current is not None:
-            _require_own(principal, current)
-            if asked.version not in {None, current.id.version}:
-                raise ConflictError(
-                    f"{adapter_id} is not promoted; {current.adapter_id} is. Name {asked.alias} to go back from that.",
-                    param="adapter_id",
-                    code="adapter_not_promoted",
-                )
-        earlier = await run_to_end(self._store.rollback, asked.base, asked.name)
+        await self._require_own(principal, asked)
+        earlier = await run_to_end(self._store.rollback, asked.base, asked.name, version=asked.version)
         await self.refresh()
         report = None if earlier is None else adapter_report(earlier)
         return RollbackReport(alias=asked.alias, id=None if report is None else report.id, adapter=report)
 
     async def delete(self, principal: Principal, adapter_id: str) -> None:
-        if parse_adapter_id(adapter_id).version is not None:
-            await self._own(principal, adapter_id)
+        await self._require_own(principal, parse_version_id(adapter_id))
         retired = await run_to_end(self._store.retire, adapter_id)
         await self.refresh()
         self._begin_purge(retired)
@@ -114,9 +104,13 @@ class Adapters:
         return report
 
     async def _own(self, principal: Principal, adapter_id: str) -> Adapter:
-        adapter = await asyncio.to_thread(self._store.get, adapter_id)
-        _require_own(principal, adapter)
-        return adapter
+        await self._require_own(principal, parse_adapter_id(adapter_id))
+        return await asyncio.to_thread(self._store.get, adapter_id)
+
+    async def _require_own(self, principal: Principal, asked: AdapterId) -> None:
+        """Refuse a name that is not the tenant's as if it were nobody's."""
+        if await asyncio.to_thread(self._store.find_owner, asked.base, asked.name) != principal.tenant_id:
+            raise adapter_not_found(asked)
 
     def _begin_purge(self, retired: AdapterId) -> None:
         task = asyncio.create_task(self._purge(retired))
@@ -170,8 +164,3 @@ def merged_model_id(adapter_id: AdapterId) -> str:
     """What the model is called that an adapter is merged into: a name that a folder may have."""
     words = re.findall("[a-z0-9]+", f"{adapter_id.base} {adapter_id.name} v{adapter_id.version}".lower())
     return "-".join(words)[-96:].lstrip("-")
-
-
-def _require_own(principal: Principal, adapter: Adapter) -> None:
-    if adapter.manifest.tenant_id != principal.tenant_id:
-        raise NotFoundError(f"There is no adapter {adapter.adapter_id}.", param="adapter_id", code="adapter_not_found")

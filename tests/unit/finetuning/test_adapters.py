@@ -15,8 +15,9 @@ import pytest
 from aihub.chat.fake import FakeChatEngine
 from aihub.core.errors import ConflictError, ModelUnavailableError, NotFoundError
 from aihub.core.principal import Principal
-from aihub.finetuning.adapter_folder import Adapter
+from aihub.finetuning.adapter_folder import WEIGHTS, Adapter
 from aihub.finetuning.adapter_ids import AdapterId
+from aihub.finetuning.adapter_state import STATE
 from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.adapters import Adapters, merged_model_id
 from aihub.http.app import create_app
@@ -115,9 +116,51 @@ async def test_other_tenants_see_and_change_nothing(hub: Hub) -> None:
         hub.service.delete(OTHER, V1),
         hub.service.merge(OTHER, V1),
     ):
-        with pytest.raises(NotFoundError):
+        with pytest.raises(NotFoundError, match="has no adapter of this name"):
             await call
     assert (await hub.service.get(ME, ALIAS)).is_promoted
+
+
+async def test_name_of_another_tenant_is_as_good_as_none_also_when_nothing_is_promoted(hub: Hub) -> None:
+    hub.publish()
+    for adapter_id in (ALIAS, f"{ALIAS}@v7", f"{BASE}:nobody"):
+        with pytest.raises(NotFoundError, match="has no adapter of this name"):
+            await hub.service.rollback(OTHER, adapter_id)
+    with pytest.raises(NotFoundError, match="has no adapter of this name"):
+        await hub.service.delete(OTHER, f"{ALIAS}@v7")
+    with pytest.raises(NotFoundError, match=r"shop has v1\."):
+        await hub.service.get(ME, f"{ALIAS}@v7")
+    with pytest.raises(ConflictError, match="nothing to go back"):
+        await hub.service.rollback(ME, ALIAS)
+
+
+async def test_damaged_promoted_adapter_is_rolled_back_and_deleted(hub: Hub, client: httpx.AsyncClient) -> None:
+    hub.publish()
+    hub.publish()
+    for adapter_id in (V1, V2):
+        await hub.service.promote(ME, adapter_id, force=True)
+    folder = hub.store.get(V2).path
+    (folder / WEIGHTS).unlink()
+    refusal = await client.get(f"/api/v1/adapters/{ALIAS}")
+    assert_refused(refusal, 409, code="adapter_damaged")
+    assert str(hub.home) not in refusal.text
+    rolled_back = await client.post("/api/v1/adapters/rollback", json={"adapter_id": ALIAS})
+    assert rolled_back.json()["data"]["id"] == V1
+    assert (await client.delete(f"/api/v1/adapters/{V2}")).json()["data"]["deleted"]
+    await hub.settle()
+    assert not folder.exists()
+
+
+async def test_damaged_state_of_one_name_does_not_keep_the_hub_from_starting(hub: Hub) -> None:
+    hub.publish()
+    broken = hub.store.get(hub.publish(name="broken")).path.parent
+    (broken / STATE).write_text("{", encoding="utf-8")
+    hub.store.retire(V1)
+    await hub.service.start()
+    await hub.settle()
+    assert hub.dropped == [(BASE, V1)]
+    await hub.service.refresh()
+    assert hub.service.published == ()
 
 
 async def test_rollback_by_version_goes_back_from_that_version_only(hub: Hub) -> None:
