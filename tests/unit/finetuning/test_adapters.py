@@ -288,6 +288,19 @@ async def test_openai_clients_delete_a_fine_tuned_model_and_no_other(hub: Hub, c
     assert answer.json() == {"id": V1, "object": "model", "deleted": True}
 
 
+@pytest.mark.parametrize(
+    ("base", "status"), [("x" * 300, 400), ("x" * 250, 404), ("ệ" * 100, 404), ("%E1%BB%87" * 100, 404), ("x" * 5000, 400)]
+)
+async def test_long_ids_in_paths_are_refused_or_not_found_and_tell_no_path(
+    hub: Hub, client: httpx.AsyncClient, base: str, status: int
+) -> None:
+    for method, path in (("GET", "/api/v1/adapters"), ("DELETE", "/api/v1/adapters"), ("DELETE", "/v1/models")):
+        answer = await client.request(method, f"{path}/{base}:a@v1")
+        assert answer.status_code == status, answer.text
+        assert str(hub.home) not in answer.text
+        assert answer.json()["error"]["param"]
+
+
 @pytest.mark.parametrize("body", [{}, {"adapter_id": ""}, {"adapter_id": "x", "typo": 1}, {"adapter_id": "nonsense"}])
 async def test_routes_refuse_what_names_no_adapter(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
     for verb in ("promote", "rollback", "merge"):
