@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -15,11 +16,13 @@ import pytest
 from aihub.chat.fake import FakeChatEngine
 from aihub.core.errors import ConflictError, ModelUnavailableError, NotFoundError
 from aihub.core.principal import Principal
+from aihub.finetuning import merged_models
 from aihub.finetuning.adapter_folder import WEIGHTS, Adapter
-from aihub.finetuning.adapter_ids import AdapterId
+from aihub.finetuning.adapter_ids import AdapterId, parse_adapter_id
 from aihub.finetuning.adapter_state import STATE
 from aihub.finetuning.adapter_store import AdapterStore
-from aihub.finetuning.adapters import Adapters, merged_model_id
+from aihub.finetuning.adapters import Adapters
+from aihub.finetuning.merged_models import ORIGIN, MergedModels, merged_model_id
 from aihub.http.app import create_app
 from aihub.models.keys import ModelKey
 from tests.unit.conftest import assert_refused
@@ -44,13 +47,13 @@ class Hub:
         self.dropped: list[tuple[str, str]] = []
         self.refreshes = 0
         self.is_engine_silent = False
+        self.free_ram_bytes = 2**40
         self.service = self.new_service()
 
     def new_service(self) -> Adapters:
         return Adapters(
             self.store,
-            models_path=self.home / "models",
-            find_folder=self.folders.get,
+            merged=MergedModels(self.home / "models", self.folders.get, lambda: self.free_ram_bytes),
             drop=self._drop,
             models_changed=self._changed,
         )
@@ -238,11 +241,82 @@ async def test_merging_says_what_stands_in_its_way(hub: Hub, tmp_path: Path) -> 
     hub.folders[BASE] = base
     with pytest.raises(ConflictError, match="are quantised"):
         await hub.service.merge(ME, V1)
-    (base / "config.json").write_text("{}", encoding="utf-8")
-    (tmp_path / "models" / f"{BASE}-shop-v1").mkdir(parents=True)
-    with pytest.raises(ConflictError, match="is there already"):
-        await hub.service.merge(ME, V1)
     assert hub.refreshes == 0
+
+
+@pytest.fixture
+def mergeable(hub: Hub, tmp_path: Path) -> Path:
+    """The base's folder, whose weights are a gibibyte that takes no disk."""
+    hub.publish()
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}", encoding="utf-8")
+    with (base / "model.safetensors").open("wb") as file:
+        file.truncate(2**30)
+    hub.folders[BASE] = base
+    return base
+
+
+async def test_merge_without_memory_or_disk_is_refused_with_figures(
+    hub: Hub, client: httpx.AsyncClient, mergeable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.free_ram_bytes = 2**30
+    refusal = await client.post("/api/v1/adapters/merge", json={"adapter_id": V1})
+    assert_refused(refusal, 503, code="model_unavailable")
+    assert "takes 2.0 GiB of memory, and 1.0 GiB are free" in refusal.json()["error"]["message"]
+    assert int(refusal.headers["Retry-After"]) > 0
+    usage = shutil.disk_usage(hub.home)._replace(free=2**29)
+    monkeypatch.setattr(merged_models.shutil, "disk_usage", lambda _: usage)
+    refusal = await client.post("/api/v1/adapters/merge", json={"adapter_id": V1})
+    assert_refused(refusal, 507, code="disk_full")
+    assert "needs 1.1 GiB" in refusal.json()["error"]["message"]
+    assert "has 0.5 GiB free" in refusal.json()["error"]["message"]
+    assert list((hub.home / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "code", "words"),
+    [
+        ({"adapter_id": V1}, "already_merged", f"can be asked as {BASE}-shop-v1"),
+        ({"adapter_id": "smollm2-135m:instruct-shop@v1"}, "model_name_taken", "another model has that name"),
+        (None, "model_name_taken", "another model has that name"),
+    ],
+)
+async def test_folder_in_the_way_is_told_from_an_earlier_merge(
+    hub: Hub, mergeable: Path, origin: dict[str, str] | None, code: str, words: str
+) -> None:
+    target = hub.home / "models" / f"{BASE}-shop-v1"
+    target.mkdir(parents=True)
+    if origin is not None:
+        assert merged_model_id(parse_adapter_id(origin["adapter_id"])) == target.name
+        (target / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
+    with pytest.raises(ConflictError, match=words) as caught:
+        await hub.service.merge(ME, V1)
+    assert caught.value.code == code
+    assert str(hub.home) not in caught.value.message
+
+
+async def test_second_merge_at_the_same_time_is_sent_away(
+    hub: Hub, client: httpx.AsyncClient, mergeable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    def merge(_function: str, _base: Path, target: Path, _progress: Any, **_options: Any) -> None:
+        began.set()
+        may_end.wait(5)
+        (target / "model.safetensors").write_bytes(b"merged")
+
+    monkeypatch.setattr(merged_models, "run_in_subprocess", merge)
+    first = asyncio.create_task(hub.service.merge(ME, V1))
+    await asyncio.to_thread(began.wait, 5)
+    refusal = await client.post("/api/v1/adapters/merge", json={"adapter_id": V1})
+    assert_refused(refusal, 503, code="merge_running")
+    assert int(refusal.headers["Retry-After"]) > 0
+    may_end.set()
+    assert (await first).model_id == f"{BASE}-shop-v1"
+    assert hub.refreshes == 1
+    with pytest.raises(ConflictError, match="merged already"):
+        await hub.service.merge(ME, V1)
 
 
 @pytest.mark.parametrize("base", ["smollm2-135m-instruct", "Org/Name.1:7b", "--", "x" * 200])
