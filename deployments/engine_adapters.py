@@ -1,6 +1,7 @@
 """LoRA adapters of one engine: loaded when first asked for, and dropped when nobody uses them any more."""
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
@@ -14,6 +15,8 @@ from aihub.finetuning.adapter_folder import AdapterUnusableError, read_changed_m
 from aihub.finetuning.adapter_ids import find_adapter_id
 from aihub.finetuning.adapter_store import AdapterStore
 from deployments.llm_messages import engine_died
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -86,7 +89,8 @@ class EngineAdapters:
             if loaded is None:
                 await self._give(name, path)
             elif loaded.path != path or loaded.is_leaving:
-                raise ConflictError(f"{name} is loaded from {loaded.path} already; remove it first.", code="adapter_loaded")
+                logger.warning("%s is loaded from %s, so not from %s", name, loaded.path, path)
+                raise ConflictError(f"{name} is loaded from another folder already; remove it first.", code="adapter_loaded")
 
     async def remove(self, name: str) -> None:
         """Refuse new requests for an adapter, and return when those under way have ended; its files may go then."""
@@ -142,7 +146,8 @@ async def _load(server: Any, modules: frozenset[str], name: str, path: str) -> s
     try:
         changed = await asyncio.to_thread(read_changed_modules, Path(path))
     except ConfigurationError as error:
-        return error.message
+        logger.warning("%s", error.message)
+        return "Its weights are gone, cut or damaged."
     if not changed <= modules:  # vLLM would leave these out and say nothing
         served = f"with adapters on {', '.join(sorted(modules))} only" if modules else "without adapters"
         return f"It changes {', '.join(sorted(changed - modules))}, and the model is served {served}."

@@ -17,6 +17,7 @@ from aihub.core.profiles import Profile
 from aihub.core.settings import Settings
 from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.adapters import Adapters
+from aihub.finetuning.merged_models import MergedModels
 from aihub.finetuning.service import AdapterService, FineTuningService
 from aihub.models.configuration import HubConfiguration
 from aihub.models.keys import parse_key
@@ -82,8 +83,7 @@ class Models(LifecycleService, ModelManager):
         self._host = ServeModelHost(profile, self._defaults.read, settings.home_path / "cache", settings.home_path)
         self._adapters = Adapters(
             AdapterStore(settings.home_path),
-            models_path=settings.models_path,
-            find_folder=self._folder_of,
+            merged=MergedModels(settings.models_path, self._folder_of, lambda: read_device_memory("cpu")[0].free_bytes),
             drop=self._host.drop_adapter,
             models_changed=lambda: self._lifecycle.refresh(),  # noqa: PLW0108  # the lifecycle is made below
         )

@@ -16,6 +16,7 @@ from aihub.core.errors import HubError
 from aihub.core.logging import configure_logging
 from aihub.core.schemas import validate
 from aihub.core.settings import Settings
+from aihub.finetuning.adapter_folder import Adapter, AdapterDamagedError
 from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.job_folder import JobFolder
 from aihub.finetuning.results import TrainingCancelledError
@@ -82,7 +83,7 @@ def run(job_id: str, *, tenant: str, attempt: int, base: Path, workers: int, clu
 
 
 def _describe(job: RunningJob, home: Path, *, dsn: str, tenant: str, attempt: int, base: Path) -> WorkerTask:
-    current = AdapterStore(home).promoted(job.base_model, job.name)
+    current = _find_current(job, home)
     validation = job.datasets.get("validation")
     return WorkerTask(
         dsn=dsn,
@@ -97,6 +98,15 @@ def _describe(job: RunningJob, home: Path, *, dsn: str, tenant: str, attempt: in
         validation_sha256=validation["sha256"] if validation else None,
         current=(current.adapter_id, current.path) if current is not None else None,
     )
+
+
+def _find_current(job: RunningJob, home: Path) -> Adapter | None:
+    """Return the adapter in use, which the new one is compared with; a damaged one counts as none."""
+    try:
+        return AdapterStore(home).promoted(job.base_model, job.name)
+    except AdapterDamagedError as error:
+        logger.warning("The job %s is compared with its base alone: %s", job.id, error.message)
+        return None
 
 
 def _leave() -> None:

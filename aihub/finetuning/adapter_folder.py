@@ -1,5 +1,6 @@
 """The folder of one published adapter: peft's two files, where they come from, and how good they are."""
 
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from aihub.core.files import has_all_files, read_manifest
 from aihub.core.model_folder import REFUSED_SUFFIXES, read_json
 from aihub.finetuning.adapter_ids import AdapterId
 from aihub.finetuning.evaluation import EvaluationReport
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -109,19 +112,27 @@ def copy_adapter(candidate: Path, target: Path, manifest: AdapterManifest) -> No
     (target / MANIFEST).write_bytes(_MANIFESTS.dump_json(manifest, indent=1) + b"\n")
 
 
-def read_adapter_manifest(folder: Path) -> AdapterManifest:
+def read_adapter_manifest(folder: Path, adapter_id: str) -> AdapterManifest:
     """Read what is told of a published adapter.
 
     Raises:
-        AdapterDamagedError: A file is gone, has another size, or is no manifest.
+        AdapterDamagedError: A file is gone, has another size, or is no manifest. The log says where.
     """
     files = read_manifest(folder)
     try:
         if files is not None and has_all_files(folder, files):
             return _MANIFESTS.validate_json((folder / MANIFEST).read_bytes())
     except (OSError, ValidationError) as error:
-        raise _damaged(folder) from error
-    raise _damaged(folder)
+        raise _damaged(folder, adapter_id) from error
+    raise _damaged(folder, adapter_id)
+
+
+def read_tenant(folder: Path) -> str | None:
+    """Return whose a published adapter is, however the rest of its files are; None where its manifest does not say."""
+    try:
+        return _MANIFESTS.validate_json((folder / MANIFEST).read_bytes()).tenant_id
+    except (OSError, ValidationError):
+        return None
 
 
 def read_changed_modules(folder: Path) -> frozenset[str]:
@@ -134,8 +145,11 @@ def read_changed_modules(folder: Path) -> frozenset[str]:
     return frozenset(name.rpartition(".")[2] for name in names)
 
 
-def _damaged(folder: Path) -> AdapterDamagedError:
-    return AdapterDamagedError(f"The adapter in {folder} is damaged. Delete it and train it again, or restore the folder.")
+def _damaged(folder: Path, adapter_id: str) -> AdapterDamagedError:
+    logger.warning("The adapter %s in %s is damaged", adapter_id, folder)
+    return AdapterDamagedError(
+        f"The adapter {adapter_id} is damaged. Delete it and train it again, or restore its folder.", param="adapter_id"
+    )
 
 
 def _read_names(path: Path) -> list[str]:

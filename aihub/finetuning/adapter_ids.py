@@ -11,8 +11,6 @@ from typing import Final
 from aihub.core.errors import InvalidRequestError
 
 NAME_CHARS: Final = 40
-SUFFIX_CHARS: Final = 64
-"""Longest `suffix` of OpenAI's API."""
 
 _NAME = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_CHARS - 1}}}")
 _ID = re.compile(rf"(?P<base>.+):(?P<name>{_NAME.pattern})(?:@v(?P<version>[1-9][0-9]{{0,8}}))?", re.DOTALL)

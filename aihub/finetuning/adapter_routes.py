@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from aihub.core.errors import NotFoundError
-from aihub.core.schemas import DeletedObject, Success
+from aihub.core.schemas import DeletedObject, ModelName, Success
 from aihub.finetuning.adapter_ids import find_adapter_id
 from aihub.finetuning.adapter_schemas import (
     AdapterReport,
@@ -38,7 +38,7 @@ async def list_adapters(adapters: AdaptersDep, principal: PrincipalDep) -> Succe
 
 
 @router.get("/{adapter_id:path}")
-async def get_adapter(adapter_id: str, adapters: AdaptersDep, principal: PrincipalDep) -> Success[AdapterReport]:
+async def get_adapter(adapter_id: ModelName, adapters: AdaptersDep, principal: PrincipalDep) -> Success[AdapterReport]:
     """One version, or the promoted one of a name without a version."""
     return Success(data=await adapters.get(principal, adapter_id))
 
@@ -62,7 +62,7 @@ async def merge_adapter(body: AdapterRequest, adapters: AdaptersDep, principal: 
 
 
 @router.delete("/{adapter_id:path}")
-async def delete_adapter(adapter_id: str, adapters: AdaptersDep, principal: PrincipalDep) -> Success[DeletedObject]:
+async def delete_adapter(adapter_id: ModelName, adapters: AdaptersDep, principal: PrincipalDep) -> Success[DeletedObject]:
     """Delete one version for good; refused (409) for the promoted one."""
     await adapters.delete(principal, adapter_id)
     return Success(data=DeletedObject(id=adapter_id, object="adapter"))
@@ -70,13 +70,13 @@ async def delete_adapter(adapter_id: str, adapters: AdaptersDep, principal: Prin
 
 @fine_tuned_models_router.delete("/{model_id:path}")
 async def delete_fine_tuned_model(
-    model_id: str, services: ServicesDep, adapters: AdaptersDep, principal: PrincipalDep
+    model_id: ModelName, services: ServicesDep, adapters: AdaptersDep, principal: PrincipalDep
 ) -> DeletedObject:
     """Delete a fine-tuned model (`base:name@v1`). Other models are not deleted here."""
     found = find_adapter_id(model_id)
     if found is None or (found.version is None and await _is_model(services, model_id)):
         raise NotFoundError(
-            f"There is no fine-tuned model {model_id[:256]!r}, and only those (base:name@v1) are deleted here. Folders of "
+            f"There is no fine-tuned model {model_id!r}, and only those (base:name@v1) are deleted here. Folders of "
             "installed models are the operator's to remove.",
             param="model",
             code="model_not_found",

@@ -4,18 +4,15 @@
 rename. A number is used once, so whoever has cached `base:name@v3` has the right one for ever.
 """
 
-import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pydantic import TypeAdapter, ValidationError
-
-from aihub.core.errors import ConflictError, HubError, NotFoundError
-from aihub.core.files import Origin, hold_lock, move_into_place, write_document, write_manifest
+from aihub.core.errors import ConflictError, NotFoundError
+from aihub.core.files import Origin, hold_lock, move_into_place, write_manifest
 from aihub.finetuning.adapter_folder import (
     Adapter,
     AdapterDamagedError,
@@ -23,38 +20,24 @@ from aihub.finetuning.adapter_folder import (
     check_adapter_folder,
     copy_adapter,
     read_adapter_manifest,
+    read_tenant,
 )
 from aihub.finetuning.adapter_ids import AdapterId, is_name, parse_adapter_id, parse_version_id
-
-logger = logging.getLogger(__name__)
+from aihub.finetuning.adapter_state import NameState, read_state, version_numbers, write_state
+from aihub.finetuning.promotion import check_gate, check_promoted
 
 ADAPTERS_FOLDER = "adapters"
-STATE = "state.json"
+MAX_SLUG_BYTES = 255
+"""Longest name of a file."""
 _RECIPE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class NameState:
-    """What is promoted under one name.
-
-    Attributes:
-        next_version: Number of the next version.
-        promoted: The version the alias stands for.
-        before: Versions promoted earlier, the latest last.
-        deleted: Versions that are gone for everybody, their files perhaps not yet.
-    """
-
-    next_version: int = 1
-    promoted: int | None = None
-    before: tuple[int, ...] = ()
-    deleted: tuple[int, ...] = ()
-
-
-_STATES = TypeAdapter(NameState)
-
-
 def version_folder(home: Path, adapter_id: AdapterId) -> Path:
-    """Where the version of an id lies, or would."""
+    """Where the version of an id lies, or would.
+
+    Raises:
+        NotFoundError: The id of its base is too long for a folder.
+    """
     return _name_folder(home, adapter_id.base, adapter_id.name) / f"v{adapter_id.version}"
 
 
@@ -73,14 +56,21 @@ class AdapterStore:
 
         Raises:
             ConfigurationError: The candidate is no adapter.
+            ConflictError: The name is another tenant's (`adapter_name_taken`).
         """
         check_adapter_folder(candidate)
         with self._change(manifest.base_model, manifest.name, is_new=True) as folder:
-            state = _read_state(folder)
-            version = max([state.next_version, *(number + 1 for number in _numbers(folder))])
+            state = read_state(folder)
+            if _owner(folder, state) not in {None, manifest.tenant_id}:
+                raise ConflictError(
+                    f"The name {manifest.name} is taken for adapters of {manifest.base_model}. Train again with another suffix.",
+                    param="suffix",
+                    code="adapter_name_taken",
+                )
+            version = max([state.next_version, *(number + 1 for number in version_numbers(folder))])
             adapter_id = AdapterId(manifest.base_model, manifest.name, version)
             # First: after a kill the number stays unused.
-            _write_state(folder, replace(state, next_version=version + 1))
+            write_state(folder, replace(state, next_version=version + 1, tenant_id=manifest.tenant_id))
             partial = folder / f".v{version}.partial"
             partial.mkdir()
             try:
@@ -95,17 +85,20 @@ class AdapterStore:
         """Return every version, by base and name and the newest first; a damaged one is logged and left out."""
         found: list[Adapter] = []
         for base, name, folder in self._names():
-            try:
-                state = _read_state(folder)
-            except AdapterDamagedError as error:
-                logger.warning("%s", error.message)
-                continue
-            for number in sorted(_numbers(folder) - {*state.deleted}, reverse=True):
-                try:
-                    found.append(_read(folder, AdapterId(base, name, number), state))
-                except HubError as error:
-                    logger.warning("%s", error.message)
+            with suppress(AdapterDamagedError):  # whoever raises it has logged which file
+                state = read_state(folder)
+                for number in sorted(version_numbers(folder) - {*state.deleted}, reverse=True):
+                    with suppress(AdapterDamagedError):
+                        found.append(_read(folder, AdapterId(base, name, number), state))
         return found
+
+    def find_owner(self, base: str, name: str) -> str | None:
+        """Return the tenant whose name it is; None where nothing was published under it, or nothing says whose it is."""
+        folder = _name_folder(self._home, base, name)
+        try:
+            return _owner(folder, read_state(folder))
+        except AdapterDamagedError:  # logged; the versions say it, too
+            return _owner(folder, NameState())
 
     def get(self, adapter_id: str) -> Adapter:
         """Return the version of an id, or the promoted one of an alias.
@@ -117,8 +110,8 @@ class AdapterStore:
         """
         wanted = parse_adapter_id(adapter_id)
         folder = _name_folder(self._home, wanted.base, wanted.name)
-        state = _read_state(folder)
-        there = _numbers(folder) - {*state.deleted}
+        state = read_state(folder)
+        there = version_numbers(folder) - {*state.deleted}
         version = state.promoted if wanted.version is None else wanted.version
         if version is None and there:
             raise NotFoundError(
@@ -127,11 +120,15 @@ class AdapterStore:
                 code="adapter_not_found",
             )
         if version not in there:
-            raise _not_found(wanted, there)
+            raise adapter_not_found(wanted, there)
         return _read(folder, replace(wanted, version=version), state)
 
     def promoted(self, base: str, name: str) -> Adapter | None:
-        """Return the version an alias stands for."""
+        """Return the version an alias stands for.
+
+        Raises:
+            AdapterDamagedError: It is there, but not whole.
+        """
         try:
             return self.get(AdapterId(base, name).alias)
         except NotFoundError:
@@ -147,39 +144,41 @@ class AdapterStore:
         """
         wanted = parse_version_id(adapter_id)
         with self._change(wanted.base, wanted.name) as folder:
-            adapter, state = self.get(adapter_id), _read_state(folder)
+            adapter, state = self.get(adapter_id), read_state(folder)
             if adapter.is_promoted:
                 return adapter
             if not force:
-                _check_gate(adapter, state)
+                check_gate(adapter, state)
             before = (*state.before, state.promoted) if state.promoted is not None else state.before
-            _write_state(folder, replace(state, promoted=wanted.version, before=before))
+            write_state(folder, replace(state, promoted=wanted.version, before=before))
         return replace(adapter, is_promoted=True)
 
-    def rollback(self, base: str, name: str) -> Adapter | None:
+    def rollback(self, base: str, name: str, *, version: int | None = None) -> Adapter | None:
         """Let the alias stand for the version that it stood for before; for none, and None, where there was no other.
+
+        Whatever is wrong with the files of the promoted version does not matter.
+
+        Args:
+            version: Go back from this one only.
 
         Raises:
             NotFoundError: There is no adapter of this name.
-            ConflictError: None is promoted (`adapter_not_promoted`).
+            ConflictError: None is promoted, or another version (`adapter_not_promoted`).
+            AdapterDamagedError: The version before is not whole; nothing has changed.
         """
         alias = AdapterId(base, name)
         with self._change(base, name) as folder:
-            state = _read_state(folder)
-            there = _numbers(folder) - {*state.deleted}
-            if not there:
-                raise _not_found(alias, there)
-            if state.promoted is None:
-                raise ConflictError(
-                    f"No version of {alias} is promoted, so there is nothing to go back from.",
-                    param="adapter_id",
-                    code="adapter_not_promoted",
-                )
+            state = read_state(folder)
+            there = version_numbers(folder) - {*state.deleted}
+            if not there and state.promoted is None:
+                raise adapter_not_found(alias, there)
+            check_promoted(alias, state, version)
             before = [number for number in state.before if number in there]
             earlier = before.pop() if before else None
             state = replace(state, promoted=earlier, before=tuple(before))
-            _write_state(folder, state)
-            return None if earlier is None else _read(folder, replace(alias, version=earlier), state)
+            adapter = None if earlier is None else _read(folder, replace(alias, version=earlier), state)
+            write_state(folder, state)
+            return adapter
 
     def retire(self, adapter_id: str) -> AdapterId:
         """Make a version unknown to everybody; its files stay for requests under way, until `purge`.
@@ -190,9 +189,9 @@ class AdapterStore:
         """
         wanted = parse_version_id(adapter_id)
         with self._change(wanted.base, wanted.name) as folder:
-            state = _read_state(folder)
-            if wanted.version not in _numbers(folder) - {*state.deleted}:
-                raise _not_found(wanted, _numbers(folder) - {*state.deleted})
+            state = read_state(folder)
+            if wanted.version not in version_numbers(folder) - {*state.deleted}:
+                raise adapter_not_found(wanted, version_numbers(folder) - {*state.deleted})
             if state.promoted == wanted.version:
                 raise ConflictError(
                     f"{adapter_id} is promoted: requests for {wanted.alias} are answered by it. Promote another version or roll "
@@ -201,26 +200,23 @@ class AdapterStore:
                     code="adapter_promoted",
                 )
             before = tuple(number for number in state.before if number != wanted.version)
-            _write_state(folder, replace(state, before=before, deleted=(*state.deleted, wanted.version)))
+            write_state(folder, replace(state, before=before, deleted=(*state.deleted, wanted.version)))
         return wanted
 
     def purge(self, adapter_id: AdapterId) -> None:
         """Remove the files of a version that was retired."""
         with self._change(adapter_id.base, adapter_id.name) as folder:
-            if adapter_id.version in _read_state(folder).deleted:
+            if adapter_id.version in read_state(folder).deleted:
                 shutil.rmtree(folder / f"v{adapter_id.version}", ignore_errors=True)
 
-    def delete(self, adapter_id: str) -> None:
-        """Retire a version and remove its files; raises as `retire`."""
-        self.purge(self.retire(adapter_id))
-
     def retired(self) -> Sequence[AdapterId]:
-        """Return the retired versions whose files are still there."""
-        return [
-            AdapterId(base, name, number)
-            for base, name, folder in self._names()
-            for number in sorted(_numbers(folder) & {*_read_state(folder).deleted})
-        ]
+        """Return the retired versions whose files are still there; those of a name whose state is damaged are left out."""
+        found: list[AdapterId] = []
+        for base, name, folder in self._names():
+            with suppress(AdapterDamagedError):  # logged where it is raised
+                gone = version_numbers(folder) & {*read_state(folder).deleted}
+                found.extend(AdapterId(base, name, number) for number in sorted(gone))
+        return found
 
     def _names(self) -> Iterator[tuple[str, str, Path]]:
         root = self._home / ADAPTERS_FOLDER
@@ -236,7 +232,7 @@ class AdapterStore:
         if is_new:
             folder.mkdir(parents=True, exist_ok=True)
         if not folder.is_dir():
-            raise _not_found(AdapterId(base, name), set())
+            raise adapter_not_found(AdapterId(base, name))
         with hold_lock(folder):
             for partial in folder.glob(".v*.partial"):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -245,56 +241,33 @@ class AdapterStore:
 
 def _name_folder(home: Path, base: str, name: str) -> Path:
     slug = quote(base, safe="")
-    return home / ADAPTERS_FOLDER / ("%2E" + slug[1:] if slug.startswith(".") else slug) / name
+    slug = "%2E" + slug[1:] if slug.startswith(".") else slug
+    if len(slug) > MAX_SLUG_BYTES:
+        raise adapter_not_found(AdapterId(base, name))
+    return home / ADAPTERS_FOLDER / slug / name
 
 
-def _numbers(folder: Path) -> set[int]:
-    if not folder.is_dir():
-        return set()
-    return {int(path.name[1:]) for path in folder.iterdir() if path.name[:1] == "v" and path.name[1:].isdecimal()}
-
-
-def _read_state(folder: Path) -> NameState:
-    try:
-        return _STATES.validate_json((folder / STATE).read_bytes())
-    except FileNotFoundError:
-        return NameState()
-    except (OSError, ValidationError) as error:
-        raise AdapterDamagedError(
-            f"{folder / STATE} is damaged. Restore it, or delete it and promote a version again."
-        ) from error
-
-
-def _write_state(folder: Path, state: NameState) -> None:
-    write_document(folder / STATE, asdict(state))
+def _owner(folder: Path, state: NameState) -> str | None:
+    """Whose name it is: by its state, or by its versions where that is older than the field or was deleted."""
+    if state.tenant_id is not None:
+        return state.tenant_id
+    tenants = (read_tenant(folder / f"v{number}") for number in sorted(version_numbers(folder), reverse=True))
+    return next((tenant for tenant in tenants if tenant is not None), None)
 
 
 def _read(folder: Path, adapter_id: AdapterId, state: NameState) -> Adapter:
     path = folder / f"v{adapter_id.version}"
-    manifest = read_adapter_manifest(path)
+    manifest = read_adapter_manifest(path, str(adapter_id))
     size_bytes = sum(file.stat().st_size for file in path.iterdir())
     return Adapter(adapter_id, path, manifest, state.promoted == adapter_id.version, size_bytes)
 
 
-def _check_gate(adapter: Adapter, state: NameState) -> None:
-    report, base = adapter.manifest.evaluation, adapter.id.base
-    if (objection := report.find_objection(base)) is not None:
-        raise ConflictError(
-            f"{adapter.adapter_id} is not promoted. {objection} Send force: true to promote it all the same.",
-            param="adapter_id",
-            code="adapter_worse",
-        )
-    current = None if state.promoted is None else str(replace(adapter.id, version=state.promoted))
-    if current is not None and report.current_id != current:
-        raise ConflictError(
-            f"{adapter.adapter_id} was compared with {report.current_id or base}, and {current} has been promoted since. Train "
-            "again to compare it with that, or send force: true.",
-            param="adapter_id",
-            code="evaluation_outdated",
-        )
+def adapter_not_found(wanted: AdapterId, there: Set[int] = frozenset()) -> NotFoundError:
+    """Return what to raise for an adapter that is not there.
 
-
-def _not_found(wanted: AdapterId, there: set[int]) -> NotFoundError:
+    Args:
+        there: Versions to tell of, which are all the asking tenant's.
+    """
     versions = ", ".join(f"v{number}" for number in sorted(there, reverse=True)[:5])
     known = f"{wanted.alias} has {versions}." if versions else f"{wanted.base} has no adapter of this name."
     return NotFoundError(f"There is no adapter {wanted}. {known}", param="adapter_id", code="adapter_not_found")

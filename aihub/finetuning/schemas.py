@@ -19,6 +19,7 @@ JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cance
 JobPhase = Literal["waiting", "training", "evaluating", "checking"]
 
 MAX_SUFFIX_CHARS = 64
+"""Longest `suffix` of OpenAI's API."""
 
 Auto = Literal["auto"]
 Epochs = Annotated[int, Field(ge=1, le=1000)]

@@ -134,6 +134,8 @@ class AdapterService(Protocol):
         """Write base and adapter as one model, and return when it can be asked.
 
         Raises:
-            ConflictError: It is there already, or the base is gone or quantised.
+            ConflictError: It is there already, another model has its name, or the base is gone or quantised.
+            OverloadedError: Another merge is running.
+            HubError: Memory (`retryable`) or disk have no room for the base once more.
         """
         ...

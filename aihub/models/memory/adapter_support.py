@@ -6,8 +6,6 @@ ones, and on a CPU every token would pay for them.
 """
 
 import ast
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aihub.core.errors import ConfigurationError
-from aihub.core.model_folder import MAX_JSON_BYTES
+from aihub.core.model_folder import read_weight_shapes
 
 QUANTIZATIONS = frozenset({None, "awq", "awq_marlin", "gptq", "gptq_marlin", "fp8", "compressed-tensors"})
 """Methods whose layers vLLM puts adapters on."""
@@ -54,9 +52,9 @@ def read_adapter_support(folder: Path, config: Mapping[str, Any], quantization: 
         return AdapterSupport(refusal="Adapters for mixtures of experts are not served here.")
     if quantization not in QUANTIZATIONS:
         return AdapterSupport(refusal=f"The engine puts no adapters on weights quantised by {quantization}.")
-    shards = tuple((path, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors")))
+    changed_ns = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors")))
     try:
-        modules = _linear_modules(shards)
+        modules = _linear_modules(folder, changed_ns)
     except ConfigurationError as error:  # whoever starts the model is told more
         return AdapterSupport(refusal=error.message)
     return AdapterSupport(modules) if modules else AdapterSupport(refusal="Its weights name no linear layers.")
@@ -129,33 +127,17 @@ def _name_of(node: ast.AST) -> str:
 
 
 @lru_cache(maxsize=256)
-def _linear_modules(shards: tuple[tuple[Path, int], ...]) -> tuple[str, ...]:
-    """Last parts of the names of linear layers, by the headers of the weights: matrices inside numbered layers."""
-    found: set[str] = set()
-    for path, _ in shards:
-        for key, entry in _read_header(path).items():
-            name = next((key.removesuffix(suffix) for suffix in _WEIGHTS if key.endswith(suffix)), "")
-            parts = name.split(".")
-            is_layer = any(part.isdecimal() for part in parts[:-1]) and not parts[-1].isdecimal()
-            if is_layer and len(entry["shape"]) == 2 and not any(word in parts[-1] for word in ("norm", "embed")):
-                found.add(parts[-1])
-    return tuple(sorted(found))
+def _linear_modules(folder: Path, _changed_ns: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    """Last parts of the names of linear layers, by the headers of the weights: matrices inside numbered layers.
 
-
-def _read_header(path: Path) -> dict[str, Any]:
-    """Names, types and shapes of a safetensors file.
-
-    Raises:
-        ConfigurationError: It has none.
+    Args:
+        _changed_ns: Names of the files, and when they changed; others are read again.
     """
-    with path.open("rb") as file:
-        start = file.read(8)
-        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < size <= MAX_JSON_BYTES:
-            raise ConfigurationError(f"{path} is no safetensors file. Fetch the model again.")
-        try:
-            header: dict[str, Any] = json.loads(file.read(size))
-        except ValueError as error:
-            raise ConfigurationError(f"{path} is cut or damaged. Fetch the model again.") from error
-    header.pop("__metadata__", None)
-    return header
+    found: set[str] = set()
+    for key, shape in read_weight_shapes(folder).items():
+        name = next((key.removesuffix(suffix) for suffix in _WEIGHTS if key.endswith(suffix)), "")
+        parts = name.split(".")
+        is_layer = any(part.isdecimal() for part in parts[:-1]) and not parts[-1].isdecimal()
+        if is_layer and len(shape) == 2 and not any(word in parts[-1] for word in ("norm", "embed")):
+            found.add(parts[-1])
+    return tuple(sorted(found))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from aihub.core.errors import ConflictError, NotFoundError
-from aihub.finetuning.adapter_folder import AdapterUnusableError
+from aihub.finetuning.adapter_folder import WEIGHTS, AdapterUnusableError
 from aihub.finetuning.adapter_store import AdapterStore
-from deployments.engine_adapters import EngineAdapters
+from deployments.engine_adapters import EngineAdapters, adapters_of
 from tests.unit.finetuning.adapter_parts import BASE, build_candidate, manifest
 
 
@@ -125,13 +125,23 @@ async def test_candidate_is_loaded_from_its_folder_and_forgotten_again(engine: E
     await engine.adapters.add(candidate, str(tmp_path / "a"))
     await engine.adapters.add(candidate, str(tmp_path / "a"))
     await engine.answer(candidate)
-    with pytest.raises(ConflictError, match="remove it first"):
+    with pytest.raises(ConflictError, match="remove it first") as caught:
         await engine.adapters.add(candidate, str(tmp_path / "b"))
+    assert str(tmp_path) not in caught.value.message
     await engine.adapters.remove(candidate)
     with pytest.raises(NotFoundError):
         await engine.answer(candidate)
     await engine.adapters.add(candidate, str(tmp_path / "b"))
     assert [path[-1] for _, path in engine.loads] == ["a", "b"]
+
+
+async def test_damaged_weights_are_refused_before_the_engine_is_asked_and_without_a_path(tmp_path: Path) -> None:
+    candidate = build_candidate(tmp_path / "candidate")
+    (candidate / WEIGHTS).write_bytes(b"short")
+    adapters = adapters_of(object(), BASE, None, ["q_proj"])
+    with pytest.raises(AdapterUnusableError, match="gone, cut or damaged") as caught:
+        await adapters.add(f"{BASE}:job-1", str(candidate))
+    assert str(tmp_path) not in caught.value.message
 
 
 async def test_engine_without_a_store_knows_no_published_adapter(shop: str) -> None:

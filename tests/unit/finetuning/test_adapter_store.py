@@ -3,9 +3,11 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from aihub.core.errors import ConfigurationError, ConflictError, InvalidRequestError, NotFoundError
 from aihub.finetuning.adapter_folder import CONFIG, MANIFEST, WEIGHTS, AdapterDamagedError
 from aihub.finetuning.adapter_ids import parse_version_id
-from aihub.finetuning.adapter_store import STATE, AdapterStore, version_folder
+from aihub.finetuning.adapter_state import STATE
+from aihub.finetuning.adapter_store import AdapterStore, version_folder
 from tests.unit.finetuning.adapter_parts import BASE, build_candidate, manifest, report
 
 
@@ -55,7 +58,7 @@ def test_versions_count_on_and_numbers_are_never_used_again(store: AdapterStore,
         store.publish(candidate, manifest())
     store.publish(candidate, manifest(name="other"))
     assert ids(store) == [f"{BASE}:other@v1", *(f"{BASE}:shop@v{number}" for number in (3, 2, 1))]
-    store.delete(f"{BASE}:shop@v3")
+    store.purge(store.retire(f"{BASE}:shop@v3"))
     assert AdapterStore(tmp_path).publish(candidate, manifest()).id.version == 4
 
 
@@ -125,13 +128,13 @@ def test_promoted_version_is_not_deleted_before_it_is_rolled_back(store: Adapter
     adapter = store.publish(candidate, manifest())
     store.promote(adapter.adapter_id)
     with pytest.raises(ConflictError, match="roll back first") as caught:
-        store.delete(adapter.adapter_id)
+        store.retire(adapter.adapter_id)
     assert caught.value.code == "adapter_promoted"
     store.rollback(BASE, "shop")
-    store.delete(adapter.adapter_id)
+    store.purge(store.retire(adapter.adapter_id))
     assert store.list() == []
     assert not adapter.path.exists()
-    for ask in (store.get, store.delete, store.promote):
+    for ask in (store.get, store.retire, store.promote):
         with pytest.raises(NotFoundError, match="There is no adapter"):
             ask(adapter.adapter_id)
 
@@ -140,7 +143,7 @@ def test_deleted_version_is_not_gone_back_to(store: AdapterStore, candidate: Pat
     first, second, third = (store.publish(candidate, manifest()) for _ in range(3))
     for adapter in (first, second, third):
         store.promote(adapter.adapter_id, force=True)
-    store.delete(second.adapter_id)
+    store.retire(second.adapter_id)
     earlier = store.rollback(BASE, "shop")
     assert earlier is not None
     assert earlier.adapter_id == first.adapter_id
@@ -180,6 +183,99 @@ def test_damaged_version_is_left_out_and_told_when_it_is_named(store: AdapterSto
     assert store.list() == []
     with pytest.raises(AdapterDamagedError, match=STATE):
         store.get(first.adapter_id)
+
+
+def test_damaged_promoted_version_is_gone_back_from_and_deleted(store: AdapterStore, candidate: Path, tmp_path: Path) -> None:
+    first, second = (store.publish(candidate, manifest()) for _ in range(2))
+    for adapter in (first, second):
+        store.promote(adapter.adapter_id, force=True)
+    os.truncate(second.path / WEIGHTS, 10)
+    with pytest.raises(AdapterDamagedError):
+        store.promoted(BASE, "shop")
+    assert store.rollback(BASE, "shop") == replace(first, is_promoted=True)
+    store.purge(store.retire(second.adapter_id))
+    assert not second.path.exists()
+    assert ids(AdapterStore(tmp_path)) == [first.adapter_id]
+
+
+def test_promoted_version_whose_folder_is_gone_is_gone_back_from(store: AdapterStore, candidate: Path) -> None:
+    adapter = store.publish(candidate, manifest())
+    store.promote(adapter.adapter_id)
+    shutil.rmtree(adapter.path)
+    assert store.rollback(BASE, "shop") is None
+    assert store.promoted(BASE, "shop") is None
+
+
+def test_rollback_to_a_damaged_version_changes_nothing_until_that_is_deleted(store: AdapterStore, candidate: Path) -> None:
+    first, second, third = (store.publish(candidate, manifest()) for _ in range(3))
+    for adapter in (first, second, third):
+        store.promote(adapter.adapter_id, force=True)
+    (second.path / MANIFEST).unlink()
+    with pytest.raises(AdapterDamagedError, match=second.adapter_id):
+        store.rollback(BASE, "shop")
+    assert store.get(f"{BASE}:shop").adapter_id == third.adapter_id
+    store.retire(second.adapter_id)
+    assert store.rollback(BASE, "shop") == replace(first, is_promoted=True)
+
+
+def test_damaged_state_hides_no_other_name_from_the_next_start(
+    store: AdapterStore, candidate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, whole = (store.publish(candidate, manifest(name=name)) for name in ("broken", "shop"))
+    for adapter in (broken, whole):
+        store.retire(adapter.adapter_id)
+    state = broken.path.parent / STATE
+    state.write_text("{", encoding="utf-8")
+    assert store.retired() == [whole.id]
+    assert str(state) in caplog.text
+
+
+def test_damage_is_told_to_clients_without_a_path_and_to_the_log_with_it(
+    store: AdapterStore, candidate: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = store.publish(candidate, manifest())
+    for damaged in (adapter.path / WEIGHTS, adapter.path.parent / STATE):
+        os.truncate(damaged, 1)
+        with pytest.raises(AdapterDamagedError) as caught:
+            store.get(adapter.adapter_id)
+        assert str(tmp_path) not in caught.value.message
+    assert str(adapter.path) in caplog.text
+
+
+@pytest.mark.parametrize("base", ["x" * 256, "ệ" * 100])
+def test_base_that_no_folder_can_be_named_by_has_no_adapters(store: AdapterStore, base: str) -> None:
+    for ask in (store.get, store.promote, store.retire):
+        with pytest.raises(NotFoundError, match="There is no adapter"):
+            ask(f"{base}:shop@v1")
+    with pytest.raises(NotFoundError):
+        store.rollback(base, "shop")
+
+
+def test_name_stays_the_tenants_who_published_it_first(store: AdapterStore, candidate: Path) -> None:
+    adapter = store.publish(candidate, manifest(tenant="a"))
+    assert store.find_owner(BASE, "shop") == "a"
+    assert store.find_owner(BASE, "other") is None
+    with pytest.raises(ConflictError, match="another suffix") as caught:
+        store.publish(candidate, manifest(tenant="b"))
+    assert caught.value.code == "adapter_name_taken"
+    store.purge(store.retire(adapter.adapter_id))
+    with pytest.raises(ConflictError):
+        store.publish(candidate, manifest(tenant="b"))
+    assert store.publish(candidate, manifest(tenant="a")).id.version == 2
+    assert store.publish(candidate, manifest(tenant="b", name="mine")).id.version == 1
+
+
+@pytest.mark.parametrize("state", [None, "{", '{"next_version": 2}'])
+def test_name_without_a_state_that_says_so_is_the_tenants_of_its_versions(
+    store: AdapterStore, candidate: Path, state: str | None
+) -> None:
+    adapter = store.publish(candidate, manifest(tenant="a"))
+    os.truncate(adapter.path / WEIGHTS, 1)
+    path = adapter.path.parent / STATE
+    path.unlink()
+    if state is not None:
+        path.write_text(state, encoding="utf-8")
+    assert store.find_owner(BASE, "shop") == "a"
 
 
 def test_concurrent_publishes_get_different_numbers(store: AdapterStore, candidate: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -15,10 +16,13 @@ import pytest
 from aihub.chat.fake import FakeChatEngine
 from aihub.core.errors import ConflictError, ModelUnavailableError, NotFoundError
 from aihub.core.principal import Principal
-from aihub.finetuning.adapter_folder import Adapter
-from aihub.finetuning.adapter_ids import AdapterId
+from aihub.finetuning import merged_models
+from aihub.finetuning.adapter_folder import WEIGHTS, Adapter
+from aihub.finetuning.adapter_ids import AdapterId, parse_adapter_id
+from aihub.finetuning.adapter_state import STATE
 from aihub.finetuning.adapter_store import AdapterStore
-from aihub.finetuning.adapters import Adapters, merged_model_id
+from aihub.finetuning.adapters import Adapters
+from aihub.finetuning.merged_models import ORIGIN, MergedModels, merged_model_id
 from aihub.http.app import create_app
 from aihub.models.keys import ModelKey
 from tests.unit.conftest import assert_refused
@@ -43,13 +47,13 @@ class Hub:
         self.dropped: list[tuple[str, str]] = []
         self.refreshes = 0
         self.is_engine_silent = False
+        self.free_ram_bytes = 2**40
         self.service = self.new_service()
 
     def new_service(self) -> Adapters:
         return Adapters(
             self.store,
-            models_path=self.home / "models",
-            find_folder=self.folders.get,
+            merged=MergedModels(self.home / "models", self.folders.get, lambda: self.free_ram_bytes),
             drop=self._drop,
             models_changed=self._changed,
         )
@@ -115,9 +119,51 @@ async def test_other_tenants_see_and_change_nothing(hub: Hub) -> None:
         hub.service.delete(OTHER, V1),
         hub.service.merge(OTHER, V1),
     ):
-        with pytest.raises(NotFoundError):
+        with pytest.raises(NotFoundError, match="has no adapter of this name"):
             await call
     assert (await hub.service.get(ME, ALIAS)).is_promoted
+
+
+async def test_name_of_another_tenant_is_as_good_as_none_also_when_nothing_is_promoted(hub: Hub) -> None:
+    hub.publish()
+    for adapter_id in (ALIAS, f"{ALIAS}@v7", f"{BASE}:nobody"):
+        with pytest.raises(NotFoundError, match="has no adapter of this name"):
+            await hub.service.rollback(OTHER, adapter_id)
+    with pytest.raises(NotFoundError, match="has no adapter of this name"):
+        await hub.service.delete(OTHER, f"{ALIAS}@v7")
+    with pytest.raises(NotFoundError, match=r"shop has v1\."):
+        await hub.service.get(ME, f"{ALIAS}@v7")
+    with pytest.raises(ConflictError, match="nothing to go back"):
+        await hub.service.rollback(ME, ALIAS)
+
+
+async def test_damaged_promoted_adapter_is_rolled_back_and_deleted(hub: Hub, client: httpx.AsyncClient) -> None:
+    hub.publish()
+    hub.publish()
+    for adapter_id in (V1, V2):
+        await hub.service.promote(ME, adapter_id, force=True)
+    folder = hub.store.get(V2).path
+    (folder / WEIGHTS).unlink()
+    refusal = await client.get(f"/api/v1/adapters/{ALIAS}")
+    assert_refused(refusal, 409, code="adapter_damaged")
+    assert str(hub.home) not in refusal.text
+    rolled_back = await client.post("/api/v1/adapters/rollback", json={"adapter_id": ALIAS})
+    assert rolled_back.json()["data"]["id"] == V1
+    assert (await client.delete(f"/api/v1/adapters/{V2}")).json()["data"]["deleted"]
+    await hub.settle()
+    assert not folder.exists()
+
+
+async def test_damaged_state_of_one_name_does_not_keep_the_hub_from_starting(hub: Hub) -> None:
+    hub.publish()
+    broken = hub.store.get(hub.publish(name="broken")).path.parent
+    (broken / STATE).write_text("{", encoding="utf-8")
+    hub.store.retire(V1)
+    await hub.service.start()
+    await hub.settle()
+    assert hub.dropped == [(BASE, V1)]
+    await hub.service.refresh()
+    assert hub.service.published == ()
 
 
 async def test_rollback_by_version_goes_back_from_that_version_only(hub: Hub) -> None:
@@ -195,11 +241,82 @@ async def test_merging_says_what_stands_in_its_way(hub: Hub, tmp_path: Path) -> 
     hub.folders[BASE] = base
     with pytest.raises(ConflictError, match="are quantised"):
         await hub.service.merge(ME, V1)
-    (base / "config.json").write_text("{}", encoding="utf-8")
-    (tmp_path / "models" / f"{BASE}-shop-v1").mkdir(parents=True)
-    with pytest.raises(ConflictError, match="is there already"):
-        await hub.service.merge(ME, V1)
     assert hub.refreshes == 0
+
+
+@pytest.fixture
+def mergeable(hub: Hub, tmp_path: Path) -> Path:
+    """The base's folder, whose weights are a gibibyte that takes no disk."""
+    hub.publish()
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}", encoding="utf-8")
+    with (base / "model.safetensors").open("wb") as file:
+        file.truncate(2**30)
+    hub.folders[BASE] = base
+    return base
+
+
+async def test_merge_without_memory_or_disk_is_refused_with_figures(
+    hub: Hub, client: httpx.AsyncClient, mergeable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.free_ram_bytes = 2**30
+    refusal = await client.post("/api/v1/adapters/merge", json={"adapter_id": V1})
+    assert_refused(refusal, 503, code="model_unavailable")
+    assert "takes 2.0 GiB of memory, and 1.0 GiB are free" in refusal.json()["error"]["message"]
+    assert int(refusal.headers["Retry-After"]) > 0
+    usage = shutil.disk_usage(hub.home)._replace(free=2**29)
+    monkeypatch.setattr(merged_models.shutil, "disk_usage", lambda _: usage)
+    refusal = await client.post("/api/v1/adapters/merge", json={"adapter_id": V1})
+    assert_refused(refusal, 507, code="disk_full")
+    assert "needs 1.1 GiB" in refusal.json()["error"]["message"]
+    assert "has 0.5 GiB free" in refusal.json()["error"]["message"]
+    assert list((hub.home / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "code", "words"),
+    [
+        ({"adapter_id": V1}, "already_merged", f"can be asked as {BASE}-shop-v1"),
+        ({"adapter_id": "smollm2-135m:instruct-shop@v1"}, "model_name_taken", "another model has that name"),
+        (None, "model_name_taken", "another model has that name"),
+    ],
+)
+async def test_folder_in_the_way_is_told_from_an_earlier_merge(
+    hub: Hub, mergeable: Path, origin: dict[str, str] | None, code: str, words: str
+) -> None:
+    target = hub.home / "models" / f"{BASE}-shop-v1"
+    target.mkdir(parents=True)
+    if origin is not None:
+        assert merged_model_id(parse_adapter_id(origin["adapter_id"])) == target.name
+        (target / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
+    with pytest.raises(ConflictError, match=words) as caught:
+        await hub.service.merge(ME, V1)
+    assert caught.value.code == code
+    assert str(hub.home) not in caught.value.message
+
+
+async def test_second_merge_at_the_same_time_is_sent_away(
+    hub: Hub, client: httpx.AsyncClient, mergeable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    def merge(_function: str, _base: Path, target: Path, _progress: Any, **_options: Any) -> None:
+        began.set()
+        may_end.wait(5)
+        (target / "model.safetensors").write_bytes(b"merged")
+
+    monkeypatch.setattr(merged_models, "run_in_subprocess", merge)
+    first = asyncio.create_task(hub.service.merge(ME, V1))
+    await asyncio.to_thread(began.wait, 5)
+    refusal = await client.post("/api/v1/adapters/merge", json={"adapter_id": V1})
+    assert_refused(refusal, 503, code="merge_running")
+    assert int(refusal.headers["Retry-After"]) > 0
+    may_end.set()
+    assert (await first).model_id == f"{BASE}-shop-v1"
+    assert hub.refreshes == 1
+    with pytest.raises(ConflictError, match="merged already"):
+        await hub.service.merge(ME, V1)
 
 
 @pytest.mark.parametrize("base", ["smollm2-135m-instruct", "Org/Name.1:7b", "--", "x" * 200])
@@ -243,6 +360,19 @@ async def test_openai_clients_delete_a_fine_tuned_model_and_no_other(hub: Hub, c
     assert_refused(await client.delete(f"/v1/models/{ALIAS}@v9"), 404, code="adapter_not_found")
     answer = await client.delete(f"/v1/models/{V1}")
     assert answer.json() == {"id": V1, "object": "model", "deleted": True}
+
+
+@pytest.mark.parametrize(
+    ("base", "status"), [("x" * 300, 400), ("x" * 250, 404), ("ệ" * 100, 404), ("%E1%BB%87" * 100, 404), ("x" * 5000, 400)]
+)
+async def test_long_ids_in_paths_are_refused_or_not_found_and_tell_no_path(
+    hub: Hub, client: httpx.AsyncClient, base: str, status: int
+) -> None:
+    for method, path in (("GET", "/api/v1/adapters"), ("DELETE", "/api/v1/adapters"), ("DELETE", "/v1/models")):
+        answer = await client.request(method, f"{path}/{base}:a@v1")
+        assert answer.status_code == status, answer.text
+        assert str(hub.home) not in answer.text
+        assert answer.json()["error"]["param"]
 
 
 @pytest.mark.parametrize("body", [{}, {"adapter_id": ""}, {"adapter_id": "x", "typo": 1}, {"adapter_id": "nonsense"}])

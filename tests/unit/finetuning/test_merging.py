@@ -13,6 +13,7 @@ from aihub.core.principal import Principal
 from aihub.finetuning.adapter_schemas import MergeReport
 from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.adapters import Adapters
+from aihub.finetuning.merged_models import MergedModels
 from aihub.models.store.catalogue import load_catalogue
 from aihub.models.store.detection import find_folders
 from tests.unit.finetuning.adapter_parts import manifest
@@ -46,8 +47,7 @@ def service(home: Path, base: Path | None, told: list[str]) -> Adapters:
 
     return Adapters(
         AdapterStore(home),
-        models_path=home / "models",
-        find_folder={"Tiny/Llama:1": base}.get,
+        merged=MergedModels(home / "models", {"Tiny/Llama:1": base}.get, lambda: 2**40),
         drop=drop,
         models_changed=changed,
     )
@@ -88,7 +88,7 @@ def test_merged_model_says_what_base_and_adapter_say_and_is_found_as_a_model(tmp
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert "<|im_start|>" in tokenizer.apply_chat_template([{"role": "user", "content": "chào"}], tokenize=False)
     assert [str(model.key) for model in find_folders(tmp_path / "models", load_catalogue())[0]] == ["local:tiny-llama-1-shop-v1"]
-    with pytest.raises(ConflictError, match="is there already"):
+    with pytest.raises(ConflictError, match="is merged already, and can be asked as tiny-llama-1-shop-v1"):
         asyncio.run(adapters.merge(ME, adapter.adapter_id))
 
 

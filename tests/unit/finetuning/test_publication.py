@@ -58,7 +58,7 @@ async def test_room_is_given_back_before_the_base_is_loaded(scene: Scene) -> Non
 
 
 async def test_adapter_in_use_is_asked_the_same_questions(scene: Scene) -> None:
-    scene.store.publish(build_candidate(scene.home / "old"), manifest(base=BASE))
+    scene.store.publish(build_candidate(scene.home / "old"), manifest(base=BASE, tenant=scene.rows.tenant))
     scene.store.promote(f"{BASE}:shop@v1", force=True)
     scene.engine.says = {"current": RIGHT, "candidate": "Đáp 1"}
     row = await scene.finished(await scene.trained(losses(current=1.5)))
@@ -76,6 +76,14 @@ async def test_adapter_in_use_that_was_deleted_meanwhile_is_left_out(scene: Scen
     report = scene.store.get(row["adapter_id"]).manifest.evaluation
     assert report.current is not None
     assert (report.current.exact, report.asked_rows) == (None, 4)
+
+
+async def test_name_of_another_tenant_fails_the_job_with_a_way_out(scene: Scene) -> None:
+    scene.store.publish(build_candidate(scene.home / "old"), manifest(base=BASE, tenant="somebody else"))
+    row = await scene.finished(await scene.trained())
+    assert (row["status"], row["error"]["code"]) == ("failed", "adapter_name_taken")
+    assert "another suffix" in row["error"]["message"]
+    assert len(scene.store.list()) == 1
 
 
 async def test_data_without_short_answers_are_published_by_their_losses(scene: Scene) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from aihub.core.embedded.stores import StoreUrls
 from aihub.core.errors import ConflictError, HubError
+from aihub.finetuning.adapter_folder import WEIGHTS
 from aihub.finetuning.adapter_store import AdapterStore
 from aihub.finetuning.results import TrainingCancelledError, TrainingDivergedError
 from aihub.finetuning.tables import session
@@ -72,6 +73,16 @@ def test_workers_are_told_which_adapter_is_in_use(drive: Drive) -> None:
     store.promote(f"{BASE}:shop@v1")
     drive.run(drive.job())
     assert drive.tasks[0].current == (f"{BASE}:shop@v1", store.get(f"{BASE}:shop@v1").path)
+
+
+def test_damaged_adapter_in_use_counts_as_none(drive: Drive, caplog: pytest.LogCaptureFixture) -> None:
+    store = AdapterStore(drive.home)
+    adapter = store.publish(build_candidate(drive.home / "candidate"), manifest(base=BASE))
+    store.promote(adapter.adapter_id)
+    (adapter.path / WEIGHTS).unlink()
+    drive.run(drive.job())
+    assert drive.tasks[0].current is None
+    assert f"The adapter {adapter.adapter_id} is damaged" in caplog.text
 
 
 def test_failure_of_the_training_is_the_end_of_the_job(drive: Drive, rows: JobRows) -> None:

@@ -1,7 +1,10 @@
 """Which models can have adapters, by vLLM's source and the headers of weights."""
 
 import json
+import math
+import os
 import struct
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,12 @@ LAYER = "model.layers.0."
 
 
 def write_weights(folder: Path, shapes: dict[str, list[int]], name: str = "model.safetensors") -> Path:
-    """A safetensors file with a header of this model and no content."""
+    """A safetensors file of these matrices, all zeros."""
     folder.mkdir(parents=True, exist_ok=True)
-    header = json.dumps({key: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for key, shape in shapes.items()})
-    (folder / name).write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    ends = [2 * end for end in accumulate(map(math.prod, shapes.values()))]
+    entries = zip(shapes.items(), pairwise([0, *ends]), strict=True)
+    header = json.dumps({key: {"dtype": "BF16", "shape": shape, "data_offsets": place} for (key, shape), place in entries})
+    (folder / name).write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(ends[-1]))
     return folder
 
 
@@ -88,6 +93,16 @@ def test_weights_quantised_in_a_way_that_the_engine_adds_to_can(tmp_path: Path, 
 def test_damaged_weights_are_a_refusal_with_the_name_of_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     assert "model.safetensors" in (read_adapter_support(tmp_path, LLAMA, None).refusal or "")
+
+
+def test_weights_that_changed_are_read_again(tmp_path: Path) -> None:
+    path = write_weights(tmp_path, SHAPES) / "model.safetensors"
+    assert "up_proj" in read_adapter_support(tmp_path, LLAMA, None).modules
+    write_weights(tmp_path, {LAYER + "self_attn.k_proj.weight": [8, 8]})
+    os.utime(path, ns=(1, 1))
+    assert read_adapter_support(tmp_path, LLAMA, None).modules == ("k_proj",)
+    path.unlink()
+    assert "no .safetensors weights" in (read_adapter_support(tmp_path, LLAMA, None).refusal or "")
 
 
 def test_installed_model_counts_the_buffers_and_one_that_cannot_starts_as_before(tmp_path: Path) -> None:
