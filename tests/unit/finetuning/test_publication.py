@@ -18,6 +18,7 @@ from aihub.core.errors import (
 from aihub.core.postgres import Database
 from aihub.finetuning.adapter_folder import Adapter, AdapterUnusableError
 from aihub.finetuning.checks import MOST_SURPRISES
+from aihub.finetuning.scheduler import CHECKED_FIRST_S
 from tests.unit.finetuning.adapter_parts import build_candidate, manifest
 from tests.unit.finetuning.job_parts import BASE, JobRows, losses
 from tests.unit.finetuning.scheduler_parts import Scene
@@ -217,12 +218,30 @@ async def test_answer_that_failed_by_the_engine_is_asked_for_again(scene: Scene,
     assert (await scene.finished(job_id))["status"] == "succeeded"
 
 
-async def test_next_job_trains_while_the_one_before_it_is_checked(scene: Scene) -> None:
+async def test_next_job_takes_the_room_once_the_adapter_before_it_is_checked(scene: Scene) -> None:
+    """Base and training may not fit together: what takes the room first keeps the other out for hours."""
     scene.engine.may_answer.clear()
     first = await scene.trained()
     second = scene.rows.add()
     await scene.look(2)
-    assert scene.row(first)["phase"] == "checking"
-    assert scene.row(second)["phase"] == "training"
+    assert scene.room.held == {}
+    assert (scene.row(second)["status"], scene.row(second)["wait_reason"]) == (
+        "queued",
+        f"The adapter of {first} is checked first.",
+    )
     scene.engine.may_answer.set()
     assert (await scene.finished(first))["status"] == "succeeded"
+    await scene.look()
+    assert (scene.row(second)["phase"], scene.row(second)["wait_reason"]) == ("training", None)
+
+
+async def test_base_that_does_not_load_holds_the_queue_up_for_a_while_only(scene: Scene) -> None:
+    scene.engine.error = ModelUnavailableError("The model does not load.")
+    first = await scene.trained()
+    second = scene.rows.add()
+    scene.rows.quiet_for(first, CHECKED_FIRST_S - 30)
+    await scene.look()
+    assert scene.row(second)["status"] == "queued"
+    scene.rows.quiet_for(first, CHECKED_FIRST_S + 1)
+    await scene.look()
+    assert (scene.row(first)["phase"], scene.row(second)["phase"]) == ("checking", "training")
