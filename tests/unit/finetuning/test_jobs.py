@@ -188,6 +188,16 @@ async def test_a_running_job_is_asked_and_keeps_its_files_until_it_has_stopped(h
     assert len(hub.nudges) == 3
 
 
+async def test_a_trained_job_cannot_be_paused_any_more_and_can_be_cancelled(hub: JobsHub) -> None:
+    job_id = (await hub.created())["id"]
+    await hub.set(job_id, status="running", phase="checking")
+    refused = await hub.http.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
+    assert "is being checked" in assert_refused(refused, 409, code="invalid_job_state")["message"]
+    assert (await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}")).json()["hub"]["wish"] is None
+    job = (await hub.http.post(f"/v1/fine_tuning/jobs/{job_id}/cancel")).json()
+    assert job["hub"]["wish"] == "cancel"
+
+
 @pytest.mark.parametrize(
     ("status", "allowed"),
     [
