@@ -40,7 +40,10 @@ OPEN_PAUSE_S = 5.0
 
 
 class ServedModels:
-    """Engines of local models over Serve handles; satisfies `aihub.finetuning.publication.AdapterEngine`."""
+    """Engines of local models over Serve handles; satisfies `aihub.finetuning.publication.AdapterEngine`.
+
+    A call whose caller leaves, or that takes too long, is cancelled in the engine, too.
+    """
 
     def __init__(self, lifecycle: ModelLifecycle) -> None:
         self._lifecycle = lifecycle
@@ -65,7 +68,12 @@ class ServedModels:
     async def _call(self, base: str, method: str, timeout_s: float, *args: Any) -> Any:
         try:
             handle = await asyncio.to_thread(serve.get_app_handle, app_name(base))
-            return await asyncio.wait_for(getattr(handle, method).remote(*args), timeout_s)
+            response = getattr(handle, method).remote(*args)
+            try:
+                return await asyncio.wait_for(response, timeout_s)
+            except (asyncio.CancelledError, TimeoutError):
+                response.cancel()
+                raise
         except asyncio.CancelledError:
             raise
         except Exception as error:

@@ -12,6 +12,8 @@ from aihub.finetuning.tables.open_jobs import OpenJob, OpenJobTable
 logger = logging.getLogger(__name__)
 
 RETRY_S = 10.0
+STOP_PATIENCE_S = 15.0
+"""How long a check that is cancelled may take to leave the engine before its job is cancelled without it."""
 MOST_SURPRISES = 5
 """Tries that may end in an error of the hub itself before the job is given up."""
 
@@ -32,7 +34,7 @@ class PublicationChecks:
         self._surprises: dict[str, int] = {}
 
     async def look_at(self, job: OpenJob, base_digest: str, ended: Callable[[], None]) -> None:
-        """Begin, go on with, or stop a job that is trained.
+        """Begin, go on with, or stop a job that is trained; never waits for the engine.
 
         Args:
             base_digest: Of the installed version of the base model.
@@ -43,7 +45,10 @@ class PublicationChecks:
         """
         task = self._tasks.get(job.id)
         if job.wish == "cancel":
-            await self._stop(job)
+            if task is not None and not task.done():
+                _cancel_once(task)
+                if (job.wish_age_s or 0.0) <= STOP_PATIENCE_S:
+                    return  # its end is told by `ended`
             if not await self._publication.finish_published(job):
                 await self._table.stop(job)
             ended()
@@ -54,14 +59,8 @@ class PublicationChecks:
     async def close(self) -> None:
         """Stop all; what is under way is done again by whoever looks next."""
         for task in self._tasks.values():
-            task.cancel()
+            _cancel_once(task)
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-    async def _stop(self, job: OpenJob) -> None:
-        task = self._tasks.pop(job.id, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def _finish(self, job: OpenJob, base_digest: str, ended: Callable[[], None]) -> None:
         try:
@@ -104,3 +103,9 @@ class PublicationChecks:
             await self._table.fail(job, error)
         except UnavailableError:  # PostgreSQL; the next look comes to the same end
             self._again_s[job.id] = self._clock() + RETRY_S
+
+
+def _cancel_once(task: asyncio.Task[None]) -> None:
+    """A second time would cut short what the first one makes it do: take its adapter out of the engine."""
+    if not task.cancelling():
+        task.cancel()

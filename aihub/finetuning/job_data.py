@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from aihub.finetuning.job_folder import JOBS_FOLDER, JobFolder
 from aihub.finetuning.schemas import FineTuningRequest
 
 PURPOSE = "fine-tune"
+ABANDONED_S = 3600.0
+"""No job is accepted for so long (`aihub.finetuning.routes.CREATE_TIMEOUT_S`)."""
 _KEPT = frozenset({"tensorboard"})
 
 
@@ -154,9 +157,13 @@ def has_work(folder: JobFolder) -> bool:
         return False
 
 
-def find_folders(home: Path) -> set[str]:
-    """Return the ids of the jobs that have a folder. Blocking."""
-    try:
-        return {path.name for path in (home / JOBS_FOLDER).iterdir()}
-    except FileNotFoundError:
-        return set()
+def find_folders(home: Path, *, older_than_s: float) -> set[str]:
+    """Return the ids of the jobs that have a folder to which nothing was added for so long. Blocking."""
+    latest_s = time.time() - older_than_s
+    root = home / JOBS_FOLDER
+    found: set[str] = set()
+    for path in root.iterdir() if root.is_dir() else ():
+        with suppress(FileNotFoundError):  # its request has just been refused
+            if path.stat().st_mtime < latest_s:
+                found.add(path.name)
+    return found

@@ -19,7 +19,7 @@ from aihub.finetuning.acceptance import Acceptance, Estimate
 from aihub.finetuning.bases import FindBase, NameBases
 from aihub.finetuning.datasets.checking import DatasetChecker
 from aihub.finetuning.event_stream import follow_events
-from aihub.finetuning.job_data import JobData, find_folders, has_work, remove_folder, remove_work
+from aihub.finetuning.job_data import ABANDONED_S, JobData, find_folders, has_work, remove_folder, remove_work
 from aihub.finetuning.job_folder import JobFolder
 from aihub.finetuning.ollama_models import load_ollama_models
 from aihub.finetuning.schemas import FineTuningCheckpoint, FineTuningEvent, FineTuningJob, FineTuningRequest, ProgressPoint
@@ -83,8 +83,11 @@ class FineTuningJobs:
         self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def remove_leftovers(self) -> None:
-        """Remove folders of jobs whose acceptance was cut off; call it before jobs are created."""
-        folders = await run_to_end(find_folders, self._home)
+        """Remove folders of jobs whose acceptance was cut off.
+
+        Those of the last hour stay: another process, or this one, may be accepting their jobs.
+        """
+        folders = await run_to_end(find_folders, self._home, older_than_s=ABANDONED_S)
         for job_id in folders - await self._jobs.find_ids():
             await run_to_end(remove_folder, JobFolder.of(self._home, job_id))
 
@@ -192,7 +195,7 @@ class FineTuningJobs:
             try:
                 await _settle(insertion)
             finally:
-                # Of one that PostgreSQL did not answer nobody knows; its files go at the next start if it did not happen.
+                # Of one that PostgreSQL did not answer nobody knows; its files go at a later start if it did not happen.
                 is_kept = insertion.exception() is not None or insertion.result()
             insertion.result()
         finally:

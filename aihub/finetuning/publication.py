@@ -132,11 +132,17 @@ class Publication:
         # Another process may try the same adapter, while the hub is redeployed say, and takes its own name out again.
         candidate_id = f"{job.base_model}:{job.id}-{secrets.token_hex(3)}"
         await self._engine.ensure(job.base_model)
-        await self._engine.load_adapter(job.base_model, candidate_id, folder.candidate)
         try:
+            await self._engine.load_adapter(job.base_model, candidate_id, folder.candidate)
             return await self._count_right(job.base_model, candidate_id, current_id, questions)
-        finally:
-            await self._engine.remove_adapter(job.base_model, candidate_id)
+        finally:  # also after a load that took too long: the engine may have it all the same
+            await self._take_out(job.base_model, candidate_id)
+
+    async def _take_out(self, base: str, candidate_id: str) -> None:
+        try:
+            await self._engine.remove_adapter(base, candidate_id)
+        except HubError as error:  # how the adapter did counts, or why it could not be asked
+            logger.warning("%s could not be taken out of the engine: %s", candidate_id, error.message)
 
     async def _count_right(self, base: str, candidate_id: str, current_id: str | None, questions: Sequence[Question]) -> _Shares:
         """Ask all models the same questions.

@@ -30,6 +30,8 @@ UNKNOWN_S = 20.0
 STOP_PATIENCE_S = 15.0
 """After which a training that was asked to stop is ended from outside."""
 MOST_STARTS = 3
+CHECKED_FIRST_S = 900.0
+"""How long the next training waits for the check of an adapter: the base model may need the room that it would take."""
 
 
 class Base(Protocol):
@@ -197,6 +199,9 @@ class FineTuningScheduler:
                 names = ", ".join(other.id for other in training)
                 await self._table.wait(job, f"{names} {'is' if len(training) == 1 else 'are'} being trained.")
                 return
+            if (checked := _find_checked_first(jobs)) is not None:
+                await self._table.wait(job, f"The adapter of {checked.id} is checked first.")
+                return
             outcome = await self._start(job)
             if outcome == "waits":
                 return
@@ -250,6 +255,12 @@ HOLDER = "training "
 
 def holder_of(job: OpenJob) -> str:
     return HOLDER + job.id
+
+
+def _find_checked_first(jobs: list[OpenJob]) -> OpenJob | None:
+    """Return a job whose adapter is checked, but for one whose base model has not answered for long."""
+    # Nothing is written of a job between its training's end and its own.
+    return next((job for job in jobs if job.phase == "checking" and job.quiet_s <= CHECKED_FIRST_S), None)
 
 
 def base_model_gone(job: OpenJob) -> NotFoundError:

@@ -58,7 +58,7 @@ class FineTuningService(Protocol):
         """Stop a job at a checkpoint until it is resumed.
 
         Raises:
-            ConflictError: It has ended, was interrupted or is being cancelled.
+            ConflictError: It has ended, was interrupted, is being cancelled, or is trained and being checked.
         """
         ...
 

@@ -95,7 +95,7 @@ class JobSession:
         return job
 
     def hand_over(self, *, metrics: Mapping[str, Any], evaluation: Mapping[str, Any], trained_tokens: int) -> None:
-        """Write down that the adapter is there and waits for being checked by the serving engine.
+        """Write down that the adapter is there and waits for being checked by the serving engine; a wish to pause came too late.
 
         Raises:
             StorageUnavailableError: PostgreSQL did not answer for `FINAL_PATIENCE_S`.
@@ -103,7 +103,7 @@ class JobSession:
         values = {"metrics": Jsonb(dict(metrics)), "evaluation": Jsonb(dict(evaluation)), "tokens": trained_tokens}
         self._write_last(
             "phase = 'checking', metrics = %(metrics)s, evaluation = %(evaluation)s, trained_tokens = %(tokens)s, "
-            "seconds_left = NULL",
+            "seconds_left = NULL, wish = nullif(wish, 'pause'), wish_at = CASE WHEN wish = 'cancel' THEN wish_at END",
             values,
             "The adapter is trained and evaluated; the serving engine is asked next.",
         )

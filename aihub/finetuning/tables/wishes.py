@@ -19,6 +19,7 @@ class JobState:
     """
 
     status: str
+    phase: str
     wish: str | None
     has_work: bool
 
@@ -60,6 +61,12 @@ def decide_pause(job_id: str, job: JobState) -> Change | None:
         return None
     if job.status == "queued":
         return Change(_AT_ONCE + "status = 'paused'", NewEvent("The job was paused."))
+    if job.status == "running" and job.phase == "checking" and job.wish is None:
+        raise ConflictError(
+            f"The job {job_id} is trained, and its adapter is being checked: there is nothing left to pause.",
+            param="job_id",
+            code="invalid_job_state",
+        )
     if job.status == "running" and job.wish is None:
         return Change(_WISH + "'pause'", NewEvent("The job was asked to pause; it writes a checkpoint first."), was_idle=False)
     if job.status == "running":
@@ -98,12 +105,13 @@ class WishTable:
         """
         async with self._database.transaction() as connection:
             cursor = await connection.execute(
-                "SELECT status, wish FROM finetuning_jobs WHERE tenant_id = %s AND id = %s FOR NO KEY UPDATE", (tenant, job_id)
+                "SELECT status, phase, wish FROM finetuning_jobs WHERE tenant_id = %s AND id = %s FOR NO KEY UPDATE",
+                (tenant, job_id),
             )
             found: tuple[Any, ...] | None = await cursor.fetchone()
             if found is None:
                 raise no_such_job(job_id)
-            change = decide(job_id, JobState(found[0], found[1], has_work))
+            change = decide(job_id, JobState(*found, has_work))
             if change is not None:
                 await connection.execute(
                     f"UPDATE finetuning_jobs SET {change.assignments} WHERE tenant_id = %s AND id = %s",  # noqa: S608  # constants

@@ -1,6 +1,7 @@
 """Fine-tuning as the models deployment holds it: a base that cannot be served, and a PostgreSQL that comes later."""
 
 import asyncio
+from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from aihub.core.errors import InvalidRequestError, ModelUnavailableError, NotFoundError, StorageUnavailableError
+from aihub.core.errors import (
+    EngineTimeoutError,
+    InvalidRequestError,
+    ModelUnavailableError,
+    NotFoundError,
+    StorageUnavailableError,
+)
 from aihub.core.principal import Principal
 from aihub.core.profiles import load_profile
 from aihub.core.settings import Settings
@@ -88,3 +95,50 @@ async def test_engine_that_is_gone_is_unavailable(monkeypatch: pytest.MonkeyPatc
     lifecycle: Any = SimpleNamespace()
     with pytest.raises(ModelUnavailableError):
         await ServedModels(lifecycle).chat("small", {})
+
+
+class Response:
+    """Of a call that never ends."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.is_cancelled = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> None:
+        self.begun.set()
+        await asyncio.Event().wait()
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+@pytest.fixture
+def response(monkeypatch: pytest.MonkeyPatch) -> Response:
+    made = Response()
+    method = SimpleNamespace(remote=lambda *_: made)
+    handle = SimpleNamespace(chat=method, load_adapter=method, remove_adapter=method)
+    monkeypatch.setattr(finetuning.serve, "get_app_handle", lambda name: handle)
+    return made
+
+
+async def test_call_whose_caller_leaves_is_cancelled_in_the_engine(response: Response) -> None:
+    lifecycle: Any = SimpleNamespace()
+    call = asyncio.create_task(ServedModels(lifecycle).chat("small", {}))
+    await asyncio.wait_for(response.begun.wait(), 5)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert response.is_cancelled
+
+
+async def test_load_that_takes_too_long_is_cancelled_in_the_engine(
+    response: Response, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(finetuning, "ADAPTER_TIMEOUT_S", 0.05)
+    lifecycle: Any = SimpleNamespace()
+    with pytest.raises(EngineTimeoutError):
+        await ServedModels(lifecycle).load_adapter("small", "small:x", tmp_path)
+    assert response.is_cancelled

@@ -94,6 +94,9 @@ class FakeEngine:
         self.answer_error: HubError | None = None
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.may_remove = asyncio.Event()
+        self.may_remove.set()
+        self.remove_error: HubError | None = None
         self._store = store
 
     async def ensure(self, base: str) -> None:
@@ -110,6 +113,9 @@ class FakeEngine:
 
     async def remove_adapter(self, base: str, adapter_id: str) -> None:
         self.calls.append("remove")
+        await self.may_remove.wait()
+        if self.remove_error is not None:
+            raise self.remove_error
         self.loaded.discard(adapter_id)
 
     async def chat(self, base: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Jobs under many callers, cancelled ones, and what becomes of their files."""
 
 import asyncio
+import os
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -8,7 +10,9 @@ import pytest
 
 from aihub.core.errors import ConflictError, StorageUnavailableError
 from aihub.core.principal import Principal
+from aihub.finetuning.job_data import ABANDONED_S
 from aihub.finetuning.requests import from_openai
+from aihub.finetuning.routes import CREATE_TIMEOUT_S
 from aihub.finetuning.schemas import FineTuningRequest, JobCreate
 from tests.unit.conftest import assert_refused
 from tests.unit.documents.routes.document_hub import official_clients
@@ -127,7 +131,24 @@ async def test_folders_without_a_job_are_removed_at_the_start_and_others_stay(
         await hub.jobs.create(Principal(hub.tenant), request_for(await hub.uploaded()))
     assert len(hub.folders()) == 2  # nobody knows yet whether it was committed
     await hub.jobs.remove_leftovers()
+    assert len(hub.folders()) == 2
+    for job_id in hub.folders():
+        os.utime(hub.folder(job_id).path, (time.time() - ABANDONED_S - 1,) * 2)
+    await hub.jobs.remove_leftovers()
     assert hub.folders() == [job["id"]]
+
+
+async def test_a_job_that_is_being_accepted_while_another_process_starts_keeps_its_folder(hub: JobsHub) -> None:
+    hub.checker.hold.clear()
+    creation = asyncio.create_task(hub.jobs.create(Principal(hub.tenant), request_for(await hub.uploaded())))
+    await asyncio.wait_for(hub.checker.begun.wait(), 5)
+    (folder,) = hub.folders()
+    os.utime(hub.folder(folder).path, (time.time() - CREATE_TIMEOUT_S - 600,) * 2)
+    await hub.jobs.remove_leftovers()
+    hub.checker.hold.set()
+    job = await creation
+    assert job.id == folder
+    assert hub.folder(job.id).training.is_file()
 
 
 async def test_a_deleted_file_does_not_hurt_a_job_that_has_copied_it(hub: JobsHub) -> None:
@@ -165,6 +186,16 @@ async def test_a_running_job_is_asked_and_keeps_its_files_until_it_has_stopped(h
     assert_refused(await hub.http.post(f"/v1/fine_tuning/jobs/{job_id}/pause"), 409, code="invalid_job_state")
     assert hub.folder(job_id).work.is_dir()
     assert len(hub.nudges) == 3
+
+
+async def test_a_trained_job_cannot_be_paused_any_more_and_can_be_cancelled(hub: JobsHub) -> None:
+    job_id = (await hub.created())["id"]
+    await hub.set(job_id, status="running", phase="checking")
+    refused = await hub.http.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
+    assert "is being checked" in assert_refused(refused, 409, code="invalid_job_state")["message"]
+    assert (await hub.http.get(f"/v1/fine_tuning/jobs/{job_id}")).json()["hub"]["wish"] is None
+    job = (await hub.http.post(f"/v1/fine_tuning/jobs/{job_id}/cancel")).json()
+    assert job["hub"]["wish"] == "cancel"
 
 
 @pytest.mark.parametrize(

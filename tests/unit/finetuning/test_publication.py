@@ -17,7 +17,8 @@ from aihub.core.errors import (
 )
 from aihub.core.postgres import Database
 from aihub.finetuning.adapter_folder import Adapter, AdapterUnusableError
-from aihub.finetuning.checks import MOST_SURPRISES
+from aihub.finetuning.checks import MOST_SURPRISES, STOP_PATIENCE_S
+from aihub.finetuning.scheduler import CHECKED_FIRST_S
 from tests.unit.finetuning.adapter_parts import build_candidate, manifest
 from tests.unit.finetuning.job_parts import BASE, JobRows, losses
 from tests.unit.finetuning.scheduler_parts import Scene
@@ -180,6 +181,45 @@ async def test_cancel_while_the_adapter_is_asked_leaves_nothing(scene: Scene) ->
     assert not scene.folder(job_id).path.exists() or not list(scene.folder(job_id).path.iterdir())
 
 
+async def test_cancel_waits_for_no_engine_and_ends_without_it_after_a_while(scene: Scene) -> None:
+    scene.engine.may_answer.clear()
+    scene.engine.may_remove.clear()
+    job_id = await scene.trained()
+    await scene.look()
+    await asyncio.sleep(0.1)
+    other = scene.rows.add()
+    for age_s, status in ((0, "running"), (STOP_PATIENCE_S - 5, "running"), (STOP_PATIENCE_S + 1, "cancelled")):
+        scene.rows.wish(job_id, "cancel", age_s=age_s)
+        await asyncio.wait_for(scene.look(), 2)
+        await asyncio.sleep(0)
+        assert scene.row(job_id)["status"] == status
+    await scene.look()
+    assert scene.row(other)["status"] == "running"
+    assert len(scene.engine.loaded) == 1
+    scene.engine.may_remove.set()
+    await asyncio.sleep(0.1)
+    assert scene.engine.loaded == set(), "the removal went on"
+    assert (scene.row(job_id)["status"], scene.engine.calls.count("remove")) == ("cancelled", 1)
+
+
+async def test_adapter_whose_load_took_too_long_is_taken_out_again(scene: Scene) -> None:
+    scene.engine.load_error = EngineTimeoutError("Too slow.")
+    job_id = await scene.trained()
+    await scene.look()
+    await asyncio.sleep(0.2)
+    assert scene.engine.calls == [f"ensure {BASE}", "load", "remove"]
+    assert "Too slow." in scene.row(job_id)["wait_reason"]
+
+
+@pytest.mark.parametrize("error", [EngineTimeoutError("Too slow."), InternalError("The model failed.")])
+async def test_adapter_that_stays_in_the_engine_does_not_change_how_its_job_ends(scene: Scene, error: HubError) -> None:
+    scene.engine.remove_error = error
+    assert (await scene.finished(await scene.trained()))["status"] == "succeeded"
+    scene.engine.load_error = AdapterUnusableError("rank 512 is more than 64")
+    row = await scene.finished(await scene.trained())
+    assert (row["status"], row["error"]["code"]) == ("failed", "adapter_unusable")
+
+
 async def test_cancel_after_publishing_comes_too_late(scene: Scene) -> None:
     job_id = await scene.trained()
     scene.store.publish(scene.folder(job_id).candidate, replace(manifest(base=BASE), job_id=job_id))
@@ -225,12 +265,30 @@ async def test_answer_that_failed_by_the_engine_is_asked_for_again(scene: Scene,
     assert (await scene.finished(job_id))["status"] == "succeeded"
 
 
-async def test_next_job_trains_while_the_one_before_it_is_checked(scene: Scene) -> None:
+async def test_next_job_takes_the_room_once_the_adapter_before_it_is_checked(scene: Scene) -> None:
+    """Base and training may not fit together: what takes the room first keeps the other out for hours."""
     scene.engine.may_answer.clear()
     first = await scene.trained()
     second = scene.rows.add()
     await scene.look(2)
-    assert scene.row(first)["phase"] == "checking"
-    assert scene.row(second)["phase"] == "training"
+    assert scene.room.held == {}
+    assert (scene.row(second)["status"], scene.row(second)["wait_reason"]) == (
+        "queued",
+        f"The adapter of {first} is checked first.",
+    )
     scene.engine.may_answer.set()
     assert (await scene.finished(first))["status"] == "succeeded"
+    await scene.look()
+    assert (scene.row(second)["phase"], scene.row(second)["wait_reason"]) == ("training", None)
+
+
+async def test_base_that_does_not_load_holds_the_queue_up_for_a_while_only(scene: Scene) -> None:
+    scene.engine.error = ModelUnavailableError("The model does not load.")
+    first = await scene.trained()
+    second = scene.rows.add()
+    scene.rows.quiet_for(first, CHECKED_FIRST_S - 30)
+    await scene.look()
+    assert scene.row(second)["status"] == "queued"
+    scene.rows.quiet_for(first, CHECKED_FIRST_S + 1)
+    await scene.look()
+    assert (scene.row(first)["phase"], scene.row(second)["phase"]) == ("checking", "training")

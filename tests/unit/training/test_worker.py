@@ -1,7 +1,8 @@
 """One worker on the tiny model and a real PostgreSQL: trained, evaluated, told, and what the next step needs on the disk."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from aihub.core.embedded.stores import StoreUrls
 from aihub.core.errors import ConflictError
 from aihub.core.files import file_sha256
+from aihub.finetuning.evaluation import EvaluationReport
 from aihub.finetuning.job_folder import JobFolder
 from aihub.finetuning.questions import read_questions
 from aihub.finetuning.results import TrainingCancelledError
@@ -84,6 +86,28 @@ def test_wish_ends_the_worker_without_an_adapter(rows: JobRows, base: Path, tmp_
     with pytest.raises(TrainingCancelledError):
         worker.work(one)
     assert not one.folder.candidate.exists()
+
+
+def test_pause_while_it_evaluates_ends_the_worker_and_the_next_start_evaluates_again(
+    rows: JobRows, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = task(rows, base, tmp_path)
+    evaluate = worker.evaluate
+
+    def evaluate_after_the_wish(*args: Any, cancelled: Callable[[], bool], **options: Any) -> EvaluationReport:
+        rows.wish(one.job_id, "pause")
+        while not cancelled():
+            time.sleep(0.05)
+        return evaluate(*args, cancelled=cancelled, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingCancelledError):
+        patch.setattr(worker, "evaluate", evaluate_after_the_wish)
+        worker.work(one)
+    rows.run("UPDATE finetuning_jobs SET attempts = 2, wish = NULL WHERE id = %(id)s", id=one.job_id)
+    again = worker.work(replace(one, attempt=2))
+    assert again is not None
+    assert again.evaluation["rows"] == 2
+    assert again.metrics["steps"] == 12
 
 
 def test_data_that_changed_since_they_were_accepted_are_refused(rows: JobRows, base: Path, tmp_path: Path) -> None:

@@ -95,6 +95,19 @@ def test_wish_is_learned_within_a_heartbeat_and_decides_how_the_job_ends(rows: J
         assert (row["ended_at"] is None) == (wish == "pause")
 
 
+@pytest.mark.parametrize(("wish", "left"), [("pause", None), ("cancel", "cancel")])
+def test_pause_that_comes_after_the_training_is_forgotten_and_a_cancel_is_not(
+    rows: JobRows, drivers: Drivers, wish: str, left: str | None
+) -> None:
+    job_id = running(rows)
+    driver = drivers.session(job_id)
+    driver.open()
+    rows.wish(job_id, wish)
+    driver.hand_over(metrics={}, evaluation={}, trained_tokens=1)
+    row = rows.read(job_id)
+    assert (row["phase"], row["wish"], row["wish_at"] is None) == ("checking", left, left is None)
+
+
 def test_failure_is_written_with_its_code_and_as_an_event(rows: JobRows, drivers: Drivers) -> None:
     job_id = running(rows)
     driver = drivers.session(job_id)
