@@ -266,7 +266,7 @@ async def test_merge_without_memory_or_disk_is_refused_with_figures(
     assert "takes 2.0 GiB of memory, and 1.0 GiB are free" in refusal.json()["error"]["message"]
     assert int(refusal.headers["Retry-After"]) > 0
     usage = shutil.disk_usage(hub.home)._replace(free=2**29)
-    monkeypatch.setattr(merged_models.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     refusal = await client.post("/api/v1/adapters/merge", json={"adapter_id": V1})
     assert_refused(refusal, 507, code="disk_full")
     assert "needs 1.1 GiB" in refusal.json()["error"]["message"]
