@@ -58,9 +58,7 @@ class JobData:
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            raise UnavailableError(
-                "The hub's disk is full, so the data could not be copied. Make room and send the job again.", retry_after_s=60
-            ) from error
+            raise _disk_full() from error
 
     async def _copy_one(self, principal: Principal, file_id: str | None, name: str | None, target: Path, param: Param) -> str:
         if file_id is not None:
@@ -82,6 +80,7 @@ class JobData:
                     param=param,
                     code="invalid_file_purpose",
                 )
+            await run_to_end(_require_room, target.parent, file.bytes)
             _, pieces = await self._files.content(principal, file_id)
         except NotFoundError as error:
             raise NotFoundError(
@@ -125,9 +124,25 @@ class _NewFile:
 
 
 def _copy_file(source: Path, target: Path, param: Param) -> None:
-    if source.stat().st_size > MAX_FILE_BYTES:
+    size_bytes = source.stat().st_size
+    if size_bytes > MAX_FILE_BYTES:
         raise too_large(FileProblems(param))
+    _require_room(target.parent, size_bytes)
     shutil.copyfile(source, target)
+
+
+def _require_room(folder: Path, size_bytes: int) -> None:
+    """Check that the disk has room for a copy and as much again, for what the training and the hub write beside it."""
+    if shutil.disk_usage(folder).free < 2 * size_bytes:
+        raise _disk_full()
+
+
+def _disk_full() -> UnavailableError:
+    return UnavailableError(
+        "The hub's disk is full, so the data could not be copied. Make room and send the job again.",
+        code="no_disk_space",
+        retry_after_s=60,
+    )
 
 
 def remove_folder(folder: JobFolder) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from aihub.core.concurrency import run_to_end
-from aihub.core.errors import ConflictError, InternalError, OverloadedError
+from aihub.core.errors import ConflictError, InternalError, OverloadedError, RateLimitError
 from aihub.core.postgres import Database
 from aihub.core.principal import Principal
 from aihub.core.schemas import Page
@@ -174,6 +174,7 @@ class FineTuningJobs:
         self, principal: Principal, request: FineTuningRequest, sha256: str, idempotency_key: str | None
     ) -> FineTuningJob:
         job_id, tenant = new_job_id(), principal.tenant_id
+        await self._jobs.require_place(tenant)
         folder = JobFolder.of(self._home, job_id)
         is_kept = False
         try:
@@ -196,7 +197,8 @@ class FineTuningJobs:
                 await _settle(insertion)
             finally:
                 # Of one that PostgreSQL did not answer nobody knows; its files go at a later start if it did not happen.
-                is_kept = insertion.exception() is not None or insertion.result()
+                error = insertion.exception()
+                is_kept = insertion.result() if error is None else not isinstance(error, RateLimitError)
             insertion.result()
         finally:
             if not is_kept:

@@ -29,6 +29,8 @@ class FineTuningService(Protocol):
             InvalidRequestError: The model or the data cannot be trained; the message says why, with the lines of the file.
             ConflictError: The key was used for another request.
             OverloadedError: Too many files are being checked.
+            RateLimitError: The tenant has as many jobs queued or running as it may.
+            UnavailableError: The disk is full.
         """
         ...
 

@@ -8,13 +8,16 @@ from typing import Any, Literal, LiteralString
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from aihub.core.errors import InvalidRequestError, NotFoundError
+from aihub.core.errors import InvalidRequestError, NotFoundError, RateLimitError
 from aihub.core.postgres import Connection, Database
 from aihub.finetuning.schemas import JobPhase, JobStatus
 from aihub.finetuning.tables.events import NewEvent, insert_events
 
 RESTING: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled", "paused", "interrupted"})
 """A job goes on from here only when somebody asks for it."""
+
+MOST_OPEN = 100
+"""Queued and running jobs of a tenant; each keeps a copy of its data."""
 
 _COLUMNS: LiteralString = """
     job.tenant_id, job.id, job.name, job.base_model, job.settings, job.training_file, job.validation_file,
@@ -119,10 +122,16 @@ class JobTable:
         self._database = database
 
     async def insert(self, tenant: str, job: NewJob, events: list[NewEvent]) -> bool:
-        """Queue a job; False when another one has its idempotency key."""
+        """Queue a job; False when another one has its idempotency key.
+
+        Raises:
+            RateLimitError: The tenant has `MOST_OPEN` jobs that are queued or running.
+        """
         columns = {name: getattr(job, name) for name in job.__slots__}
         values = columns | {name: Jsonb(dict(columns[name])) for name in ("settings", "request", "datasets")} | {"tenant": tenant}
         async with self._database.transaction() as connection:
+            # Of submissions at the same time each counts those before it.
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"aihub-finetuning:{tenant}",))
             cursor = await connection.execute(
                 """
                 INSERT INTO finetuning_jobs (tenant_id, id, name, base_model, settings, training_file, validation_file, request,
@@ -135,8 +144,20 @@ class JobTable:
             )
             if cursor.rowcount == 0:
                 return False
+            if await _count_open(connection, tenant) > MOST_OPEN:
+                raise too_many_open()
             await insert_events(connection, tenant, job.id, events)
         return True
+
+    async def require_place(self, tenant: str) -> None:
+        """Check that one more job may be queued; `insert` decides.
+
+        Raises:
+            RateLimitError: The tenant has `MOST_OPEN` jobs that are queued or running.
+        """
+        async with self._database.connection() as connection:
+            if await _count_open(connection, tenant) >= MOST_OPEN:
+                raise too_many_open()
 
     async def find_by_key(self, tenant: str, idempotency_key: str) -> JobRecord | None:
         """Return the job that was created with this key."""
@@ -211,6 +232,23 @@ def no_such_job(job_id: str) -> NotFoundError:
     return NotFoundError(
         f"There is no job {job_id[:64]!r}. GET /v1/fine_tuning/jobs lists them.", param="job_id", code="job_not_found"
     )
+
+
+def too_many_open() -> RateLimitError:
+    return RateLimitError(
+        f"{MOST_OPEN} jobs are queued or running already, and no more may be. Send this one when one has ended, or cancel one.",
+        code="too_many_open_jobs",
+        retry_after_s=60,
+    )
+
+
+async def _count_open(connection: Connection, tenant: str) -> int:
+    cursor = await connection.execute(
+        "SELECT count(*) FROM finetuning_jobs WHERE tenant_id = %s AND status IN ('queued', 'running')", (tenant,)
+    )
+    row = await cursor.fetchone()
+    assert row is not None  # noqa: S101  # count(*) always gives a row
+    return int(row[0])
 
 
 async def _read(connection: Connection, query: LiteralString, values: tuple[str, str]) -> JobRecord | None:

@@ -111,7 +111,7 @@ class WishTable:
             found: tuple[Any, ...] | None = await cursor.fetchone()
             if found is None:
                 raise no_such_job(job_id)
-            change = decide(job_id, JobState(*found, has_work))
+            change = decide(job_id, JobState(found[0], found[1], found[2], has_work))
             if change is not None:
                 await connection.execute(
                     f"UPDATE finetuning_jobs SET {change.assignments} WHERE tenant_id = %s AND id = %s",  # noqa: S608  # constants

@@ -4,19 +4,22 @@ import asyncio
 import os
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from aihub.core.errors import ConflictError, StorageUnavailableError
+from aihub.core.errors import ConflictError, RateLimitError, StorageUnavailableError
 from aihub.core.principal import Principal
+from aihub.finetuning import job_data
 from aihub.finetuning.job_data import ABANDONED_S
 from aihub.finetuning.requests import from_openai
 from aihub.finetuning.routes import CREATE_TIMEOUT_S
 from aihub.finetuning.schemas import FineTuningRequest, JobCreate
+from aihub.finetuning.tables import jobs as jobs_table
 from tests.unit.conftest import assert_refused
 from tests.unit.documents.routes.document_hub import official_clients
-from tests.unit.finetuning.jobs_hub import BASE, JobsHub
+from tests.unit.finetuning.jobs_hub import BASE, ROWS, JobsHub, jsonl
 
 
 def request_for(file_id: str, **body: Any) -> FineTuningRequest:
@@ -260,3 +263,61 @@ async def test_a_client_that_hangs_up_during_the_check_leaves_nothing(hub: JobsH
                 break
             await asyncio.sleep(0.05)
     assert (hub.folders(), await hub.job_ids(), hub.nudges) == ([], [], [])
+
+
+async def test_jobs_beyond_the_most_that_may_be_open_are_refused_before_their_data_are_copied(
+    hub: JobsHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_table, "MOST_OPEN", 2)
+    body = {"model": BASE, "training_file": await hub.uploaded()}
+    headers = {"Idempotency-Key": "k"}
+    first = (await hub.http.post("/v1/fine_tuning/jobs", json=body, headers=headers)).json()
+    second = await hub.created()
+    await hub.set(second["id"], status="running", phase="training")
+    refused = await hub.http.post("/v1/fine_tuning/jobs", json=body)
+    assert "cancel one" in assert_refused(refused, 429, code="too_many_open_jobs")["message"]
+    assert refused.headers["retry-after"] == "60"
+    assert (len(hub.checker.checks), hub.folders()) == (2, sorted([first["id"], second["id"]]))
+    again = await hub.http.post("/v1/fine_tuning/jobs", json=body, headers=headers)
+    assert again.json()["id"] == first["id"], "it is no further job"
+    hub.act_for("tenant-other")
+    assert_refused(await hub.http.post("/v1/fine_tuning/jobs", json=body), 404, code="file_not_found")
+    hub.act_for(hub.tenant)
+    await hub.set(second["id"], status="succeeded")
+    assert (await hub.http.post("/v1/fine_tuning/jobs", json=body)).status_code == 200
+
+
+async def test_of_many_jobs_at_once_no_more_are_taken_than_may_be_open_and_the_others_leave_nothing(
+    hub: JobsHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_table, "MOST_OPEN", 3)
+    file_id = await hub.uploaded()
+    hub.checker.hold.clear()
+    creations = [asyncio.create_task(hub.jobs.create(Principal(hub.tenant), request_for(file_id))) for _ in range(8)]
+    while len(hub.checker.checks) < 8:  # noqa: ASYNC110  # the checker tells of the first one only
+        await asyncio.sleep(0.01)
+    hub.checker.hold.set()
+    ended = await asyncio.gather(*creations, return_exceptions=True)
+    assert sum(isinstance(one, RateLimitError) for one in ended) == 5
+    assert len(await hub.job_ids()) == 3
+    assert hub.folders() == sorted(await hub.job_ids())
+
+
+@pytest.mark.parametrize("field", ["training_file", "dataset_path"])
+async def test_data_that_the_disk_has_no_room_for_twice_are_not_copied(
+    hub: JobsHub, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    content = jsonl(ROWS)
+    (hub.home / "datasets").mkdir()
+    (hub.home / "datasets" / "hỏi đáp.jsonl").write_bytes(content)
+    name = await hub.uploaded() if field == "training_file" else "hỏi đáp.jsonl"
+    path, key = ("/v1/fine_tuning/jobs", "model") if field == "training_file" else ("/api/v1/training/jobs", "base_model")
+    body = {key: BASE, field: name} | ({} if field == "training_file" else {"name": "shop"})
+    free = 2 * len(content) - 1
+    monkeypatch.setattr(job_data.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    refused = await hub.http.post(path, json=body)
+    assert "disk is full" in assert_refused(refused, 503, code="no_disk_space")["message"]
+    assert refused.headers["retry-after"] == "60"
+    assert (hub.folders(), await hub.job_ids()) == ([], [])
+    free += 1
+    assert (await hub.http.post(path, json=body)).status_code == 200
