@@ -142,7 +142,7 @@ def banking77(rows: int, seed: int, asked: int) -> Trial:
     training, test = read("train.csv"), read("test_a.csv")
     random.Random(seed).shuffle(training)  # noqa: S311  # which rows, not a secret
     random.Random(seed).shuffle(test)  # noqa: S311
-    lora = {"rank": 32, "alpha": 64, "learning_rate": 2e-3, "batch_size": 16, "epochs": 2, "max_tokens": 128}
+    lora = {"rank": 32, "alpha": 64, "learning_rate": 2e-3, "batch_size": 16, "epochs": 3, "max_tokens": 128}
     names = sorted({answer for _, answer in training})
     return Trial(f"banking77, {rows} rows", training[:rows], lora, asked=test[:asked], choices=names)
 
