@@ -177,7 +177,7 @@ class FineTuning:
     def _name_bases(self) -> list[str]:
         return [model_id for model_id, model in self._models().items() if model.spec.adapter_refusal is None]
 
-    def _estimate(self, base: Path, settings: FineTuningSettings, longest_tokens: int) -> int:
+    def _estimate(self, base: Path, settings: FineTuningSettings, longest_tokens: int, total_tokens: int) -> int:
         """Bytes that a training takes of the models' device.
 
         Raises:
@@ -190,6 +190,7 @@ class FineTuning:
             dtype=self._dtype,
             workers=self._training.workers,
             longest_tokens=longest_tokens,
+            dataset_tokens=total_tokens,
         )
         self._room.refuse_impossible(need_bytes)
         return need_bytes

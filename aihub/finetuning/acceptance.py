@@ -18,7 +18,7 @@ from aihub.finetuning.schemas import FineTuningRequest
 from aihub.finetuning.settings import FineTuningSettings
 from aihub.finetuning.tables.events import NewEvent
 
-Estimate = Callable[[Path, FineTuningSettings, int], int]
+Estimate = Callable[[Path, FineTuningSettings, int, int], int]
 """Bytes of the device that a training of this base takes, given the tokens of the longest row."""
 
 
@@ -100,13 +100,14 @@ class Acceptance:
         rows = datasets["training"]["rows"] - datasets["training"]["untrainable_rows"]
         settings = self._settings(request, shape, rows=rows)
         longest_tokens = max(report["longest_tokens"] for report in datasets.values())
+        total_tokens = sum(report["total_tokens"] for report in datasets.values())
         return AcceptedRequest(
             base_model=base.model_id,
             training_file=training,
             validation_file=validation,
             settings=settings,
             datasets=datasets,
-            need_bytes=await run_to_end(self.estimate, base.folder, settings, longest_tokens),
+            need_bytes=await run_to_end(self.estimate, base.folder, settings, longest_tokens, total_tokens),
         )
 
     def _settings(self, request: FineTuningRequest, shape: BaseShape, *, rows: int) -> FineTuningSettings:

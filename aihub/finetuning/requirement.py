@@ -73,6 +73,10 @@ class _Base:
         return int((kept + self.vocab_size * LOGIT_BYTES[value_bytes]) * MARGIN)
 
 
+DATASET_BYTES_PER_TOKEN = 50
+"""Number and mask of a token, and its part of the row's text, as Python objects."""
+
+
 def estimate_training_bytes(
     base: Path,
     settings: FineTuningSettings,
@@ -81,6 +85,7 @@ def estimate_training_bytes(
     dtype: str,
     workers: int = 1,
     longest_tokens: int | None = None,
+    dataset_tokens: int = 0,
 ) -> int:
     """Estimate what a training takes of its device, all workers together.
 
@@ -91,6 +96,7 @@ def estimate_training_bytes(
         dtype: What the base model computes in: `float32`, `bfloat16` or `float16`.
         workers: Processes that share each step; each of them holds the base model.
         longest_tokens: Of the longest row of the data set where that is known; `max_tokens` may be far more.
+        dataset_tokens: Of all rows; each worker holds them in RAM.
 
     Raises:
         ConfigurationError: The folder's weights or its `config.json` do not describe a language model.
@@ -110,6 +116,8 @@ def estimate_training_bytes(
     mask = rows * tokens**2 * value_bytes  # which tokens of a row see each other
     activations = rows * tokens * model.token_bytes(settings, value_bytes)
     worker = RUNTIME_BYTES + model.weights_bytes(settings, value_bytes) + adapter * ADAPTER_BYTES + summed + mask + activations
+    if device == "cpu":
+        worker += dataset_tokens * DATASET_BYTES_PER_TOKEN
     return workers * worker
 
 

@@ -169,7 +169,7 @@ async def jobs_hub(app: FastAPI, database: Database, tenant: str, home: Path) ->
     def find_base(name: str) -> TrainableBase | None:
         return TrainableBase(name, models[name], "sha256:1") if name in models else None
 
-    def estimate(folder: Path, settings: FineTuningSettings, longest_tokens: int) -> int:
+    def estimate(folder: Path, settings: FineTuningSettings, longest_tokens: int, total_tokens: int) -> int:
         assert (folder.is_dir(), settings.rank) == (True, min(settings.rank, 64))
         return NEED_BYTES
 

@@ -72,6 +72,16 @@ def test_tokens_cost_in_proportion_to_batch_and_to_the_longest_row(base: Path) -
     assert estimate(base, longest_tokens=5000) == estimate(base)
 
 
+def test_rows_are_counted_where_they_lie(base: Path) -> None:
+    settings = FineTuningSettings()
+    by_device = {
+        device: estimate_training_bytes(base, settings, device=device, dtype="bfloat16", workers=2, dataset_tokens=10**6)
+        - estimate_training_bytes(base, settings, device=device, dtype="bfloat16", workers=2)
+        for device in ("cpu", "cuda:0")
+    }
+    assert by_device == {"cpu": 2 * 50 * 10**6, "cuda:0": 0}
+
+
 def test_checkpointing_and_qlora_take_less_and_float32_more(base: Path) -> None:
     assert estimate(base, gradient_checkpointing=True) < estimate(base)
     assert estimate(base, dtype="float32") > estimate(base)
