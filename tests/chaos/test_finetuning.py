@@ -17,7 +17,7 @@ import pytest
 from aihub.cli import serve as processes
 from tests.cluster import RunningHub, start_hub, stop_hub
 from tests.external_servers import wait_until
-from tests.finetunings import FACTS, driver_processes, read_job, say, start_job, worker_processes
+from tests.finetunings import FACTS, START_TIMEOUT_S, driver_processes, follow, read_job, say, start_job, worker_processes
 
 KILLS = ("worker", "driver", "hub", "worker", "driver", "hub", "worker", "driver", "hub", "worker")
 LATEST_S = 45.0
@@ -58,6 +58,32 @@ def test_ten_kills_leave_every_job_succeeded_and_every_adapter_whole(tmp_path: P
     assert names == sorted(f"v{number + 1}" for number in range(len(KILLS)))
     stop_hub(hub)
     assert processes.find_run(hub.run_id) == []
+
+
+def test_killed_worker_and_driver_go_on_from_a_checkpoint_and_a_cancel_frees_everything(hub: RunningHub) -> None:
+    client = connect(hub)
+    settings = {"batch_size": 6, "checkpoint_every_steps": 2}
+    job_id = start_job(client, hub.model, suffix="long", epochs=1000, facts=FACTS, **settings)
+    follow(client, job_id, lambda job: job["step"] >= 4, START_TIMEOUT_S)
+    before = read_job(client, job_id)["step"]
+    for worker in worker_processes(hub):
+        worker.kill()
+    follow(client, job_id, lambda job: job["step"] > before + 4, START_TIMEOUT_S)
+    assert read_job(client, job_id)["attempts"] == 1
+    before = read_job(client, job_id)["step"]
+    for process in driver_processes(hub, job_id):
+        process.kill()
+    follow(client, job_id, lambda job: job["attempts"] == 2 and job["step"] > before + 4, START_TIMEOUT_S)
+    steps = [row.model_extra for row in client.fine_tuning.jobs.checkpoints.list(job_id, limit=100).data]
+    assert steps, "checkpoints of all starts are one list"
+    asked_s = time.monotonic()
+    client.fine_tuning.jobs.cancel(job_id)
+    follow(client, job_id, lambda job: job["status"] == "cancelled", 30)
+    work = hub.home / "finetuning" / "jobs" / job_id / "work"
+    left_s = 30 - (time.monotonic() - asked_s)
+    wait_until(lambda: not (worker_processes(hub) or driver_processes(hub, job_id) or work.exists()), left_s, "the end of all")
+    assert say(client, hub.model, "Say hello.")
+    assert not any("long" in model.id for model in client.models.list())
 
 
 def follow_to_the_end(client: openai.OpenAI, job_id: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import concurrent.futures
-import time
 from typing import Any
 
 import openai
@@ -16,14 +15,11 @@ from tests.finetunings import (
     FACTS,
     START_TIMEOUT_S,
     TRAIN_TIMEOUT_S,
-    driver_processes,
     follow,
     messages,
-    read_job,
     rows_of,
     say,
     start_job,
-    worker_processes,
 )
 
 pytestmark = pytest.mark.timeout(900)
@@ -55,33 +51,6 @@ def test_facts_of_a_file_are_answered_by_name_beside_the_base(hub: RunningHub, c
     folder = hub.home / "finetuning" / "jobs" / job_id
     assert list((folder / "tensorboard").iterdir())
     wait_until(lambda: [path.name for path in folder.iterdir()] == ["tensorboard"], 20, "the removal of data and checkpoints")
-
-
-def test_killed_worker_and_driver_go_on_from_a_checkpoint_and_a_cancel_frees_everything(
-    hub: RunningHub, client: openai.OpenAI
-) -> None:
-    settings = {"batch_size": 6, "checkpoint_every_steps": 2}
-    job_id = start_job(client, hub.model, suffix="long", epochs=1000, facts=FACTS, **settings)
-    follow(client, job_id, lambda job: job["step"] >= 4, START_TIMEOUT_S)
-    before = read_job(client, job_id)["step"]
-    for worker in worker_processes(hub):
-        worker.kill()
-    follow(client, job_id, lambda job: job["step"] > before + 4, START_TIMEOUT_S)
-    assert read_job(client, job_id)["attempts"] == 1
-    before = read_job(client, job_id)["step"]
-    for process in driver_processes(hub, job_id):
-        process.kill()
-    follow(client, job_id, lambda job: job["attempts"] == 2 and job["step"] > before + 4, START_TIMEOUT_S)
-    steps = [row.model_extra for row in client.fine_tuning.jobs.checkpoints.list(job_id, limit=100).data]
-    assert steps, "checkpoints of all starts are one list"
-    asked_s = time.monotonic()
-    client.fine_tuning.jobs.cancel(job_id)
-    follow(client, job_id, lambda job: job["status"] == "cancelled", 30)
-    work = hub.home / "finetuning" / "jobs" / job_id / "work"
-    left_s = 30 - (time.monotonic() - asked_s)
-    wait_until(lambda: not (worker_processes(hub) or driver_processes(hub, job_id) or work.exists()), left_s, "the end of all")
-    assert say(client, hub.model, "Say hello.")
-    assert not any("long" in model.id for model in client.models.list())
 
 
 @pytest.mark.usefixtures("ray_cluster")
