@@ -46,6 +46,7 @@ class Trial:
         asked: Rows whose answers are counted; none where only the loss tells.
         validation: Rows to measure the loss on.
         choices: Names of which one must be answered in a second pass.
+        answer_tokens: Most that are asked for; the base would go on and on.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Trial:
     asked: Sequence[Row] = ()
     validation: Sequence[Row] = ()
     choices: Sequence[str] = ()
+    answer_tokens: int = 64
 
 
 @dataclass(slots=True)
@@ -144,14 +146,14 @@ def banking77(rows: int, seed: int, asked: int) -> Trial:
     random.Random(seed).shuffle(test)  # noqa: S311
     lora = {"rank": 32, "alpha": 64, "learning_rate": 2e-3, "batch_size": 16, "epochs": 3, "max_tokens": 128}
     names = sorted({answer for _, answer in training})
-    return Trial(f"banking77, {rows} rows", training[:rows], lora, asked=test[:asked], choices=names)
+    return Trial(f"banking77, {rows} rows", training[:rows], lora, asked=test[:asked], choices=names, answer_tokens=24)
 
 
 def run(client: OpenAI, base: str, trial: Trial) -> None:
     """Train and ask; print what came out."""
     print(f"\n{trial.title}: {len(trial.training)} rows, {json.dumps(trial.lora)}", flush=True)
     if trial.asked:
-        print(f"  base: {count_right(client, base, trial.asked)} of {len(trial.asked)} word for word", flush=True)
+        print(f"  base: {count_right(client, base, trial)} of {len(trial.asked)} word for word", flush=True)
     started_s = time.monotonic()
     with chatting(client, base) as others:
         told = train(client, base, trial)
@@ -165,10 +167,10 @@ def run(client: OpenAI, base: str, trial: Trial) -> None:
     print(f"  chats of others meanwhile: {len(others.seconds)}, slowest {max(others.seconds, default=0):.1f} s", end="")
     print(f", {len(others.failures)} failed {others.failures[:3] or ''}", flush=True)
     if trial.asked:
-        right = count_right(client, adapter_id, trial.asked)
+        right = count_right(client, adapter_id, trial)
         print(f"  adapter: {right} of {len(trial.asked)} word for word ({right / len(trial.asked):.3f})", flush=True)
     if trial.choices:
-        right = count_right(client, adapter_id, trial.asked, trial.choices)
+        right = count_right(client, adapter_id, trial, trial.choices)
         print(f"  adapter, one of {len(trial.choices)} names: {right} of {len(trial.asked)} ({right / len(trial.asked):.3f})")
 
 
@@ -187,7 +189,7 @@ def train(client: OpenAI, base: str, trial: Trial) -> dict[str, Any]:
     return told
 
 
-def count_right(client: OpenAI, model: str, rows: Sequence[Row], choices: Sequence[str] = ()) -> int:
+def count_right(client: OpenAI, model: str, trial: Trial, choices: Sequence[str] = ()) -> int:
     """Ask all rows greedily; return how many answers are right word for word."""
     form: dict[str, Any] = {}
     if choices:
@@ -197,11 +199,16 @@ def count_right(client: OpenAI, model: str, rows: Sequence[Row], choices: Sequen
     def is_right(row: Row) -> bool:
         messages, answer = row
         asked: Any = client.chat.completions.create
-        text = asked(model=model, messages=messages, temperature=0, max_tokens=64, **form).choices[0].message.content or ""
+        text = (
+            asked(model=model, messages=messages, temperature=0, max_tokens=trial.answer_tokens, **form)
+            .choices[0]
+            .message.content
+            or ""
+        )
         return bool((json.loads(text) if choices else text.strip()) == answer)
 
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        return sum(pool.map(is_right, rows))
+        return sum(pool.map(is_right, trial.asked))
 
 
 def upload(client: OpenAI, rows: Sequence[Row]) -> str:

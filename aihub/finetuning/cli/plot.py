@@ -19,6 +19,7 @@ def write_loss_curve(rows: Sequence[Answer], path: Path, *, title: str) -> None:
         OSError: The file cannot be written.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     learnt = [(row["step"], row["loss"]) for row in rows if row["loss"] is not None]
     evaluated = [(row["step"], row["eval_loss"]) for row in rows if row["eval_loss"] is not None]
@@ -29,6 +30,7 @@ def write_loss_curve(rows: Sequence[Answer], path: Path, *, title: str) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.2, markersize=4)
     axes.set(title=title, xlabel="step", ylabel="loss (nats a token)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, format="png", dpi=150)
