@@ -56,7 +56,7 @@ def show_adapters(adapters: list[Answer]) -> None:
     if not adapters:
         print_text("No adapters yet. `aihub train start` makes one.")
         return
-    table = _table("adapter", "in use as", "rank", "validation loss", "right word for word", "trained")
+    table = _table("adapter", "in use as", "rank", "loss", "right word for word", "trained")
     for adapter in adapters:
         candidate = (adapter.get("evaluation") or {}).get("candidate") or {}
         loss, exact = candidate.get("loss"), candidate.get("exact")
