@@ -129,8 +129,8 @@ def instruct_vi() -> Trial:
             for row in rows[::step][:most]
         ]
 
-    lora = {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "max_tokens": 768}
-    return Trial("instruct-vi", read("train.jsonl.gz", 200), lora, validation=read("eval.jsonl.gz", 40))
+    lora = {"learning_rate": 1e-3, "batch_size": 4, "epochs": 1, "max_tokens": 1024}
+    return Trial("instruct-vi", read("train.jsonl.gz", 60), lora, validation=read("eval.jsonl.gz", 20))
 
 
 def banking77(rows: int, seed: int, asked: int) -> Trial:
