@@ -2,6 +2,7 @@
 that is frozen.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -10,6 +11,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
+
+from aihub.core.errors import StorageUnavailableError
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 15.0
@@ -63,3 +68,15 @@ def limited(connection: psycopg.Connection[Any], seconds: float) -> Iterator[Non
 def _cut(connection: psycopg.Connection[Any]) -> None:
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as handle:
         handle.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn what PostgreSQL raises into `StorageUnavailableError`, which has it as its cause."""
+    try:
+        yield
+    except psycopg.errors.UndefinedTable as error:
+        raise StorageUnavailableError("The hub's database lacks tables. Run `aihub db upgrade`.") from error
+    except psycopg.Error as error:
+        logger.warning("PostgreSQL: %s: %s", type(error).__name__, error)
+        raise StorageUnavailableError("The hub's database does not answer. Try again in a few seconds.") from error

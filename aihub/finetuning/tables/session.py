@@ -3,8 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from aihub.core.errors import ConflictError, HubError, StorageUnavailableError
+from aihub.core.postgres_connection import translated_errors
 from aihub.finetuning.tables.locked_connection import LockedConnection, job_lock
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class JobSession:
             ConflictError: Another process works on it, or it does not run any more.
             StorageUnavailableError: PostgreSQL does not answer.
         """
-        with _translated_errors():
+        with translated_errors():
             if not self._connection.open(LOCK_PATIENCE_S):
                 raise ConflictError(f"Another process works on the job {self._key['id']}.")
             job = self._connection.run(self._read)
@@ -189,7 +189,7 @@ class JobSession:
         deadline_s, pause_s = time.monotonic() + FINAL_PATIENCE_S, _FIRST_PAUSE_S
         while True:
             try:
-                with _translated_errors():
+                with translated_errors():
                     if not self._connection.is_open and not self._connection.open(LOCK_PATIENCE_S):
                         raise ConflictError(f"Another process has taken the job {self._key['id']} over.")
                     self._connection.run(write)
@@ -229,14 +229,3 @@ def write_event(
         INSERT_EVENT,
         values | {"type": "message" if data is None else "metrics", "data": None if data is None else Jsonb(dict(data))},
     )
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except psycopg.errors.UndefinedTable as error:
-        raise StorageUnavailableError("The hub's database lacks tables. Run `aihub db upgrade`.") from error
-    except psycopg.Error as error:
-        logger.warning("PostgreSQL: %s: %s", type(error).__name__, error)
-        raise StorageUnavailableError("The hub's database does not answer. Try again in a few seconds.") from error

@@ -3,15 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from aihub.core.errors import HubError, StorageUnavailableError
-from aihub.core.postgres_connection import STATEMENT_TIMEOUT_S, connect, limited
+from aihub.core.postgres_connection import STATEMENT_TIMEOUT_S, connect, limited, translated_errors
 from aihub.recsys.tables.runs import HEARTBEAT_S, INSERT_RUN, IS_OPEN, LOCK_NUMBER, UPSERT_STATUS, already_training, new_run_id
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class TrainingSession:
             ConflictError: The same store and model is being trained.
             StorageUnavailableError: PostgreSQL does not answer.
         """
-        with _translated_errors():
+        with translated_errors():
             self._connection = self._connect()
             try:
                 with limited(self._connection, LOCK_PATIENCE_S + STATEMENT_TIMEOUT_S):
@@ -231,7 +231,7 @@ class TrainingSession:
         deadline_s, pause_s = time.monotonic() + FINAL_PATIENCE_S, _FIRST_PAUSE_S
         while True:
             try:
-                with _translated_errors():
+                with translated_errors():
                     if self._connection is None or self._connection.closed or self._connection.broken:
                         self._connection = self._connect()
                     with limited(self._connection, STATEMENT_TIMEOUT_S):
@@ -252,7 +252,7 @@ def write_failure(dsn: str, *, tenant: str, run_id: str, error: HubError) -> Non
     Raises:
         StorageUnavailableError: PostgreSQL does not answer.
     """
-    with _translated_errors(), connect(dsn, APPLICATION_NAME) as connection, limited(connection, STATEMENT_TIMEOUT_S):
+    with translated_errors(), connect(dsn, APPLICATION_NAME) as connection, limited(connection, STATEMENT_TIMEOUT_S):
         _write_end(connection, {"tenant": tenant, "id": run_id, "step": ""}, "failed", error.code, error.message)
 
 
@@ -276,14 +276,3 @@ def _write_end(connection: psycopg.Connection[Any], values: Mapping[str, Any], s
         f"error = %(error)s, message = %(message)s WHERE tenant_id = %(tenant)s AND id = %(id)s AND {IS_OPEN}",
         {**values, "status": status, "message": message, "error": Jsonb({"code": code, "message": message})},
     )
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except psycopg.errors.UndefinedTable as error:
-        raise StorageUnavailableError("The hub's database lacks tables. Run `aihub db upgrade`.") from error
-    except psycopg.Error as error:
-        logger.warning("PostgreSQL: %s: %s", type(error).__name__, error)
-        raise StorageUnavailableError("The hub's database does not answer. Try again in a few seconds.") from error
