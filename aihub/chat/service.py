@@ -27,6 +27,7 @@ class ChatModelInfo:
         context_tokens: Prompt plus answer, in the model's tokens.
         created: Unix seconds.
         special_tokens: Tokens of its vocabulary that steer the model; neutralised in text from outside.
+        max_images: Images one request may hold; 0 for a model that reads text only.
     """
 
     model_id: str
@@ -34,6 +35,7 @@ class ChatModelInfo:
     created: int
     owned_by: str = "aihub"
     special_tokens: tuple[str, ...] = ()
+    max_images: int = 0
 
 
 class ChatEngine(Protocol):

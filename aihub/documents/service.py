@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from aihub.core.principal import Principal
@@ -26,6 +27,42 @@ if TYPE_CHECKING:
 
 Order = Literal["asc", "desc"]
 FileStatus = Literal["in_progress", "completed", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSpan:
+    """When a piece of a transcript was said: characters of the text, seconds of the recording."""
+
+    start_char: int
+    end_char: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MediaText:
+    """What a recording says or an image shows.
+
+    Attributes:
+        spans: One per word, in order; none for images.
+    """
+
+    text: str
+    kind: Literal["audio", "video", "image"]
+    spans: tuple[TimeSpan, ...] = ()
+
+
+class MediaReader(Protocol):
+    """Turns recordings and images into text, so that they can be searched."""
+
+    async def read(self, principal: Principal, filename: str, data: bytes) -> MediaText | None:
+        """Return the text of a recording or an image; None when the file is neither.
+
+        Raises:
+            DocumentError: It cannot be read; the message says why.
+            UnavailableError: What reads it is away for now.
+        """
+        ...
 
 
 class FileService(Protocol):

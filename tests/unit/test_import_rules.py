@@ -16,7 +16,7 @@ FORBIDDEN = {
     "training": {"deployments", "pipelines"},
     "deployments": {"training"},
 }
-CAPABILITIES = ("chat", "documents", "embeddings", "finetuning", "models", "recsys")
+CAPABILITIES = ("chat", "documents", "embeddings", "finetuning", "media", "models", "recsys", "speech")
 # Folder of `aihub` -> folders it may import besides its own. A capability's Protocols lie in its `service.py`, which every
 # capability and `http` may import too.
 ALLOWED = {
@@ -37,7 +37,7 @@ COMPAT = {
     ("vllm", "deployments.vllm_compat"),
     ("vllm", "deployments.vllm_cpu_adapters"),  # lives in the engine's process, which must not import Ray Serve
 }
-HEAVY = {"vllm", "torch", "vosk", "lightgbm", "transformers", "sentence_transformers", "nncf", "openvino"}
+HEAVY = {"vllm", "torch", "vosk", "av", "lightgbm", "transformers", "sentence_transformers", "nncf", "openvino"}
 # Loads untrusted bytes as code.
 UNSAFE = {"pickle", "cloudpickle", "joblib", "dill", "marshal", "shelve"}
 MOST_LINES = 300

@@ -1,0 +1,1 @@
+"""Images, audio and video from outside, decoded in limited processes."""

@@ -1,0 +1,1 @@
+"""Speech recognition with Vosk: files, live streams and the models behind them."""

@@ -1,0 +1,198 @@
+"""Speech recognition as routes and pipelines see it. Like all services: principal first, `HubError` only.
+
+The `speech` application (`deployments/speech.py`) and the fake (`aihub/speech/fake.py`) satisfy `SpeechService`; one suite in
+`tests/contract` runs on the fake and on the engine with real models.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from aihub.core.principal import Principal
+
+AUTO_MODEL = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechModelInfo:
+    """An installed speech model.
+
+    Attributes:
+        model_id: Its key, as clients send it: `vosk:vi`.
+        languages: ISO 639-1 codes.
+        created: Unix seconds of its installation.
+    """
+
+    model_id: str
+    languages: tuple[str, ...]
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word; times in seconds from the start of the audio, `confidence` from 0 to 1."""
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What was said between two pauses."""
+
+    text: str
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...] = ()
+
+    @property
+    def confidence(self) -> float:
+        """Mean over the words; 0 without any."""
+        return sum(word.confidence for word in self.words) / len(self.words) if self.words else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """All that was said.
+
+    Attributes:
+        language: ISO 639-1 code of the model that heard it.
+        duration_s: Of the audio.
+    """
+
+    model_id: str
+    language: str
+    duration_s: float
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        """The segments as one line."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+
+@dataclass(frozen=True, slots=True)
+class RecognitionOptions:
+    """How a file is transcribed.
+
+    Attributes:
+        model: Key of an installed speech model, or `auto`.
+        language: ISO 639-1 code; with `auto`, the only language whose models are tried.
+        phrases: Words and phrases to listen for; nothing else is recognised then, but for `[unk]`.
+    """
+
+    model: str = AUTO_MODEL
+    language: str | None = None
+    phrases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionStart:
+    """First event: which model listens. `duration_s` is None where the header does not say."""
+
+    model_id: str
+    language: str
+    duration_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionProgress:
+    """A segment was heard (None: only time passed), and everything before `done_s` is transcribed."""
+
+    segment: Segment | None
+    done_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionEnd:
+    """Last event."""
+
+    duration_s: float
+
+
+TranscriptionEvent = TranscriptionStart | TranscriptionProgress | TranscriptionEnd
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    """How a live stream is heard; the names are those of the vosk-server protocol's config where it has them.
+
+    Attributes:
+        encoding: `pcm_s16le` is bare samples of one channel; `container` is any file that is decoded here, while it comes in.
+        sample_rate: In Hz, of bare samples.
+        words: Whether finals carry words with times and confidences.
+        max_alternatives: 0 gives one result; more give that many, without confidences of words.
+    """
+
+    recognition: RecognitionOptions = field(default_factory=RecognitionOptions)
+    encoding: Literal["pcm_s16le", "container"] = "pcm_s16le"
+    sample_rate: int = 16_000
+    words: bool = True
+    partial_words: bool = False
+    max_alternatives: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStream:
+    """An open live stream."""
+
+    stream_id: str
+    model_id: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveResult:
+    """What a piece of audio brought.
+
+    Attributes:
+        finals: Vosk's own result objects (`text`, `result` with `word`, `start`, `end`, `conf`) of utterances that ended, oldest
+            first.
+        partial: Vosk's own partial object (`partial`) of the utterance under way; None when the last thing was a final.
+    """
+
+    finals: tuple[dict[str, Any], ...] = ()
+    partial: dict[str, Any] | None = None
+
+
+class SpeechService(Protocol):
+    """Transcribes files and live streams.
+
+    Every method raises `InvalidRequestError` children for what is wrong with the request or the audio, `ModelUnavailableError`
+    where no fitting model is installed (the message names the command that installs one), `OverloadedError` where all places are
+    taken, and `UnavailableError` where a recogniser died: that request is lost, the next one works.
+    """
+
+    async def models(self) -> list[SpeechModelInfo]: ...
+
+    async def transcribe(self, principal: Principal, audio: bytes, options: RecognitionOptions) -> Transcript:
+        """Transcribe a file of any format that `aihub.media` reads."""
+        ...
+
+    def stream_transcription(
+        self, principal: Principal, audio: bytes, options: RecognitionOptions
+    ) -> AsyncGenerator[TranscriptionEvent, None]:
+        """Transcribe a file and yield what is heard in order; closing the generator ends the work."""
+        ...
+
+    async def open_stream(self, principal: Principal, options: LiveOptions) -> LiveStream:
+        """Begin a live stream, which holds a place until `finish` or `close`, or until nothing is fed for a while."""
+        ...
+
+    async def feed(self, principal: Principal, stream_id: str, audio: bytes) -> LiveResult:
+        """Hear the next piece.
+
+        Raises:
+            NotFoundError: The stream has ended, was idle for too long, or the speech service was restarted.
+        """
+        ...
+
+    async def finish(self, principal: Principal, stream_id: str) -> LiveResult:
+        """End a stream and return what was still open; raises as `feed`."""
+        ...
+
+    async def close(self, principal: Principal, stream_id: str) -> None:
+        """Give a stream up; does nothing when there is none."""
+        ...
