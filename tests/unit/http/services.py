@@ -20,6 +20,7 @@ from aihub.finetuning.service import AdapterService, FineTuningService
 from aihub.http.services import Services
 from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
+from aihub.speech.fake import FakeSpeech
 
 
 class OneEngineChat:
@@ -93,6 +94,7 @@ class Parts:
 
     engine: FakeChatEngine = field(default_factory=FakeChatEngine)
     embedder: TinyEmbedder = field(default_factory=TinyEmbedder)
+    speech: FakeSpeech = field(default_factory=FakeSpeech)
     metrics: Metrics = field(default_factory=Metrics)
     settings: Settings = field(default_factory=Settings)
     health: dict[str, PartHealth] = field(
@@ -115,6 +117,7 @@ class Parts:
             recsys=cast(RecsysService, None),
             adapters=cast(AdapterService, None),
             finetuning=cast(FineTuningService, None),
+            speech=self.speech,
             health=health,
             metrics=self.metrics,
         )
