@@ -19,15 +19,17 @@ from aihub.http.services import PredictionServices, Services
 from aihub.models.routes import loaded_models_router, models_router
 from aihub.models.store.routes import router as model_registry
 from aihub.recsys.routes import predictions_router, training_router
+from aihub.speech.routes import router as speech
 
 _DESCRIPTION = """\
-OpenAI's API for chat, embeddings, files and vector stores, served from your own machine. Chat takes one extra field,
+OpenAI's API for chat, embeddings, speech, files and vector stores, served from your own machine. Chat takes one extra field,
 `retrieval`, which answers from your documents with citations.
 """
 
 _ROUTERS: tuple[APIRouter, ...] = (
     chat,
     embeddings,
+    speech,
     files_router,
     vector_stores_router,
     file_batches_router,

@@ -134,7 +134,7 @@ class _BoundedParser(MultiPartParser):
     """Starlette's parser, with a limit on the file and with limits told apart from broken bodies."""
 
     def __init__(self, request: Request, body: AsyncGenerator[bytes, None], max_bytes: int, limits: FieldLimits) -> None:
-        super().__init__(request.headers, body, max_files=1, max_fields=limits.fields)
+        super().__init__(request.headers, body, max_files=1, max_fields=limits.fields + 1)  # ours is met first
         self._max_bytes = max_bytes
         self._limits = limits
         self._parts = 0

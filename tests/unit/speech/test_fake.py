@@ -1,27 +1,15 @@
 """What other tests rely on."""
 
-import io
-import wave
-
 import pytest
 
 from aihub.core.errors import ModelUnavailableError, NotFoundError, OverloadedError
 from aihub.core.principal import Principal
 from aihub.speech.fake import FakeSpeech
 from aihub.speech.service import LiveOptions, RecognitionOptions, TranscriptionEnd, TranscriptionProgress, TranscriptionStart
+from tests.unit.speech.audio_files import wav
 
 CALLER = Principal()
 SCRIPT = ("xin chào", "cửa hàng mở cửa lúc tám giờ")
-
-
-def wav(duration_s: float, rate: int = 8000) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(rate)
-        writer.writeframes(bytes(2 * int(duration_s * rate)))
-    return file.getvalue()
 
 
 async def test_longer_audio_gives_more_of_the_script() -> None:
