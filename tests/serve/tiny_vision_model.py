@@ -25,7 +25,11 @@ def build_tiny_vision_model(first: Path, target: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(first)
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     tokenizer.add_special_tokens({"additional_special_tokens": [*MARKERS, *tiles]})
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     layers = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = Idefics3Config(
         vision_config=layers | {"image_size": IMAGE_SIDE, "patch_size": PATCH_SIDE},
