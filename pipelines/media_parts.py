@@ -25,6 +25,7 @@ MAX_REQUESTS = 8
 MAX_WAITING = 64
 MAX_PARALLEL_PARTS = 4
 
+ReadPart = Callable[[Principal, PartTask], Coroutine[Any, Any, None]]
 FindEngine = Callable[[ChatCompletionRequest], Awaitable[ChatEngine]]
 
 
@@ -60,16 +61,16 @@ class MediaParts:
             UnavailableError: A part that is needed is away, or no speech model is installed for a recording.
         """
         media = _Media(request, self._tasks(request))
-        await self._read(media, lambda task: self._readers.classify(principal, task))
+        await self._read(principal, media, self._readers.classify, lambda task: task.kind is None)
         if request.model == AUTO:
             await self._require_any_sight(media)
-            await self._read(media, lambda task: self._readers.read_text(principal, task) if task.tells else None)
+            await self._read(principal, media, self._readers.read_text, lambda task: task.tells)
             engine = await find(media.current())
         else:
             engine = await find(request)
         await self._require_sight(engine, media)
         with hold(engine):
-            await self._read(media, lambda task: self._finish(principal, task))
+            await self._read(principal, media, self._finish, lambda task: task.shows or task.texts is None)
         return engine, media.current()
 
     def _tasks(self, request: ChatCompletionRequest) -> list[PartTask]:
@@ -92,10 +93,12 @@ class MediaParts:
         if task.shows:
             await self._readers.read_images(principal, task)
 
-    async def _read(self, media: "_Media", read: Callable[[PartTask], Coroutine[Any, Any, None] | None]) -> None:
-        async with self._place():
-            await _all_or_none([work for task in media.tasks if (work := read(task)) is not None])
-        media.current().require_bounded_text()
+    async def _read(self, principal: Principal, media: "_Media", read: ReadPart, needs: Callable[[PartTask], bool]) -> None:
+        tasks = [task for task in media.tasks if needs(task)]
+        if tasks:
+            async with self._place():
+                await _all_or_none([read(principal, task) for task in tasks])
+            media.current().require_bounded_text()
 
     async def _require_sight(self, engine: ChatEngine, media: "_Media") -> None:
         """Refuse what the model cannot take, and share out its images among the videos."""

@@ -37,6 +37,7 @@ PartKind = Literal["image", "audio", "video", "document"]
 _UNNAMED = "file.txt"
 _JUDGED_CHARS = 2_000
 _HELD = {"image": "an image", "audio": "a recording", "video": "a video without sound"}
+_KINDS: dict[type, PartKind] = {ImagePart: "image", AudioPart: "audio", VideoPart: "video"}
 _PART_TYPES = {"image": "image_url", "audio": "input_audio", "video": "video_url"}
 _WHOLE = ChunkingOptions(MAX_CHUNK_TOKENS)  # of no interest here; large chunks cost the parser least
 
@@ -56,9 +57,9 @@ class PartTask:
     Attributes:
         message: Index of its message.
         position: Index in the message.
-        said: What the conversation says in text; its language is that of the words around what is read.
+        said: What the user has typed; the words around what is read are in its language, or without it in that of what is read.
         has_sources: Whether retrieval puts numbered sources into the prompt.
-        kind: Of what it holds, which for files shows when they are read.
+        kind: Of what it holds; None for a file that was not looked into.
         max_frames: Of a video.
         texts: Read from sound or document; None before that.
         images: Read from an image, or a video's frames with their times; None before that.
@@ -70,11 +71,14 @@ class PartTask:
     said: str
     has_sources: bool
     budget: ByteBudget
-    kind: PartKind = "document"
+    kind: PartKind | None = None
     max_frames: int = MAX_VIDEO_FRAMES
     file: MediaFile | None = None
     texts: list[ReadyText] | None = None
     images: list[ReadyPart] | None = None
+
+    def __post_init__(self) -> None:
+        self.kind = next((kind for part_type, kind in _KINDS.items() if isinstance(self.part, part_type)), None)
 
     @property
     def param(self) -> str:
@@ -119,22 +123,15 @@ class MediaReaders:
         self._parser = parser
 
     async def classify(self, principal: Principal, task: PartTask) -> None:
-        """Find out what a part holds, from a file's header where only that tells; raises as `read`."""
-        if isinstance(task.part, ImagePart):
-            task.kind = "image"
-        elif isinstance(task.part, AudioPart):
-            task.kind = "audio"
-        elif isinstance(task.part, VideoPart):
-            task.kind = "video"
-        else:
-            file = await self._file(principal, task)
-            task.kind = (await self._probe(task, file)).kind if is_media(file.data) else "document"
-            if task.kind == "image" and len(file.data) > MAX_IMAGE_BYTES:
-                raise MediaError(
-                    f"The image holds {len(file.data)} bytes; at most {MAX_IMAGE_BYTES} are allowed.",
-                    param=task.param,
-                    code="media_too_large",
-                )
+        """Find out what a file holds, by its first bytes and its header; raises as `MediaParts.prepare`."""
+        file = await self._file(principal, task)
+        task.kind = (await self._probe(task, file)).kind if is_media(file.data) else "document"
+        if task.kind == "image" and len(file.data) > MAX_IMAGE_BYTES:
+            raise MediaError(
+                f"The image holds {len(file.data)} bytes; at most {MAX_IMAGE_BYTES} are allowed.",
+                param=task.param,
+                code="media_too_large",
+            )
 
     async def read_text(self, principal: Principal, task: PartTask) -> None:
         """Read what is said in a recording or video, or stands in a document; raises as `MediaParts.prepare`."""
@@ -202,7 +199,7 @@ class MediaReaders:
     async def _transcribe(self, principal: Principal, task: PartTask, file: MediaFile) -> ReadyText:
         with blaming(task.param):
             transcript = await self._speech.transcribe(principal, file.data, RecognitionOptions())
-        words = words_for(f"{task.said}\n{transcript.text}")
+        words = words_for(task.said or transcript.text)
         if task.kind == "video":
             # What is said in a video is what the question is about, and not the question.
             return ReadyText(sound_text(words, transcript))
@@ -211,7 +208,7 @@ class MediaReaders:
     async def _read_document(self, task: PartTask, file: MediaFile) -> ReadyText:
         with blaming(task.param):
             document = await self._parser.parse(file.name or _UNNAMED, file.data, _WHOLE)
-        words = words_for(f"{task.said}\n{document.text[:_JUDGED_CHARS]}")
+        words = words_for(task.said or document.text[:_JUDGED_CHARS])
         return ReadyText(document_text(words, file.name, document.text, has_sources=task.has_sources))
 
 

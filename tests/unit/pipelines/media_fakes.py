@@ -95,7 +95,9 @@ class FakeDecoder:
         return PreparedImage(b"prepared " + data[8:], "image/png", 4, 3)
 
     async def sample_video(self, data: bytes, *, max_frames: int, max_pixels: int, max_duration_s: float) -> SampledVideo:
-        facts = await self._work("sample_video", data, max_frames=max_frames, max_pixels=max_pixels, max_duration_s=max_duration_s)
+        facts = await self._work(
+            "sample_video", data, max_frames=max_frames, max_pixels=max_pixels, max_duration_s=max_duration_s
+        )
         frames = tuple(
             VideoFrame(PreparedImage(b"frame %d" % number, "image/jpeg", 64, 48), 8.0 * number / max(max_frames - 1, 1))
             for number in range(max_frames)
