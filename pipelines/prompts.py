@@ -21,7 +21,7 @@ PROMPTS_DIR = Path(__file__).resolve().parent.parent / "configs" / "prompts"
 DEFAULT_LANGUAGE = "en"
 MAX_NAME_CHARS = 120
 
-_FENCE = '"""'
+QUOTE = '"""'
 
 # `neutralise_markers` leaves these to the model at hand, as they can be meant; in retrieved text nothing is lost by it.
 _MORE_MARKERS = ("<s>", "</s>", "<unk>", "<pad>", "<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -102,7 +102,7 @@ def sourceless_message(template: PromptTemplate, question: str) -> str:
 def source_block(number: int, name: str, text: str) -> str:
     """Render one source; its name and text can neither close the block nor forge a role or another source."""
     title = " ".join(defuse(name).split())[:MAX_NAME_CHARS]
-    return f"[{number}] {title}\n{_FENCE}\n{defuse(text)}\n{_FENCE}"
+    return f"[{number}] {title}\n{QUOTE}\n{defuse(text)}\n{QUOTE}"
 
 
 def defuse(text: str) -> str:
@@ -111,4 +111,4 @@ def defuse(text: str) -> str:
     Chat-template markers get an invisible word joiner (`neutralise_markers`), `[3]` becomes `(3)`.
     """
     broken = neutralise_markers(text, _MORE_MARKERS)
-    return _SOURCE_NUMBER.sub(r"(\1)", broken).replace(_FENCE, "'''")
+    return _SOURCE_NUMBER.sub(r"(\1)", broken).replace(QUOTE, "'''")

@@ -276,7 +276,7 @@ def _threshold(options: RetrievalOptions) -> float:
 
 
 def _question(request: ChatCompletionRequest) -> str:
-    question = next((message.content for message in reversed(request.messages) if isinstance(message, UserMessage)), "")
+    question = next((message.question for message in reversed(request.messages) if isinstance(message, UserMessage)), "")
     if not question.strip():
         raise InvalidRequestError(
             "Retrieval searches by the last message of role 'user'; there is none, or it is empty.", param="messages"

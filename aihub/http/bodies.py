@@ -18,11 +18,15 @@ MIN_BYTES_PER_S = 4096
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON body is read strictly; use as `APIRouter(route_class=StrictRoute)`.
+    """A route whose JSON body is read strictly; use as `APIRouter(route_class=StrictRoute)`, or a child with another limit.
 
     Routes keep pydantic parameters. A missing Content-Type is refused (415), as vLLM does: a browser page can send such a
     request to a local hub without asking first. Multipart and raw routes take a `Request` and read `body_chunks`.
     """
+
+    def max_bytes(self, settings: Settings) -> int:
+        """Largest body here."""
+        return settings.max_json_bytes
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -33,9 +37,16 @@ class StrictRoute(APIRoute):
 
         async def read_then_handle(request: Request) -> Response:
             settings: Settings = request.app.state.services.settings
-            return await handler(await _with_json(request, settings, is_required=is_required))
+            return await handler(await _with_json(request, settings, self.max_bytes(settings), is_required=is_required))
 
         return read_then_handle
+
+
+class ChatRoute(StrictRoute):
+    """A route whose body may carry images, recordings and files in base64."""
+
+    def max_bytes(self, settings: Settings) -> int:
+        return max(settings.max_chat_bytes, settings.max_json_bytes)
 
 
 class JsonRequest(Request):
@@ -53,12 +64,12 @@ class JsonRequest(Request):
         return self._value
 
 
-async def _with_json(request: Request, settings: Settings, *, is_required: bool) -> JsonRequest:
+async def _with_json(request: Request, settings: Settings, max_bytes: int, *, is_required: bool) -> JsonRequest:
     _refuse_encoding(request)
     may_be_absent = not is_required and "content-type" not in request.headers
     if not may_be_absent:
         _refuse_media_type(request)
-    chunks = body_chunks(request, max_bytes=settings.max_json_bytes, stall_s=settings.body_timeout_s)
+    chunks = body_chunks(request, max_bytes=max_bytes, stall_s=settings.body_timeout_s)
     body = b"".join([chunk async for chunk in chunks])
     if not body and not is_required:
         return JsonRequest(request, b"", None)
