@@ -202,9 +202,9 @@ def _check(model: SpeechModel, options: LiveOptions) -> None:
         raise InvalidRequestError(
             f"sample_rate is {rate}; live audio has {LOWEST_SAMPLE_RATE} to {HIGHEST_SAMPLE_RATE} Hz.", param="sample_rate"
         )
-    if options.encoding == "pcm_s16le" and rate < model.lowest_sample_rate():
+    if options.encoding == "pcm_s16le" and rate < model.lowest_sample_rate:
         raise InvalidRequestError(
-            f"The model {model.info.model_id} hears {model.lowest_sample_rate()} Hz or more, and the audio has {rate}. "
+            f"The model {model.info.model_id} hears {model.lowest_sample_rate} Hz or more, and the audio has {rate}. "
             "Send it with more samples.",
             param="sample_rate",
         )

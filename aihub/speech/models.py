@@ -23,6 +23,8 @@ _LANGUAGES = {
 _COUNTRIES = {"vn": "vi", "cn": "zh", "ua": "uk", "jp": "ja", "kz": "kk"}
 """Country codes that Vosk's folder names have in the place of a language."""
 _README_CHARS = 2000
+_DYNAMIC_GRAPH = ("HCLr.fst", "Gr.fst")
+_DEFAULT_SAMPLE_RATE = 16_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +35,20 @@ class SpeechModel:
         info: What clients see.
         folder: Its files.
         names: What requests may call it, in small letters.
+        takes_phrases: Its graph is built while it listens, so that phrases can replace it.
+        lowest_sample_rate: Hz of the audio that it hears at least.
     """
 
     info: SpeechModelInfo
     folder: Path
     names: frozenset[str]
+    takes_phrases: bool
+    lowest_sample_rate: int
 
     @property
     def language(self) -> str:
         """Its first language; `und` where nothing says."""
         return self.info.languages[0] if self.info.languages else "und"
-
-    @property
-    def takes_phrases(self) -> bool:
-        """Whether its graph is built while it listens, so that phrases can replace it."""
-        graph = self.folder / "graph"
-        return (graph / "HCLr.fst").is_file() and (graph / "Gr.fst").is_file()
-
-    def lowest_sample_rate(self) -> int:
-        """Return the lowest rate of samples that it hears, in Hz; it may be told to take less than it was made for."""
-        try:
-            options = (self.folder / "conf" / "mfcc.conf").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return 0
-        if re.search(r"^--allow-upsample=true\s*$", options, re.MULTILINE):
-            return 0
-        found = re.search(r"^--sample-frequency=(\d+)", options, re.MULTILINE)
-        return int(found[1]) if found else 16_000
 
 
 class SpeechModels:
@@ -156,7 +145,13 @@ class SpeechModels:
         entry = self._catalogue.get(key)
         languages = entry.languages if entry is not None else read_languages(folder, key.name)
         names = _names(key, entry.model_id if entry is not None else None)
-        return SpeechModel(SpeechModelInfo(str(key), tuple(languages), int(created)), folder, names)
+        return SpeechModel(
+            SpeechModelInfo(str(key), tuple(languages), int(created)),
+            folder,
+            names,
+            takes_phrases=all((folder / "graph" / name).is_file() for name in _DYNAMIC_GRAPH),
+            lowest_sample_rate=_read_lowest_sample_rate(folder),
+        )
 
 
 def read_languages(folder: Path, name: str) -> tuple[str, ...]:
@@ -171,6 +166,18 @@ def read_languages(folder: Path, name: str) -> tuple[str, ...]:
             if re.search(rf"\b{language}\b", text, re.IGNORECASE):
                 return (code,)
     return ()
+
+
+def _read_lowest_sample_rate(folder: Path) -> int:
+    """Return the rate that the model was made for; 0 where it was told to take less."""
+    try:
+        options = (folder / "conf" / "mfcc.conf").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0  # it does not load, and Kaldi says why
+    if re.search(r"^--allow-upsample=true\s*$", options, re.MULTILINE):
+        return 0
+    found = re.search(r"^--sample-frequency=(\d+)", options, re.MULTILINE)
+    return int(found[1]) if found else _DEFAULT_SAMPLE_RATE
 
 
 def _names(key: ModelKey, model_id: str | None) -> frozenset[str]:
