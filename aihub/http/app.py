@@ -19,6 +19,7 @@ from aihub.http.services import PredictionServices, Services
 from aihub.models.routes import loaded_models_router, models_router
 from aihub.models.store.routes import router as model_registry
 from aihub.recsys.routes import predictions_router, training_router
+from aihub.speech.voice_routes import voice_router
 
 _DESCRIPTION = """\
 OpenAI's API for chat, embeddings, files and vector stores, served from your own machine. Chat takes one extra field,
@@ -28,6 +29,7 @@ OpenAI's API for chat, embeddings, files and vector stores, served from your own
 _ROUTERS: tuple[APIRouter, ...] = (
     chat,
     embeddings,
+    voice_router,
     files_router,
     vector_stores_router,
     file_batches_router,
