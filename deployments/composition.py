@@ -44,6 +44,7 @@ from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
+from pipelines.voice import VoicePipeline
 
 
 def provider_settings(settings: Settings, configuration: HubConfiguration) -> ProviderSettings:
@@ -139,9 +140,11 @@ class Composition:
         )
         # Between a caller by handle and the hub no proxy cuts silence.
         self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s)
+        chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s)
+        speech = service_client(SpeechService, self._speech)
         self.services = Services(
             settings=settings,
-            chat=ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s),
+            chat=chat,
             embedder=embedder,
             files=self._documents.files,
             vector_stores=self._documents.vector_stores,
@@ -151,7 +154,8 @@ class Composition:
             recsys=self.recsys,
             adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
-            speech=service_client(SpeechService, self._speech),
+            speech=speech,
+            voice=VoicePipeline(speech, chat, rag),
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

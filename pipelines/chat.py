@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from copy import copy
 from functools import partial
 from typing import Any, Protocol
 
@@ -79,6 +80,12 @@ class ChatPipeline:
         self._media = media
         self._timeout_s = timeout_s
         self._load_wait_s = load_wait_s
+
+    def with_rag(self, rag: RagPipeline) -> "ChatPipeline":
+        """Return a pipeline of the same parts that finds its sources by `rag`."""
+        other = copy(self)
+        other._rag = rag
+        return other
 
     async def chat(self, principal: Principal, request: ChatCompletionRequest) -> dict[str, Any]:
         """Answer with OpenAI's `chat.completion` object.

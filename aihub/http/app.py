@@ -20,6 +20,7 @@ from aihub.models.routes import loaded_models_router, models_router
 from aihub.models.store.routes import router as model_registry
 from aihub.recsys.routes import predictions_router, training_router
 from aihub.speech.routes import router as speech
+from aihub.speech.voice_routes import voice_router
 
 _DESCRIPTION = """\
 OpenAI's API for chat, embeddings, speech, files and vector stores, served from your own machine. Chat takes one extra field,
@@ -30,6 +31,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     chat,
     embeddings,
     speech,
+    voice_router,
     files_router,
     vector_stores_router,
     file_batches_router,

@@ -99,11 +99,15 @@ def _refuse_media_type(request: Request) -> None:
             raise UnsupportedMediaError(f"The charset {value[:32]!r} is not supported; send UTF-8.")
 
 
-async def body_chunks(request: Request, *, max_bytes: int, stall_s: float) -> AsyncGenerator[bytes, None]:
+async def body_chunks(
+    request: Request, *, max_bytes: int, stall_s: float, min_bytes_per_s: int | None = MIN_BYTES_PER_S
+) -> AsyncGenerator[bytes, None]:
     """Yield the raw body piece by piece, never more than `max_bytes` in all.
 
     Args:
-        stall_s: Longest wait for the next piece; the whole body must also keep up with `MIN_BYTES_PER_S`.
+        stall_s: Longest wait for the next piece.
+        min_bytes_per_s: What the whole body must keep up with; None where it comes as slowly as a person speaks, and the caller
+            limits its time.
 
     Raises:
         PayloadTooLargeError: From the Content-Length before anything is read, else when the limit is passed.
@@ -115,9 +119,11 @@ async def body_chunks(request: Request, *, max_bytes: int, stall_s: float) -> As
     received = 0
     more = True
     while more:
-        left_s = started_s + stall_s + received / MIN_BYTES_PER_S - time.monotonic()
+        wait_s = stall_s
+        if min_bytes_per_s is not None:
+            wait_s = min(stall_s, started_s + stall_s + received / min_bytes_per_s - time.monotonic())
         try:
-            async with asyncio.timeout(min(stall_s, left_s)):
+            async with asyncio.timeout(wait_s):
                 message = await request.receive()
         except TimeoutError as error:
             raise RequestTimeoutError(

@@ -21,6 +21,7 @@ from aihub.http.services import Services
 from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
 from aihub.speech.fake import FakeSpeech
+from aihub.speech.service import VoiceService
 
 
 class OneEngineChat:
@@ -118,6 +119,7 @@ class Parts:
             adapters=cast(AdapterService, None),
             finetuning=cast(FineTuningService, None),
             speech=self.speech,
+            voice=cast(VoiceService, None),
             health=health,
             metrics=self.metrics,
         )
