@@ -1,4 +1,4 @@
-"""From an attached file to searchable chunks: claim, read, parse, embed, complete.
+"""From an attached file to searchable chunks: claim, read, parse or transcribe, embed, complete.
 
 The queue is the table of attached files itself. A worker claims a record under a lease and renews it while it works; when
 the worker dies, the lease runs out and another one starts over. Nothing of a document is visible before the one
@@ -14,15 +14,19 @@ from typing import Any, Literal, TypeVar
 
 from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotFoundError
 from aihub.core.metrics import Metrics
+from aihub.core.principal import Principal
 from aihub.documents.chunk_vectors import ChunkVectors
 from aihub.documents.parsing.clean import DocumentError
+from aihub.documents.parsing.formats.media import is_media
 from aihub.documents.parsing.options import ChunkingOptions, ParsedDocument
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.documents.serializers import require_same_model
+from aihub.documents.service import MediaReader, MediaText, TimeSpan
 from aihub.documents.tables.files import FileTable
 from aihub.documents.tables.records import ChunkRow, VectorStoreFileRecord
 from aihub.documents.tables.vector_store_files import VectorStoreFileTable
 from aihub.documents.tables.vector_stores import VectorStoreTable
+from aihub.documents.time_spans import SpanTable
 from aihub.embeddings.service import Embedder, EmbedderInfo, Embeddings
 
 logger = logging.getLogger(__name__)
@@ -39,11 +43,14 @@ class IngestWorker:
 
     Args:
         worker_id: Unique per process; the lease carries it.
-        concurrency: Documents worked on at a time.
+        media_reader: Reads recordings and images.
+        concurrency: Documents worked on at a time; one of the places, when there are more, is never taken by recordings, which
+            last long.
         lease_s: How long a dead worker keeps its documents from others.
         poll_s: Longest time until a file attached by another process is noticed.
-        outage_patience_s: How long one attempt waits for a missing embedder or database. After that the document stays
-            `in_progress` for the next attempt; storage fails it when all attempts are used up.
+        outage_patience_s: How long one attempt waits for a missing embedder, speech service or database. After that the document
+            stays `in_progress` for the next attempt; storage fails it when all attempts are used up.
+        media_wait_s: When a recording that found no place is tried again.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class IngestWorker:
         stores: VectorStoreTable,
         store_files: VectorStoreFileTable,
         parser: DocumentParser,
+        media_reader: MediaReader,
         embedder: Embedder,
         metrics: Metrics,
         worker_id: str,
@@ -60,11 +68,15 @@ class IngestWorker:
         lease_s: float = 30.0,
         poll_s: float = 5.0,
         outage_patience_s: float = 600.0,
+        media_wait_s: float = 5.0,
     ) -> None:
         self._files = files
         self._stores = stores
         self._store_files = store_files
         self._parser = parser
+        self._media_reader = media_reader
+        self._media_places = asyncio.Semaphore(max(1, concurrency - 1))
+        self._media_wait_s = media_wait_s
         self._embedder = embedder
         self._metrics = metrics
         self._worker_id = worker_id
@@ -173,23 +185,35 @@ class IngestWorker:
         store = await self._outlast(lambda: self._stores.get(record.tenant_id, record.store_id))
         model_info = await self._outlast(self._embedder.model_info)
         require_same_model(store, model_info)
-        document = await self._parse(record)
-        rows = await self._embed(document, model_info)
+        data = await self._outlast(lambda: self._read(record))
+        spans: Sequence[TimeSpan] = ()
+        if not is_media(data):
+            document = await self._parser.parse(record.filename, data, _chunking(record), encoding=record.text_encoding)
+        elif self._media_places.locked():
+            await self._outlast(lambda: self._store_files.release(record, self._media_wait_s))
+            return "postponed"
+        else:
+            async with self._media_places:
+                media = await self._read_media(record, data)
+            spans = media.spans
+            document = await self._parser.parse(record.filename, media.text.encode(), _chunking(record), text_format=media.kind)
+        rows = await self._embed(document, model_info, SpanTable(spans))
         if not await self._outlast(lambda: self._store_files.complete(record, document.text, document.format, rows)):
             return "lost"
         self._metrics.ingested_chunks.inc(len(rows))
         return "completed"
 
-    async def _parse(self, record: VectorStoreFileRecord) -> ParsedDocument:
-        data = await self._outlast(lambda: self._read(record))
-        sizes = record.chunking_strategy["static"]
-        chunking = ChunkingOptions(max_tokens=sizes["max_chunk_size_tokens"], overlap_tokens=sizes["chunk_overlap_tokens"])
-        return await self._parser.parse(record.filename, data, chunking, encoding=record.text_encoding)
+    async def _read_media(self, record: VectorStoreFileRecord, data: bytes) -> MediaText:
+        # The text that another store cites must stay, though the same recording might be heard differently today.
+        known = await self._outlast(lambda: self._store_files.media_text(record))
+        if known is not None:
+            return known
+        return await self._outlast(lambda: self._media_reader.read(Principal(record.tenant_id), data))
 
     async def _read(self, record: VectorStoreFileRecord) -> bytes:
         return b"".join([part async for part in self._files.content(record.tenant_id, record.file_id)])
 
-    async def _embed(self, document: ParsedDocument, model_info: EmbedderInfo) -> list[ChunkRow]:
+    async def _embed(self, document: ParsedDocument, model_info: EmbedderInfo, spans: SpanTable) -> list[ChunkRow]:
         async def embed(texts: Sequence[str]) -> Embeddings:
             return await self._outlast(lambda: self._embedder.embed(texts))
 
@@ -207,6 +231,7 @@ class IngestWorker:
                 term_freqs=chunk.term_freqs,
                 term_total=chunk.term_total,
                 embedding=vector,
+                time_spans=spans.pack(chunk.start_char, chunk.end_char),
             )
             for chunk, vector in zip(document.chunks, vectors, strict=True)
         ]
@@ -233,6 +258,11 @@ class IngestWorker:
                     raise
                 logger.warning("Ingest tries again in %.1f s: %s", pause_s, error.message)
             await asyncio.sleep(pause_s)
+
+
+def _chunking(record: VectorStoreFileRecord) -> ChunkingOptions:
+    sizes = record.chunking_strategy["static"]
+    return ChunkingOptions(max_tokens=sizes["max_chunk_size_tokens"], overlap_tokens=sizes["chunk_overlap_tokens"])
 
 
 async def _stopped(*tasks: asyncio.Task[Any]) -> None:

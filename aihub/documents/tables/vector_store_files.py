@@ -8,8 +8,10 @@ from psycopg.types.json import Jsonb
 
 from aihub.core.errors import NotFoundError
 from aihub.core.postgres import Connection, Database
+from aihub.documents.service import MediaText
 from aihub.documents.tables.completion import copy_document, lock_claim, write_document
 from aihub.documents.tables.links import Order, lock_file, lock_store, read_page, remove_link
+from aihub.documents.tables.media_texts import read_media_text
 from aihub.documents.tables.records import Attributes, ChunkRow, StoreFileStatus, VectorStoreFileRecord
 
 MAX_ATTEMPTS = 3
@@ -240,6 +242,11 @@ class VectorStoreFileTable:
         """
         async with self._db.transaction(timeout_s=WRITE_TIMEOUT_S) as connection:
             return await copy_document(connection, record)
+
+    async def media_text(self, record: VectorStoreFileRecord) -> MediaText | None:
+        """Return the text that another store has of this recording or image; None when none has."""
+        async with self._db.transaction(timeout_s=WRITE_TIMEOUT_S, snapshot=True) as connection:
+            return await read_media_text(connection, record.tenant_id, record.file_id)
 
     async def fail(self, record: VectorStoreFileRecord, code: str, message: str) -> bool:
         """Mark a claimed document as failed; False when the claim is lost."""
