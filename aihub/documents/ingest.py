@@ -17,11 +17,11 @@ from aihub.core.metrics import Metrics
 from aihub.core.principal import Principal
 from aihub.documents.chunk_vectors import ChunkVectors
 from aihub.documents.parsing.clean import DocumentError
-from aihub.documents.parsing.formats.media import is_media
+from aihub.documents.parsing.formats.media import begins_as_media
 from aihub.documents.parsing.options import ChunkingOptions, ParsedDocument
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.documents.serializers import require_same_model
-from aihub.documents.service import MediaReader, MediaText, TimeSpan
+from aihub.documents.service import MediaReader
 from aihub.documents.tables.files import FileTable
 from aihub.documents.tables.records import ChunkRow, VectorStoreFileRecord
 from aihub.documents.tables.vector_store_files import VectorStoreFileTable
@@ -43,14 +43,13 @@ class IngestWorker:
 
     Args:
         worker_id: Unique per process; the lease carries it.
-        media_reader: Reads recordings and images.
-        concurrency: Documents worked on at a time; one of the places, when there are more, is never taken by recordings, which
-            last long.
+        media_reader: Reads recordings and images; without one they are refused as other binary files are.
+        concurrency: Documents worked on at a time.
+        media_concurrency: Recordings and images worked on at a time beside them, as they may take long.
         lease_s: How long a dead worker keeps its documents from others.
         poll_s: Longest time until a file attached by another process is noticed.
         outage_patience_s: How long one attempt waits for a missing embedder, speech service or database. After that the document
             stays `in_progress` for the next attempt; storage fails it when all attempts are used up.
-        media_wait_s: When a recording that found no place is tried again.
     """
 
     def __init__(
@@ -60,27 +59,26 @@ class IngestWorker:
         stores: VectorStoreTable,
         store_files: VectorStoreFileTable,
         parser: DocumentParser,
-        media_reader: MediaReader,
         embedder: Embedder,
         metrics: Metrics,
         worker_id: str,
+        media_reader: MediaReader | None = None,
         concurrency: int = 2,
+        media_concurrency: int = 2,
         lease_s: float = 30.0,
         poll_s: float = 5.0,
         outage_patience_s: float = 600.0,
-        media_wait_s: float = 5.0,
     ) -> None:
         self._files = files
         self._stores = stores
         self._store_files = store_files
         self._parser = parser
         self._media_reader = media_reader
-        self._media_places = asyncio.Semaphore(max(1, concurrency - 1))
-        self._media_wait_s = media_wait_s
         self._embedder = embedder
         self._metrics = metrics
         self._worker_id = worker_id
         self._concurrency = concurrency
+        self._media_concurrency = media_concurrency
         self._lease_s = lease_s
         self._poll_s = poll_s
         self._outage_patience_s = outage_patience_s
@@ -94,14 +92,16 @@ class IngestWorker:
         """Work until cancelled; documents in hand are then given back for another worker."""
         async with asyncio.TaskGroup() as slots:
             for _ in range(self._concurrency):
-                slots.create_task(self._serve_slot())
+                slots.create_task(self._serve_slot(media=False))
+            for _ in range(self._media_concurrency):
+                slots.create_task(self._serve_slot(media=True))
             slots.create_task(self._sweep())
 
-    async def _serve_slot(self) -> None:
+    async def _serve_slot(self, *, media: bool) -> None:
         failures = 0
         while True:
             try:
-                record = await self._store_files.claim(self._lease_s, self._worker_id)
+                record = await self._store_files.claim(self._lease_s, self._worker_id, media=media)
             except HubError as error:
                 failures += 1
                 logger.warning("Ingest waits for PostgreSQL: %s", error.message)
@@ -185,30 +185,26 @@ class IngestWorker:
         store = await self._outlast(lambda: self._stores.get(record.tenant_id, record.store_id))
         model_info = await self._outlast(self._embedder.model_info)
         require_same_model(store, model_info)
-        data = await self._outlast(lambda: self._read(record))
-        spans: Sequence[TimeSpan] = ()
-        if not is_media(data):
-            document = await self._parser.parse(record.filename, data, _chunking(record), encoding=record.text_encoding)
-        elif self._media_places.locked():
-            await self._outlast(lambda: self._store_files.release(record, self._media_wait_s))
-            return "postponed"
-        else:
-            async with self._media_places:
-                media = await self._read_media(record, data)
-            spans = media.spans
-            document = await self._parser.parse(record.filename, media.text.encode(), _chunking(record), text_format=media.kind)
-        rows = await self._embed(document, model_info, SpanTable(spans))
+        document, spans = await self._parse(record)
+        rows = await self._embed(document, model_info, spans)
         if not await self._outlast(lambda: self._store_files.complete(record, document.text, document.format, rows)):
             return "lost"
         self._metrics.ingested_chunks.inc(len(rows))
         return "completed"
 
-    async def _read_media(self, record: VectorStoreFileRecord, data: bytes) -> MediaText:
+    async def _parse(self, record: VectorStoreFileRecord) -> tuple[ParsedDocument, SpanTable]:
+        data = await self._outlast(lambda: self._read(record))
+        reader = self._media_reader if begins_as_media(data) else None
+        if reader is None:
+            document = await self._parser.parse(record.filename, data, _chunking(record), encoding=record.text_encoding)
+            return document, SpanTable(())
         # The text that another store cites must stay, though the same recording might be heard differently today.
-        known = await self._outlast(lambda: self._store_files.media_text(record))
-        if known is not None:
-            return known
-        return await self._outlast(lambda: self._media_reader.read(Principal(record.tenant_id), data))
+        media = await self._outlast(lambda: self._store_files.media_text(record))
+        if media is None:
+            media = await self._outlast(lambda: reader.read(Principal(record.tenant_id), data))
+        text = media.text.encode()
+        document = await self._parser.parse(record.filename, text, _chunking(record), text_format=media.kind)
+        return document, SpanTable(media.spans)
 
     async def _read(self, record: VectorStoreFileRecord) -> bytes:
         return b"".join([part async for part in self._files.content(record.tenant_id, record.file_id)])
