@@ -105,13 +105,13 @@ async def test_image_is_indexed_by_its_caption_without_times(
     assert (await ingest.finished(store_id, file_id)).status == "completed"
     assert [(hit.text, hit.time_spans) for hit in await chunks_of(ingest, database, store_id)] == [(reader.media.text, None)]
     async with database.connection() as connection:
-        cursor = await connection.execute("SELECT format FROM file_texts WHERE tenant_id = %s AND file_id = %s", (tenant, file_id))
+        cursor = await connection.execute(
+            "SELECT format FROM file_texts WHERE tenant_id = %s AND file_id = %s", (tenant, file_id)
+        )
         assert await cursor.fetchall() == [("image",)]
 
 
-async def test_ordinary_documents_are_not_shown_to_the_reader(
-    ingest: Ingest, database: Database, reader: SteeredReader
-) -> None:
+async def test_ordinary_documents_are_not_shown_to_the_reader(ingest: Ingest, database: Database, reader: SteeredReader) -> None:
     store_id = await ingest.store_id()
     # Its name does not make it a recording.
     file_id = await ingest.attach(store_id, LAW.encode(), "luật.mp3")
@@ -200,7 +200,9 @@ async def test_long_transcription_keeps_its_lease(ingest: Ingest, reader: Steere
 
 
 @pytest.mark.parametrize("how", ["cancel", "detach", "delete the file", "delete the store"])
-async def test_giving_a_recording_up_stops_its_transcription(ingest: Ingest, tenant: str, reader: SteeredReader, how: str) -> None:
+async def test_giving_a_recording_up_stops_its_transcription(
+    ingest: Ingest, tenant: str, reader: SteeredReader, how: str
+) -> None:
     reader.gate.clear()
     store_id = await ingest.store_id()
     file_id = await ingest.attach(store_id, wav())

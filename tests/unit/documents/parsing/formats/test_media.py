@@ -92,7 +92,7 @@ def test_header_that_is_cut_off_is_still_a_recording(kept: int) -> None:
     [
         b"",
         b"RIFF",
-        "RIFF (a WAVE file begins so) is a container of Microsoft and IBM, of 1991.".encode(),
+        b"RIFF (a WAVE file begins so) is a container of Microsoft and IBM, of 1991.",
         b"GIF89a is what an animated image begins with.\nIt has many frames.",
         b"BMW is a maker of cars in Munich, since 1916.",
         b"ID3 tags hold the title of a song.",
