@@ -1,7 +1,7 @@
-"""Recordings and images on their way into a vector store: by the text that a reader makes of them, with the times of the words."""
+"""Recordings and images on their way into a vector store: by the text that a reader makes of them, and the times of its words."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -51,10 +51,9 @@ async def chunks_of(ingest: Ingest, database: Database, store_id: str) -> list[C
     return sorted(found, key=lambda hit: hit.ordinal)
 
 
-async def until(condition: object) -> None:
-    assert callable(condition)
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # what is counted has no event
             await asyncio.sleep(0.02)
 
 
@@ -289,3 +288,15 @@ async def test_reader_acts_for_the_tenant_of_the_file(ingest: Ingest, tenant: st
     store_id = await ingest.store_id()
     await ingest.finished(store_id, await ingest.attach(store_id, wav()))
     assert reader.tenants == [tenant]
+
+
+async def test_recording_that_was_uploaded_before_recordings_were_read_is_read(
+    ingest: Ingest, database: Database, reader: SteeredReader
+) -> None:
+    store_id, file = await ingest.store_id(), await ingest.documents.file(wav(), "a.wav")
+    async with database.connection() as connection:
+        await connection.execute("UPDATE files SET is_media = false WHERE id = %s", (file.id,))
+    await ingest.documents.attach(store_id, file.id)
+    ingest.worker.nudge()
+    assert (await ingest.finished(store_id, file.id)).status == "completed"
+    assert reader.reads == 1
