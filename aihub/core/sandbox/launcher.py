@@ -11,7 +11,7 @@ import mmap
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
@@ -31,10 +31,6 @@ from aihub.core.sandbox.limits import (
 CONTINUES = "continues"
 """Key in the header of every frame of an answer but the last."""
 
-Receive = Callable[[], Frame]
-Answer = Callable[[Frame, Receive], Iterable[Frame]]
-"""Answers a request by one frame or several, all but the last with `CONTINUES`. It may read more of the request by the second
-argument, each time after it has yielded a frame that asks the hub for it. What it raises ends the child."""
 
 _EXIT_RECYCLE = 87
 _WORKING = 1
@@ -44,17 +40,50 @@ _KEPT_SHARE = 4
 logger = logging.getLogger(__name__)
 
 
+class Channel:
+    """To the hub, for the time of a request.
+
+    Args:
+        stage: One byte shared with the launcher: `_WORKING` while no frame is under way and an answer is expected.
+    """
+
+    def __init__(self, pipe: FramePipe, stage: mmap.mmap) -> None:
+        self._pipe = pipe
+        self._stage = stage
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame of the answer: all but the last with `CONTINUES`. Waits until the hub reads it."""
+        self._stage[0] = 0
+        self._pipe.send(frame)
+        if frame.header.get(CONTINUES):
+            self._stage[0] = _WORKING
+
+    def receive(self) -> Frame:
+        """Read more of the request, after a frame that asked the hub for it."""
+        self._stage[0] = 0
+        piece = self._pipe.receive()
+        if piece is None:
+            raise BrokenFrameError("the hub is gone")
+        self._stage[0] = _WORKING
+        return piece
+
+
+Answer = Callable[[Frame, Channel], None]
+"""Answers a request by at least one frame. What it raises ends the child."""
+
+
 class _Child:
     """Answers requests one after the other until told to stop, worn out, or over a limit.
 
     Args:
         pipe: To the hub.
-        stage: One byte shared with the launcher: `_WORKING` while no frame is under way and an answer is expected.
+        stage: As for `Channel`.
     """
 
     def __init__(self, pipe: FramePipe, stage: mmap.mmap, answer: Answer, limits: ProcessLimits) -> None:
         self._pipe = pipe
         self._stage = stage
+        self._channel = Channel(pipe, stage)
         self._answer = answer
         self._limits = limits
 
@@ -80,27 +109,12 @@ class _Child:
             if request is None:
                 return 0
             limit_cpu(self._limits.cpu_s)
-            self._send_answer(request)
+            self._stage[0] = _WORKING
+            self._answer(request, self._channel)
             del request
             if (address_space_bytes() - before) * _KEPT_SHARE > self._limits.memory_mb * 2**20:
                 break
         return _EXIT_RECYCLE
-
-    def _send_answer(self, request: Frame) -> None:
-        self._stage[0] = _WORKING
-        for frame in self._answer(request, self._receive):
-            self._stage[0] = 0
-            self._pipe.send(frame)
-            if frame.header.get(CONTINUES):
-                self._stage[0] = _WORKING
-
-    def _receive(self) -> Frame:
-        self._stage[0] = 0
-        piece = self._pipe.receive()
-        self._stage[0] = _WORKING
-        if piece is None:
-            raise BrokenFrameError("the hub is gone")
-        return piece
 
 
 class _Launcher:

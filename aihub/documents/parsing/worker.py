@@ -4,13 +4,12 @@ Loading takes about two seconds: the tokenizer and the parsers. One frame is the
 """
 
 import logging
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from aihub.core.errors import HubError
 from aihub.core.language import detect_language
 from aihub.core.sandbox.frames import Frame
-from aihub.core.sandbox.launcher import Answer, Receive, run_launcher
+from aihub.core.sandbox.launcher import Answer, Channel, run_launcher
 from aihub.documents.chunking import TokenCounter, chunk_text
 from aihub.documents.parsing.clean import DocumentError
 from aihub.documents.parsing.extract import extract
@@ -32,18 +31,21 @@ class _Reader:
         self._counter = counter
         self._limits = limits
 
-    def answer(self, request: Frame, _receive: Receive) -> Iterable[Frame]:
-        """Give the text and chunks of one document, or what is wrong with it."""
+    def answer(self, request: Frame, channel: Channel) -> None:
+        """Send the text and chunks of one document, or what is wrong with it."""
+        channel.send(self._read(request))
+
+    def _read(self, request: Frame) -> Frame:
         try:
-            return (self._parse(request),)
+            return self._parse(request)
         except MemoryError:
             raise
         except HubError as error:
             kind = "document" if isinstance(error, DocumentError) else "request"
-            return (Frame({"error": {"kind": kind, "message": error.message, "code": error.code, "param": error.param}}),)
+            return Frame({"error": {"kind": kind, "message": error.message, "code": error.code, "param": error.param}})
         except Exception:
             logger.exception("chunking or analysis failed")
-            return (Frame({"error": {"kind": "internal"}}),)
+            return Frame({"error": {"kind": "internal"}})
 
     def _parse(self, request: Frame) -> Frame:
         options = ChunkingOptions(request.header["max_tokens"], request.header["overlap_tokens"])
