@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _AUDIO_DECODERS = (
     "pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_s64le pcm_f32le pcm_f32be pcm_f64le "
-    "pcm_f64be pcm_mulaw pcm_alaw adpcm_ms adpcm_ima_wav mp3 mp3float mp2 mp2float mp1 mp1float aac alac flac opus libopus vorbis libvorbis "
-    "ac3 eac3"
+    "pcm_f64be pcm_mulaw pcm_alaw adpcm_ms adpcm_ima_wav mp3 mp3float mp2 mp2float mp1 mp1float aac alac flac opus libopus "
+    "vorbis ac3 eac3"
 ).split()
 _VIDEO_DECODERS = "h264 hevc vp8 vp9 libvpx libvpx-vp9 av1 libdav1d mpeg4 mpeg2video mpeg1video theora mjpeg prores png".split()
 DECODERS = frozenset((*_AUDIO_DECODERS, *_VIDEO_DECODERS))
@@ -113,8 +113,11 @@ def readable(source: bytes | IncomingFile, max_buffered_bytes: int) -> tuple[Ide
     """
     if not isinstance(source, IncomingFile):
         return identify(source[:HEAD_BYTES]), io.BytesIO(source)
-    identity = identify(source.peek(HEAD_BYTES))
-    return identity, BufferedIncomingFile(source, max_buffered_bytes) if "mp4" in identity.demuxers else source
+    head = source.peek(HEAD_BYTES)
+    identity = identify(head)
+    # Recordings in fragments have what their header needs at the start (`mvex`); other MP4 files may have it at the end.
+    needs_all = "mp4" in identity.demuxers and b"mvex" not in head.partition(b"mdat")[0]
+    return identity, BufferedIncomingFile(source, max_buffered_bytes) if needs_all else source
 
 
 @contextmanager
@@ -131,9 +134,12 @@ def open_container(identity: Identity, file: BinaryIO) -> Iterator["InputContain
         "codec_whitelist": ",".join(sorted(DECODERS)),
         "protocol_whitelist": "",
     }
+    if identity.name == "wav":
+        # FFmpeg looks for other codecs in the samples of the first seconds; someone may be speaking them.
+        options |= {"analyzeduration": "1", "probesize": "8192"}
     try:
         with av.open(
-            file, format=identity.forced_demuxer, metadata_errors="replace", container_options=options, io_open=_refuse
+            file, format=identity.forced_demuxer, metadata_errors="replace", container_options=options, buffer_size=4096, io_open=_refuse
         ) as container:
             yield cast("InputContainer", container)
     except MemoryError:
