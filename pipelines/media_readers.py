@@ -25,7 +25,7 @@ from aihub.core.limits import (
     MAX_VIDEO_FRAMES,
 )
 from aihub.core.principal import Principal
-from aihub.documents.parsing.formats.media import is_media
+from aihub.documents.parsing.formats.media import begins_as_media
 from aihub.documents.parsing.options import MAX_CHUNK_TOKENS, ChunkingOptions, ParsedDocument
 from aihub.media.service import MediaDecoder, MediaError, MediaFacts, PreparedImage
 from aihub.speech.service import RecognitionOptions, SpeechService, Transcript
@@ -125,7 +125,7 @@ class MediaReaders:
     async def classify(self, principal: Principal, task: PartTask) -> None:
         """Find out what a file holds, by its first bytes and its header; raises as `MediaParts.prepare`."""
         file = await self._file(principal, task)
-        task.kind = (await self._probe(task, file)).kind if is_media(file.data) else "document"
+        task.kind = (await self._probe(task, file)).kind if begins_as_media(file.data) else "document"
         if task.kind == "image" and len(file.data) > MAX_IMAGE_BYTES:
             raise MediaError(
                 f"The image holds {len(file.data)} bytes; at most {MAX_IMAGE_BYTES} are allowed.",

@@ -36,12 +36,14 @@ class PromptTemplate(StrictModel):
         sources_title: Heading over the sources.
         instruction: What to do with them; the question follows it on the same line.
         no_sources: Stands before the question when retrieval found nothing.
+        caption: Asks a vision model for the text by which an image is found.
     """
 
     language: str = Field(pattern=r"^[a-z]{2}$")
     sources_title: str = Field(min_length=1)
     instruction: str = Field(min_length=1)
     no_sources: str = Field(min_length=1)
+    caption: str = Field(min_length=1)
 
 
 class Prompts:
@@ -65,7 +67,10 @@ class Prompts:
 
     def for_text(self, text: str) -> PromptTemplate:
         """Choose by the letters of `text`: Vietnamese ones choose `vi`, all others English."""
-        language = "vi" if has_vietnamese_letters(text) else DEFAULT_LANGUAGE
+        return self.for_language("vi" if has_vietnamese_letters(text) else DEFAULT_LANGUAGE)
+
+    def for_language(self, language: str) -> PromptTemplate:
+        """Return the template of a language, the English one where it has none."""
         return self._templates.get(language, self._templates[DEFAULT_LANGUAGE])
 
 

@@ -19,6 +19,7 @@ from aihub.core.sse import data_event, events, payload
 from aihub.documents.search.retriever import Retrieval, ScoredChunk
 from aihub.documents.serializers import require_same_model
 from aihub.documents.tables.records import VectorStoreRecord
+from aihub.documents.time_spans import time_fields
 from aihub.embeddings.service import Embedder
 from pipelines.citations import find_citations
 from pipelines.context_packing import SourceText, pack_sources
@@ -227,7 +228,7 @@ async def _conclude(
 
 def _annotate(grounding: Grounding, texts: Mapping[int, str]) -> dict[int, list[dict[str, Any]]]:
     sources = [
-        CitableSource(rank, chunk.hit.file_id, chunk.hit.filename, chunk.hit.text, chunk.hit.start_char)
+        CitableSource(rank, chunk.hit.file_id, chunk.hit.filename, chunk.hit.text, chunk.hit.start_char, chunk.hit.time_spans)
         for rank, chunk in enumerate(grounding.chunks, start=1)
         if rank in grounding.used
     ]
@@ -250,6 +251,7 @@ def _chunk_object(chunk: ScoredChunk, *, used: bool) -> dict[str, Any]:
         "end_char": hit.end_char,
         "used": used,
         "attributes": hit.attributes,
+        **time_fields(hit.time_spans, hit.start_char, hit.end_char),
     }
 
 

@@ -41,7 +41,10 @@ class Usage(AnswerModel):
 
 
 class FileCitation(AnswerModel):
-    """`quote` is the exact text of the source from `start_char` to `end_char`."""
+    """`quote` is the exact text of the source from `start_char` to `end_char`.
+
+    Of audio and video files it is also what is said from `start_s` to `end_s`, in seconds; other citations lack both fields.
+    """
 
     type: Literal["file_citation"]
     file_id: str
@@ -49,6 +52,8 @@ class FileCitation(AnswerModel):
     quote: str
     start_char: int
     end_char: int
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 class AnswerMessage(AnswerModel):

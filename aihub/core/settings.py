@@ -134,6 +134,10 @@ class Settings(EnvironmentSettings):
         default=None, description="Folder of a Vosk model, or of several; listed beside those in the state folder."
     )
 
+    caption_language: str = Field(
+        default="en", pattern="^[a-z]{2}$", description="Language of the captions by which images in vector stores are found."
+    )
+
     models_memory_gb: PositiveFloat | None = Field(
         default=None, description="GiB that local chat models may take together; most of the device when unset."
     )

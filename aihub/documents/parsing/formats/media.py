@@ -33,7 +33,7 @@ _TRANSPORT_PACKET_BYTES = 188
 _SYNC = 0x47
 
 
-def is_media(data: bytes) -> bool:
+def begins_as_media(data: bytes) -> bool:
     """Whether `data` begins as a recording, a video or an image does; it may be damaged all the same."""
     return _SIGNATURES.match(data[:_HEAD_BYTES]) is not None or _is_transport_stream(data)
 
