@@ -18,6 +18,7 @@ from deployments.cancellation import quiet_refusals, raise_if_cancelled
 from deployments.engine_adapters import adapters_of
 from deployments.engine_process import describe_cause, start_early
 from deployments.engine_state import EngineSleep, engine_error
+from deployments.llm_images import check_parts, warm_up_image
 from deployments.llm_messages import chat_request, completion_request, engine_died, hub_error, several_greedy
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class LLMDeployment(ChatEngine):
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer a chat body (`stream` false) with OpenAI's `chat.completion` object."""
-        completed = self._completed(body)
+        completed = self._completed(await check_parts(body, self._model_info.max_images))
         async with self._adapters.use(body.get("model")):
             return await self._first_object(await self._server.chat(chat_request(completed)))
 
@@ -164,7 +165,7 @@ class LLMDeployment(ChatEngine):
 
     async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Yield the server-sent event frames of a chat body (`stream` true)."""
-        completed = self._completed(body)
+        completed = self._completed(await check_parts(body, self._model_info.max_images))
         async with (
             self._adapters.use(body.get("model")),
             aclosing(self._frames(await self._server.chat(chat_request(completed)))) as frames,
@@ -183,11 +184,12 @@ class LLMDeployment(ChatEngine):
                 yield frame
 
     async def count_tokens(self, body: dict[str, Any]) -> int:
-        """Count the prompt tokens of a chat body after the model's chat template."""
+        """Count the prompt tokens of a chat body after the model's chat template, those of its images among them."""
         from deployments.vllm_compat import TokenizeChatRequest, TokenizeResponse
 
+        checked = await check_parts(body, self._model_info.max_images)
         request = TokenizeChatRequest(
-            model=self._model_info.model_id, messages=body["messages"], tools=body.get("tools"), add_generation_prompt=True
+            model=self._model_info.model_id, messages=checked["messages"], tools=body.get("tools"), add_generation_prompt=True
         )
         async for item in await self._server.tokenize(request):
             if isinstance(item, TokenizeResponse):
@@ -256,7 +258,8 @@ class LLMDeployment(ChatEngine):
             {"temperature": 0.7, "min_p": 0.05, "repetition_penalty": 1.1, "logprobs": 1},
         ]
         await asyncio.gather(*(self.complete(body | kind) for kind in kinds))
-        chat = {"model": self._model_info.model_id, "messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
+        content: Any = [warm_up_image(), {"type": "text", "text": "1"}] if self._model_info.max_images else "1"
+        chat = {"model": self._model_info.model_id, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
         async for _ in self.stream_chat(chat | {"stream": True}):
             pass
 

@@ -14,6 +14,7 @@ from aihub.core.hardware import has_bfloat16_units
 from aihub.core.model_folder import read_special_tokens
 from aihub.core.profiles import LLMProfile, Profile
 from aihub.models.memory.host import ModelSpec
+from aihub.models.memory.vision import CACHE_BYTES, VisionSupport
 from deployments.options import serve_options
 
 APP_PREFIX = "llm-"
@@ -22,6 +23,9 @@ HEALTH_TIMEOUT_S = 40.0
 GPU_TICKET = 0.01
 """GPUs a model asks Ray for, so that Ray places it beside a card and names that card to it. How much of the card each model
 may take is the ledger's to say: Ray would hold a fraction for a model that sleeps, and knows nothing of bytes."""
+
+MAX_IMAGE_PIXELS = 2**25
+"""Of one image before the engine makes it smaller; what comes over the API has been made smaller by then."""
 
 CACHES = {
     "VLLM_CACHE_ROOT": "vllm",
@@ -87,6 +91,7 @@ def build_llm_application(
         context_tokens=spec.context_tokens,
         created=spec.created or int(time.time()),
         special_tokens=read_special_tokens(spec.path),
+        max_images=spec.vision.max_images if spec.vision is not None else 0,
     )
     return serve.deployment(LLMDeployment, **options).bind(engine, model_info=model_info, defaults=defaults)
 
@@ -128,7 +133,18 @@ def engine_kwargs(spec: ModelSpec, llm: LLMProfile, share: float) -> dict[str, A
             "max_lora_rank": llm.adapters.max_rank,
             "lora_target_modules": list(spec.adapter_modules),
         }
-    return kwargs
+    return kwargs | (vision_kwargs(spec.vision) if spec.vision is not None else {})
+
+
+def vision_kwargs(vision: VisionSupport) -> dict[str, Any]:
+    """Return vLLM's engine arguments of a model that sees; frames of a video come as images."""
+    return {
+        "limit_mm_per_prompt": {"image": vision.max_images, "video": 0, "audio": 0},
+        "mm_processor_cache_gb": CACHE_BYTES / 2**30,
+        "mm_processor_kwargs": dict(vision.processor_arguments) or None,
+        # An empty list allows every domain. Addresses are refused before vLLM sees them; these never resolve (RFC 6761).
+        "allowed_media_domains": ["none.invalid"],
+    }
 
 
 def engine_dtype(llm: LLMProfile, device: str) -> str:
@@ -147,6 +163,7 @@ def engine_environment(device: str, cache: Path | None) -> dict[str, str]:
     """
     # The model folder is local and verified, so the engine never needs the network.
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    environment |= {"VLLM_MAX_IMAGE_PIXELS": str(MAX_IMAGE_PIXELS), "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
     if device == "cpu":
         # vLLM then leaves the worker in the engine's process, as it does on a GPU.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

@@ -60,11 +60,22 @@ def hub_error(response: Any) -> HubError:
         )
     if status == 404:
         return NotFoundError(message, code="model_not_found", param="model")
+    if 400 <= status < 500 and message.startswith(("Failed to load image", "Image dimensions")):
+        return _unreadable_image(message)
     if 400 <= status < 500:
         too_long = any(words in message for words in ("maximum context length", "max_model_len", "maximum model length"))
         return (ContextLengthError if too_long else InvalidRequestError)(message, param=param)
     logger.error("vLLM answered %s: %s", status, message)
     return ModelUnavailableError("The model could not answer. Try again in a few seconds.")
+
+
+def _unreadable_image(message: str) -> InvalidRequestError:
+    """Say it without vLLM's names of Python objects and settings."""
+    size = re.match(r"Image dimensions (\d+x\d+)", message)
+    reason = f"is too large ({size.group(1)} pixels)" if size is not None else "is damaged, or of an unknown format"
+    return InvalidRequestError(
+        f"An image of the request {reason}. Send a whole PNG or JPEG of common size.", param="messages", code="invalid_media"
+    )
 
 
 def several_greedy(body: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

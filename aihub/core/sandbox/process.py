@@ -74,7 +74,7 @@ class SandboxProcess:
         try:
             # Its own session: Ctrl-C on the terminal is the hub's business. No secrets in its environment.
             self._process = subprocess.Popen(  # noqa: S603 - fixed arguments
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True, env=_environment()
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True, env=child_environment()
             )
         except OSError as error:
             raise UnavailableError(f"Cannot start a {program.name} process: {error}.") from error
@@ -167,7 +167,8 @@ class SandboxProcess:
         return code
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
+    """Return the variables of a limited process: what libraries need, no secrets."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     # The module path of this process, so that the child finds the same code however it got here (Ray working directories).
     return kept | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}

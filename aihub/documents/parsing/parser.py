@@ -11,7 +11,7 @@ from aihub.core.sandbox.limits import ProcessLimits
 from aihub.core.sandbox.pool import ProcessPool, ProcessSession
 from aihub.core.sandbox.process import ProcessDiedError, ProcessTimeoutError, SandboxProgram
 from aihub.documents.parsing.clean import DocumentError
-from aihub.documents.parsing.options import ChunkingOptions, ParsedDocument, ParseLimits, TextChunk
+from aihub.documents.parsing.options import ChunkingOptions, DocumentFormat, ParsedDocument, ParseLimits, TextChunk
 
 __all__ = ["ChunkingOptions", "DocumentError", "DocumentParser", "ParseLimits", "ParsedDocument", "TextChunk"]
 
@@ -69,7 +69,13 @@ class DocumentParser:
         await self._pool.close()
 
     async def parse(
-        self, filename: str, data: bytes, chunking: ChunkingOptions, *, encoding: str | None = None
+        self,
+        filename: str,
+        data: bytes,
+        chunking: ChunkingOptions,
+        *,
+        encoding: str | None = None,
+        text_format: DocumentFormat | None = None,
     ) -> ParsedDocument:
         """Return the text and the chunks of a file. Cancelling ends the reading at once.
 
@@ -78,6 +84,8 @@ class DocumentParser:
             data: The file.
             chunking: How the text is cut.
             encoding: Python's codec for the encoding that the upload named, None to find it out.
+            text_format: When given, `data` is the text of a file of this format, in UTF-8 and as `clean` leaves text; it is only
+                cut, and offsets count in exactly this text.
 
         Raises:
             DocumentError: The file cannot be indexed; `code` says why.
@@ -89,6 +97,7 @@ class DocumentParser:
         header = {
             "filename": filename,
             "encoding": encoding,
+            "text_format": text_format,
             "max_tokens": chunking.max_tokens,
             "overlap_tokens": chunking.overlap_tokens,
         }

@@ -50,7 +50,11 @@ class _Reader:
     def _parse(self, request: Frame) -> Frame:
         options = ChunkingOptions(request.header["max_tokens"], request.header["overlap_tokens"])
         file_format, text = extract(
-            request.header["filename"], bytes(request.body), self._limits, encoding=request.header["encoding"]
+            request.header["filename"],
+            bytes(request.body),
+            self._limits,
+            encoding=request.header["encoding"],
+            text_format=request.header["text_format"],
         )
         language: str | None = None  # of the whole text; costs a millisecond and serves only chunks with few letters
         rows: list[list[int | str]] = []

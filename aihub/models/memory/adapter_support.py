@@ -15,6 +15,7 @@ from typing import Any
 
 from aihub.core.errors import ConfigurationError
 from aihub.core.model_folder import read_weight_shapes
+from aihub.models.memory.vision import has_vision
 
 QUANTIZATIONS = frozenset({None, "awq", "awq_marlin", "gptq", "gptq_marlin", "fp8", "compressed-tensors"})
 """Methods whose layers vLLM puts adapters on."""
@@ -48,6 +49,8 @@ def read_adapter_support(folder: Path, config: Mapping[str, Any], quantization: 
     text = config.get("text_config") or config
     if not any(engine_supports_adapters(name) for name in names):
         return AdapterSupport(refusal=f"The engine serves no adapters for models of the kind {', '.join(names) or 'unknown'}.")
+    if has_vision(config):
+        return AdapterSupport(refusal="Adapters for models that see are not served here.")
     if any(text.get(name) for name in _EXPERTS):
         return AdapterSupport(refusal="Adapters for mixtures of experts are not served here.")
     if quantization not in QUANTIZATIONS:

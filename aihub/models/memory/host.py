@@ -6,6 +6,7 @@ from typing import Protocol
 
 from aihub.core.errors import ModelUnavailableError
 from aihub.models.memory.requirement import MemoryRequirement
+from aihub.models.memory.vision import VisionSupport
 
 
 class CannotStartError(ModelUnavailableError):
@@ -46,6 +47,7 @@ class ModelSpec:
         digest: Digest of the installed version; a reload after an update shows another.
         adapter_modules: Names of its linear layers that adapters may be on; empty where it is served without any.
         adapter_refusal: Why it is served without adapters, as a sentence; None where it is not.
+        vision: How images reach it; None for a model that reads text only.
     """
 
     model_id: str
@@ -61,6 +63,7 @@ class ModelSpec:
     digest: str = ""
     adapter_modules: tuple[str, ...] = ()
     adapter_refusal: str | None = None
+    vision: VisionSupport | None = None
 
 
 class ModelHost(Protocol):

@@ -14,8 +14,9 @@ from aihub.models.keys import ModelKey
 from aihub.models.memory.adapter_support import AdapterSupport, read_adapter_support
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.planner import SMALL_BATCH
-from aihub.models.memory.requirement import GIB, estimate
+from aihub.models.memory.requirement import GIB, estimate, read_shape
 from aihub.models.memory.status import ModelStatus
+from aihub.models.memory.vision import read_vision
 from aihub.models.service import ModelView
 from aihub.models.store.catalogue import Catalogue, CatalogueEntry
 from aihub.models.store.detection import find_folders
@@ -42,7 +43,7 @@ class LocalModel:
     """One model that can be started here.
 
     Attributes:
-        types: What it is for; `chat` for a folder nobody described.
+        types: What it is for; `chat` for a folder nobody described, and `vision` where it sees.
         languages: ISO 639-1 codes; empty where nobody said.
         weights_bytes: On disk.
     """
@@ -148,6 +149,8 @@ class InstalledModels:
         capacity_bytes = min(self._capacity_bytes, self._share_bytes())
         is_default = found.path == self._default.path
         quantization = _quantization(config, entry) or (llm.quantization if is_default else None)
+        value_bytes = read_shape(found.path, dtype=self._dtype).value_bytes
+        vision = read_vision(found.path, config, context_tokens=context_tokens, value_bytes=value_bytes)
         support = self._adapter_support(found.path, config, quantization)
         small_batch = min(llm.max_num_seqs, SMALL_BATCH)
         wanted = [(llm.max_num_seqs, support), (small_batch, support)]
@@ -162,6 +165,7 @@ class InstalledModels:
                 kv_cache_bytes=llm.cpu_kv_cache_gb * GIB if llm.cpu_kv_cache_gb is not None else None,
                 dtype=self._dtype,
                 adapters=llm.adapters if support.refusal is None else None,
+                vision=vision,
             )
             if requirement.total_bytes <= capacity_bytes:
                 break
@@ -180,9 +184,12 @@ class InstalledModels:
             digest=found.digest,
             adapter_modules=support.modules,
             adapter_refusal=support.refusal,
+            vision=vision,
         )
         weights_bytes = sum(path.stat().st_size for path in found.path.glob("*.safetensors"))
         types, languages = (entry.types, entry.languages) if entry is not None else (("chat",), ())
+        if vision is not None and "vision" not in types:
+            types = (*types, "vision")
         return LocalModel(spec, types, languages, weights_bytes)
 
     def _adapter_support(self, folder: Path, config: dict[str, Any], quantization: str | None) -> AdapterSupport:

@@ -1,7 +1,7 @@
 """Which models of the catalogue fit a machine, alone and together, and why; computed as admission does it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from aihub.core.errors import ConfigurationError
 from aihub.core.profiles import Profile
 from aihub.models.memory.ledger import DeviceBudget, gib
 from aihub.models.memory.requirement import GIB, MemoryRequirement, ModelShape, requirement_of, shape_of_config
+from aihub.models.memory.vision import VisionSupport, has_vision, vision_of_config
 from aihub.models.store.catalogue import Catalogue, CatalogueEntry
 
 SHAPES_PATH = Path(__file__).resolve().parents[3] / "configs" / "model_shapes.yaml"
@@ -25,10 +26,22 @@ Verdict = Literal["fits", "alone", "too_large", "elsewhere"]
 
 @dataclass(frozen=True, slots=True)
 class KnownShape:
-    """Dimensions of a model that is not installed; `weights_bytes` is None when its download is what is served."""
+    """Dimensions of a model that is not installed.
+
+    Attributes:
+        weights_bytes: None when its download is what is served.
+        config: Where the dimensions come from; those of its image encoder are among them.
+    """
 
     shape: ModelShape
     weights_bytes: int | None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def vision(self, context_tokens: int) -> VisionSupport | None:
+        """How it sees; None for a model that reads text only."""
+        if not has_vision(self.config):
+            return None
+        return vision_of_config(self.config, context_tokens=context_tokens, value_bytes=self.shape.value_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,7 @@ class PlannedModel:
         context_tokens: Context it is planned with.
         longest_context_tokens: The longest that fits with the same batch; 0 when none does.
         reason: The sum, in words.
+        image_tokens: Tokens of that context one image takes at most; None for a model that reads text only.
     """
 
     model_id: str
@@ -50,6 +64,7 @@ class PlannedModel:
     context_tokens: int
     longest_context_tokens: int
     reason: str
+    image_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,8 @@ def load_shapes(path: Path = SHAPES_PATH) -> dict[str, KnownShape]:
     shapes: dict[str, KnownShape] = {}
     for key, config in document.items():
         try:
-            shapes[key] = KnownShape(shape_of_config(config), config.get("weights_bytes"))
+            shapes[key] = KnownShape(shape_of_config(config), config.get("weights_bytes"), config)
+            shapes[key].vision(LEAST_CONTEXT_TOKENS)  # its dimensions are checked now too
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigurationError(f"{path.name}: the entry {key!r} is wrong ({error}).") from error
     return shapes
@@ -127,7 +143,11 @@ def _judge(entry: CatalogueEntry, profile: Profile, budget: DeviceBudget, known:
         longest = _longest_context(entry, profile, known, budget.budget_bytes)
         shorter = f"; at most {longest} tokens of context would fit alone" if longest else ""
         reason = f"{_sum(need)}; the whole budget is {gib(budget.budget_bytes)}{shorter}"
-    return PlannedModel(entry.model_id, str(entry.key), verdict, need, tokens, longest, reason)
+    vision = known.vision(tokens) if known is not None else None
+    if vision is not None:
+        reason += f"; an image takes up to {vision.image_tokens} of {tokens} tokens of context"
+    image_tokens = vision.image_tokens if vision is not None else None
+    return PlannedModel(entry.model_id, str(entry.key), verdict, need, tokens, longest, reason, image_tokens)
 
 
 def _judge_small_batch(
@@ -160,6 +180,7 @@ def _requirement(entry: CatalogueEntry, profile: Profile, known: KnownShape | No
         least_gb = entry.min_ram_gb if profile.device == "cpu" else entry.min_vram_gb
         weights_bytes = entry.size_bytes or 0
         return MemoryRequirement(weights_bytes, 0, max(int(least_gb * GIB) - weights_bytes, 0))
+    vision = known.vision(context_tokens)
     cache_gb = profile.llm.cpu_kv_cache_gb if profile.device == "cpu" else None
     return requirement_of(
         known.weights_bytes or entry.size_bytes or 0,
@@ -168,7 +189,8 @@ def _requirement(entry: CatalogueEntry, profile: Profile, known: KnownShape | No
         max_num_seqs=profile.llm.max_num_seqs,
         device="cpu" if profile.device == "cpu" else "cuda:0",
         kv_cache_bytes=cache_gb * GIB if cache_gb is not None else None,
-        adapters=profile.llm.adapters,
+        adapters=profile.llm.adapters if vision is None else None,
+        vision=vision,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from aihub.core.errors import ConfigurationError
 from aihub.core.model_folder import read_json
 from aihub.core.profiles import AdapterProfile
+from aihub.models.memory.vision import BATCHED_TOKENS, CACHE_BYTES, VisionSupport
 
 _BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MAX_DIMENSION = 2**24
@@ -143,9 +144,6 @@ BLOCK_TOKENS = 128
 TYPICAL_RANK = 16
 """Of an adapter that nobody chose a rank for."""
 
-BATCHED_TOKENS = 2048
-"""Prompt tokens vLLM computes in one step by default."""
-
 # A CPU engine is two Python processes with torch and vLLM in them: 3-4 GB with 1 GiB of KV cache and a 0.3 GB model.
 _CPU_ENGINE_BYTES = 2 * GIB
 # CUDA context, cuBLAS and attention workspaces, captured CUDA graphs of a 7B model on an 8.9 card.
@@ -181,6 +179,7 @@ def estimate(
     kv_cache_bytes: int | None = None,
     dtype: str = "auto",
     adapters: AdapterProfile | None = None,
+    vision: VisionSupport | None = None,
 ) -> MemoryRequirement:
     """Estimate from a model folder: the sizes of its safetensors files and the dimensions in `config.json`.
 
@@ -193,6 +192,7 @@ def estimate(
             when None.
         dtype: What the engine computes in; float32 doubles weights stored in two bytes.
         adapters: How many can be loaded beside the model; None where it has none.
+        vision: How images reach it; the encoder's weights are among the files.
 
     Raises:
         ConfigurationError: No weights, or `config.json` lacks a dimension.
@@ -211,6 +211,7 @@ def estimate(
         device=device,
         kv_cache_bytes=kv_cache_bytes,
         adapters=adapters,
+        vision=vision,
     )
 
 
@@ -223,6 +224,7 @@ def requirement_of(
     device: str,
     kv_cache_bytes: int | None = None,
     adapters: AdapterProfile | None = None,
+    vision: VisionSupport | None = None,
 ) -> MemoryRequirement:
     """Estimate from the size of the weights and the shape alone; arguments as for `estimate`."""
     if kv_cache_bytes is None:
@@ -238,6 +240,8 @@ def requirement_of(
         adapter_bytes = adapters.max_loaded * shape.adapter_bytes(adapters.max_rank)
         if device == "cpu":  # where the engine's copies of them lie
             engine_bytes += adapters.max_loaded * shape.adapter_bytes(min(adapters.max_rank, TYPICAL_RANK))
+    if vision is not None:
+        engine_bytes += vision.encoder_bytes + (CACHE_BYTES if device == "cpu" else 0)
     return MemoryRequirement(weights_bytes, kv_cache_bytes, engine_bytes + activation_bytes + logit_bytes, adapter_bytes)
 
 

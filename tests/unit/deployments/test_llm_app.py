@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aihub.core.profiles import load_profile
 from aihub.models.memory.host import ModelSpec
+from aihub.models.memory.planner import load_shapes
 from aihub.models.memory.requirement import GIB, MemoryRequirement
 from deployments.llm_app import app_name, engine_environment, engine_kwargs, gpu_share, model_of
 
@@ -75,3 +76,25 @@ def test_engine_is_told_of_adapters_where_the_model_can_have_some() -> None:
         "max_lora_rank": llm.adapters.max_rank,
         "lora_target_modules": ["q_proj", "up_proj"],
     }
+
+
+@pytest.mark.parametrize("key", ["hf:Qwen/Qwen2.5-VL-3B-Instruct-AWQ", "hf:Qwen/Qwen3-VL-8B-Instruct-FP8"])
+def test_engine_of_a_model_that_sees_takes_bounded_images_and_fetches_none(key: str) -> None:
+    llm, vision = load_profile("rtx4060ti").llm, load_shapes()[key].vision(16384)
+    assert vision is not None
+    blind = engine_kwargs(spec(), llm, 0.25)
+    assert not any("mm" in name or "media" in name for name in blind)
+    kwargs = engine_kwargs(replace(spec(), vision=vision), llm, 0.25)
+    unit_pixels = (28 if "2.5" in key else 32) ** 2
+    assert {name: value for name, value in kwargs.items() if name not in blind} == {
+        "limit_mm_per_prompt": {"image": 16, "video": 0, "audio": 0},
+        "mm_processor_cache_gb": 0.25,
+        "mm_processor_kwargs": {"size": {"shortest_edge": 4 * unit_pixels, "longest_edge": 1024 * unit_pixels}},
+        "allowed_media_domains": ["none.invalid"],
+    }
+
+
+def test_engine_follows_no_redirects_and_opens_no_image_of_a_hundred_megapixels() -> None:
+    environment = engine_environment("cpu", None)
+    assert environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    assert int(environment["VLLM_MAX_IMAGE_PIXELS"]) < 100_000_000
