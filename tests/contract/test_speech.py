@@ -13,6 +13,7 @@ from aihub.core.errors import ModelUnavailableError, NotFoundError, OverloadedEr
 from aihub.core.principal import Principal
 from aihub.models.store.catalogue import load_catalogue
 from aihub.models.store.installs import InstallStore
+from aihub.models.store.speech_models import InstalledSpeechModels
 from aihub.speech.engine import SpeechEngine, SpeechPlaces
 from aihub.speech.fake import FakeSpeech
 from aihub.speech.models import SpeechModels
@@ -54,7 +55,7 @@ class Case:
 @asynccontextmanager
 async def engine_of(folder: Path | None, home: Path, places: SpeechPlaces | None = None) -> AsyncIterator[SpeechEngine]:
     """An engine on the models in a folder."""
-    models = SpeechModels(InstallStore(home / "installs"), home / "models", folder, load_catalogue())
+    models = SpeechModels(InstalledSpeechModels(InstallStore(home / "installs"), home / "models", folder, load_catalogue()))
     engine = SpeechEngine(models, WaveDecoder(), SpeechSettings(), places or SpeechPlaces(parallel_parts=2, max_streams=STREAMS))
     try:
         yield engine

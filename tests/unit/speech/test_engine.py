@@ -12,6 +12,7 @@ from aihub.core.errors import InvalidRequestError, OverloadedError, UnavailableE
 from aihub.core.principal import Principal
 from aihub.models.store.catalogue import load_catalogue
 from aihub.models.store.installs import InstallStore
+from aihub.models.store.speech_models import InstalledSpeechModels
 from aihub.speech.engine import SpeechEngine, SpeechPlaces
 from aihub.speech.metrics import SpeechMetrics
 from aihub.speech.models import SpeechModels
@@ -34,9 +35,9 @@ async def make_engine(tmp_path: Path) -> AsyncIterator[MakeEngine]:
         *, parallel_parts: int = 2, max_streams: int = 4, metrics: SpeechMetrics | None = None, **settings: object
     ) -> SpeechEngine:
         folder = speech_model("en").parent
-        models = SpeechModels(InstallStore(tmp_path / "installs"), tmp_path / "models", folder, load_catalogue())
+        store = InstalledSpeechModels(InstallStore(tmp_path / "installs"), tmp_path / "models", folder, load_catalogue())
         places = SpeechPlaces(parallel_parts, max_streams)
-        engine = SpeechEngine(models, WaveDecoder(), SpeechSettings.model_validate(settings), places, metrics)
+        engine = SpeechEngine(SpeechModels(store), WaveDecoder(), SpeechSettings.model_validate(settings), places, metrics)
         engines.append(engine)
         return engine
 

@@ -11,6 +11,7 @@ from aihub.core.errors import InvalidRequestError, NotFoundError, UnavailableErr
 from aihub.core.principal import Principal
 from aihub.models.store.catalogue import load_catalogue
 from aihub.models.store.installs import InstallStore
+from aihub.models.store.speech_models import InstalledSpeechModels
 from aihub.speech.live import LiveLimits, LiveStreams
 from aihub.speech.models import SpeechModel, SpeechModels
 from aihub.speech.recognition.pool import RecogniserPool
@@ -24,8 +25,9 @@ MakeStreams = Callable[..., LiveStreams]
 
 @pytest.fixture
 def model(tmp_path: Path) -> SpeechModel:
-    models = SpeechModels(InstallStore(tmp_path / "installs"), tmp_path / "models", speech_model("en"), load_catalogue())
-    return models.find()[0]
+    folder = speech_model("en")
+    store = InstalledSpeechModels(InstallStore(tmp_path / "installs"), tmp_path / "models", folder, load_catalogue())
+    return SpeechModels(store).find()[0]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from aihub.core.errors import HubError, InvalidRequestError, ModelUnavailableErr
 from aihub.models.keys import parse_key
 from aihub.models.store.catalogue import load_catalogue
 from aihub.models.store.installs import InstallStore
+from aihub.models.store.speech_models import InstalledSpeechModels
 from aihub.speech.models import SpeechModels, read_languages
 
 
@@ -46,7 +47,7 @@ class Places:
     @property
     def models(self) -> SpeechModels:
         """A finder of them."""
-        return SpeechModels(self.installs, self.models_path, self.speech_folder, load_catalogue())
+        return SpeechModels(InstalledSpeechModels(self.installs, self.models_path, self.speech_folder, load_catalogue()))
 
 
 @pytest.fixture
