@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 from aihub.media.container import (
     IncomingFile,
     damaged,
-    first_stream,
+    decodable_stream,
     header_duration_s,
     open_container,
     readable,
@@ -24,6 +24,8 @@ _MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 768_000
 _MAX_RESAMPLED_CHANNELS = 8
 _RANGES = {"u8": (128.0, 2.0**7), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31)}
 """Middle and largest value of sample formats that are no floats."""
+_FLOATS = {"flt", "dbl"}
+"""As floats lie in files; codecs give theirs one channel after the other (`fltp`)."""
 
 
 def decode_audio(source: bytes | IncomingFile, *, max_duration_s: float, max_buffered_bytes: int) -> Iterator[bytes]:
@@ -38,10 +40,9 @@ def decode_audio(source: bytes | IncomingFile, *, max_duration_s: float, max_buf
     if identity.family == "image":
         raise MediaError("The file is an image and holds no sound; send audio or video.", code="no_audio")
     with open_container(identity, file) as container:
-        stream = cast("AudioStream | None", first_stream(container, "audio"))
+        stream = audio_stream(container)
         if stream is None:
             raise MediaError("The file holds no sound.", code="no_audio")
-        _check(stream)
         claimed_s = header_duration_s(container, stream)
         if claimed_s is not None and claimed_s > max_duration_s:
             raise too_long(max_duration_s)
@@ -56,13 +57,21 @@ def decode_audio(source: bytes | IncomingFile, *, max_duration_s: float, max_buf
             raise MediaError("The file holds no audio samples.", code="empty_media")
 
 
-def _check(stream: "AudioStream") -> None:
+def audio_stream(container: "InputContainer") -> "AudioStream | None":
+    """Return the first audio track, ready to be decoded.
+
+    Raises:
+        MediaError: Its codec, rate or channels are none that are read.
+    """
+    stream = cast("AudioStream | None", decodable_stream(container, "audio"))
+    if stream is None:
+        return None
     rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
     if not _MIN_RATE_HZ <= rate <= _MAX_RATE_HZ:
         raise MediaError(f"The file says {rate} samples a second; {_MIN_RATE_HZ} to {_MAX_RATE_HZ} are read.")
     if channels < 1:
         raise damaged("no channels")
-    stream.codec_context.thread_count = 1
+    return stream
 
 
 def _frames(container: "InputContainer", stream: "AudioStream") -> Iterator["AudioFrame"]:
@@ -97,7 +106,7 @@ def _resampled(frames: Iterator["AudioFrame"]) -> Iterator[bytes]:
     resampler: av.AudioResampler | None = None
     shape: tuple[str, str, int] | None = None
     for frame in frames:
-        mono = _mixed(frame) if frame.layout.nb_channels > _MAX_RESAMPLED_CHANNELS else frame
+        mono = _mixed(frame) if frame.layout.nb_channels > _MAX_RESAMPLED_CHANNELS or frame.format.name in _FLOATS else frame
         if resampler is None or shape != (mono.format.name, mono.layout.name, mono.sample_rate):
             if resampler is not None:
                 yield from map(_samples, resampler.resample(None))
@@ -114,7 +123,7 @@ def _samples(frame: "AudioFrame") -> bytes:
 
 
 def _mixed(frame: "AudioFrame") -> "AudioFrame":
-    """Return the mean of more channels than FFmpeg has places of loudspeakers for."""
+    """Return the mean of the channels, also of more than FFmpeg has places of loudspeakers for; what is no number is silence."""
     import av
     import numpy as np
 
@@ -122,7 +131,8 @@ def _mixed(frame: "AudioFrame") -> "AudioFrame":
     if not frame.format.is_planar:
         data = data.reshape(-1, frame.layout.nb_channels).T
     middle, scale = _RANGES.get(frame.format.packed.name, (0.0, 1.0))
-    mean = ((data.astype(np.float32) - middle) / scale).mean(axis=0, keepdims=True)
+    numbers = np.nan_to_num(data.astype(np.float32), posinf=1.0, neginf=-1.0)
+    mean = ((numbers - middle) / scale).mean(axis=0, keepdims=True)
     mixed = av.AudioFrame.from_ndarray(np.ascontiguousarray(mean, dtype=np.float32), format="flt", layout="mono")
     mixed.sample_rate = frame.sample_rate
     mixed.pts = frame.pts

@@ -139,38 +139,51 @@ def open_container(identity: Identity, file: BinaryIO) -> Iterator["InputContain
         options |= {"analyzeduration": "1", "probesize": "8192"}
     try:
         with av.open(
-            file, format=identity.forced_demuxer, metadata_errors="replace", container_options=options, buffer_size=4096, io_open=_refuse
+            file,
+            format=identity.forced_demuxer,
+            metadata_errors="replace",
+            container_options=options,
+            buffer_size=4096,
+            io_open=_refuse,
         ) as container:
             yield cast("InputContainer", container)
     except MemoryError:
         raise MemoryError from None
     except (av.FFmpegError, EOFError, ValueError) as error:
-        raise damaged(getattr(error, "strerror", None) or type(error).__name__) from error
+        reason = "it ends too early" if isinstance(error, EOFError) else getattr(error, "strerror", type(error).__name__)
+        raise damaged(reason) from error
 
 
 def _refuse(url: str, _flags: int, _options: dict[str, str]) -> BinaryIO:
     raise MediaError("The file names other files, which are not opened; send a file that holds all.", code="unsupported_media")
 
 
-def first_stream(container: "InputContainer", kind: str) -> "Stream | None":
-    """Return the first stream of a kind, pictures of covers left out.
+def find_stream(container: "InputContainer", kind: str) -> "Stream | None":
+    """Return the first stream of a kind, pictures of covers left out."""
+    from av.stream import Disposition
+
+    streams = (stream for stream in container.streams if stream.type == kind)
+    return next((stream for stream in streams if not stream.disposition & Disposition.attached_pic), None)
+
+
+def decodable_stream(container: "InputContainer", kind: str) -> "Stream | None":
+    """Return what `find_stream` does, ready to be decoded on this thread.
 
     Raises:
         MediaError: Its codec is not read here.
     """
-    from av.stream import Disposition
-
-    for stream in container.streams:
-        if stream.type == kind and not stream.disposition & Disposition.attached_pic:
-            name = None if stream.codec_context is None else stream.codec_context.codec.name
-            if name not in DECODERS:
-                raise MediaError(
-                    f"The {kind} in the file is coded by {name or 'an unknown codec'}, which is not read; "
-                    f"save it with {'AAC, MP3, Opus or FLAC' if kind == 'audio' else 'H.264 or VP9'}.",
-                    code="unsupported_media",
-                )
-            return stream
-    return None
+    stream = find_stream(container, kind)
+    if stream is None:
+        return None
+    name = None if stream.codec_context is None else stream.codec_context.codec.name
+    if name not in DECODERS:
+        raise MediaError(
+            f"The {kind} in the file is coded by {name or 'an unknown codec'}, which is not read; "
+            f"save it with {'AAC, MP3, Opus or FLAC' if kind == 'audio' else 'H.264 or VP9'}.",
+            code="unsupported_media",
+        )
+    stream.codec_context.thread_count = 1
+    return stream
 
 
 def header_duration_s(container: "InputContainer", stream: "Stream | None" = None) -> float | None:

@@ -51,7 +51,7 @@ def open_image(data: bytes, identity: Identity, limits: MediaLimits) -> Iterator
     Raises:
         MediaError: The header is damaged, or claims too many pixels; also for what is found wrong later in the block.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     # Bounds by format are checked below, before a pixel is decoded.
     Image.MAX_IMAGE_PIXELS = None
@@ -61,6 +61,8 @@ def open_image(data: bytes, identity: Identity, limits: MediaLimits) -> Iterator
             yield image
     except (MediaError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        raise damaged("its header cannot be read") from error
     except Exception as error:
         # Damaged files bring up every kind of exception in the decoders; all of them are the file's fault.
         raise damaged(str(error)[:100] or type(error).__name__) from error
@@ -115,8 +117,11 @@ def fit(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     if width * height <= max_pixels:
         return width, height
     scale = math.sqrt(max_pixels / (width * height))
-    new_width, new_height = max(1, int(width * scale)), max(1, int(height * scale))
-    return min(new_width, max_pixels // new_height), min(new_height, max_pixels // min(new_width, max_pixels // new_height))
+    if width * scale < 1:
+        return 1, min(height, max_pixels)
+    if height * scale < 1:
+        return min(width, max_pixels), 1
+    return int(width * scale), int(height * scale)
 
 
 def encode_image(image: "Image.Image", media_type: Literal["image/png", "image/jpeg"]) -> PreparedImage:

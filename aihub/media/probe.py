@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, cast
 
-from aihub.media.container import first_stream, header_duration_s, open_container, readable
+from aihub.media.audio import audio_stream
+from aihub.media.container import decodable_stream, find_stream, header_duration_s, open_container, readable
 from aihub.media.image import open_image
 from aihub.media.limits import MediaLimits
 from aihub.media.service import MediaError, MediaFacts
@@ -22,13 +23,14 @@ def probe(data: bytes, limits: MediaLimits) -> MediaFacts:
         with open_image(data, identity, limits) as image:
             return MediaFacts("image", identity.name, width=image.width, height=image.height)
     with open_container(identity, file) as container:
-        video = cast("VideoStream | None", first_stream(container, "video"))
-        audio = first_stream(container, "audio")
+        video = cast("VideoStream | None", decodable_stream(container, "video"))
         name = identity.name if identity.name != "matroska" or b"webm" not in data[:64] else "webm"
         if video is not None:
             context = video.codec_context
             duration_s = header_duration_s(container) or header_duration_s(container, video)
-            return MediaFacts("video", name, duration_s, audio is not None, context.width, context.height)
+            has_audio = find_stream(container, "audio") is not None
+            return MediaFacts("video", name, duration_s, has_audio, context.width, context.height)
+        audio = audio_stream(container)
         if audio is not None:
             return MediaFacts("audio", name, header_duration_s(container, audio), has_audio=True)
     raise MediaError("The file holds neither sound nor pictures.", code="empty_media")

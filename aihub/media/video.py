@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from aihub.media.container import damaged, first_stream, header_duration_s, open_container, readable, too_long
+from aihub.media.container import damaged, decodable_stream, find_stream, header_duration_s, open_container, readable, too_long
 from aihub.media.image import encode_image, fit
 from aihub.media.limits import MediaLimits
 from aihub.media.service import MediaError, PreparedImage, SampledVideo, VideoFrame
@@ -40,7 +40,7 @@ def sample_video(data: bytes, *, max_frames: int, max_pixels: int, max_duration_
         raise MediaError("The file is an image and no video; send it as an image.", code="no_video")
     with open_container(identity, file) as container:
         stream = _video(container)
-        has_audio = first_stream(container, "audio") is not None
+        has_audio = find_stream(container, "audio") is not None
         if (header_duration_s(container, stream) or 0.0) > max_duration_s:
             raise too_long(max_duration_s)
         _check_size(stream.codec_context.width, stream.codec_context.height, limits)
@@ -57,10 +57,9 @@ def sample_video(data: bytes, *, max_frames: int, max_pixels: int, max_duration_
 
 
 def _video(container: "InputContainer") -> "VideoStream":
-    stream = cast("VideoStream | None", first_stream(container, "video"))
+    stream = cast("VideoStream | None", decodable_stream(container, "video"))
     if stream is None:
         raise MediaError("The file holds no pictures; send video, or send it as audio.", code="no_video")
-    stream.codec_context.thread_count = 1
     return stream
 
 

@@ -5,6 +5,7 @@ with `more`, and gets them until one says `end`. An answer ends by a frame with 
 """
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -119,6 +120,8 @@ def _load(options: dict[str, Any]) -> Answer:
     import numpy as np
     import PIL.Image
 
+    # What libraries say about files of users would fill the hub's log.
+    warnings.simplefilter("ignore")
     av.logging.set_level(None)
     PIL.Image.init()
     del np
