@@ -1,5 +1,6 @@
 """The `speech` deployment: recognition of files and live streams, in processes of its own."""
 
+import asyncio
 import os
 
 from prometheus_client import generate_latest
@@ -41,7 +42,7 @@ class Speech:
         self._decoder = SandboxedDecoder(places.parallel_parts + _SPARE_DECODERS, max_waiting=speech.max_waiting_files)
         self._live_decoder = SandboxedDecoder(places.max_streams)
         self._engine = SpeechEngine(
-            SpeechModels(open_speech_models(settings)),
+            SpeechModels(await asyncio.to_thread(open_speech_models, settings)),
             self._decoder,
             speech,
             places,

@@ -1,5 +1,6 @@
 """The `speech` deployment without a cluster: its places, its health, and its methods."""
 
+import asyncio
 import inspect
 import shutil
 from collections.abc import AsyncIterator
@@ -26,7 +27,8 @@ Held: Any = type("Held", (), {name: value for name, value in vars(Speech).items(
 @pytest.fixture
 async def speech(tmp_path: Path) -> AsyncIterator[Any]:
     deployed = Held.__new__(Held)
-    await deployed.__init__(Settings(home=tmp_path), SpeechProfile())
+    settings = await asyncio.to_thread(Settings, home=tmp_path)
+    await deployed.__init__(settings, SpeechProfile())
     yield deployed
     await vars(Speech)["__del__"](deployed)
 
