@@ -27,6 +27,8 @@ $(STAMP): $(LOCKS) pyproject.toml
 	@$(PIP) --progress-bar on -r requirements/$(DEVICE).lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/installed-* && touch $@
+	@echo "Speech: the vosk package brings no models. With the hub: $(BIN)/aihub models download vosk:vi vosk:en (40 MB each)."
+	@echo "        Its own command vosk-transcriber wants an ffmpeg program; the hub decodes without one."
 
 serve: install ## Start the hub and wait until it answers; Ctrl-C stops everything (PORT=8001 for another port)
 	@exec $(BIN)/aihub serve $(if $(PORT),--port $(PORT))

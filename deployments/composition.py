@@ -221,12 +221,13 @@ class Composition:
 
     async def health(self) -> dict[str, PartHealth]:
         """State of every part."""
-        postgres, redis, models, embeddings, recsys, llm = await asyncio.gather(
+        postgres, redis, models, embeddings, recsys, speech, llm = await asyncio.gather(
             self._database.check(),
             self._cache.check(),
             self._models.look(),
             self._embeddings.look(),
             self._recsys.look(),
+            self._speech.look(),
             self._directory.look(),
         )
         return {
@@ -234,6 +235,7 @@ class Composition:
             "models": models,
             "embeddings": embeddings,
             "recsys": recsys,
+            "speech": speech,
             "postgres": postgres,
             "redis": redis,
         }
@@ -242,8 +244,9 @@ class Composition:
         self._pool.configure(provider_settings(self._settings, configuration))
 
     async def _more_metrics(self) -> bytes:
-        """Metrics of the model manager and the recommender; none of one that is away."""
-        return b"".join(await asyncio.gather(_metrics_of(self._models), _metrics_of(self._recsys)))
+        """Metrics of the other applications that have some; none of one that is away."""
+        parts = (self._models, self._recsys, self._speech)
+        return b"".join(await asyncio.gather(*(_metrics_of(part) for part in parts)))
 
 
 async def _metrics_of(part: AppConnection) -> bytes:

@@ -1,4 +1,4 @@
-"""Real speech for tests: small Vosk models and utterances with their transcripts. They lie beside the repository; without them, skip."""
+"""Real speech for tests: small Vosk models and utterances with transcripts, beside the repository; without them, skip."""
 
 import json
 import os
