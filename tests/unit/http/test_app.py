@@ -10,6 +10,7 @@ from aihub.http.bodies import StrictRoute
 from tests.unit.conftest import assert_refused
 
 ROUTES = """
+- /v1/audio/stream
 DELETE /api/v1/adapters/{adapter_id:path}
 DELETE /api/v1/training/jobs/{job_id}
 DELETE /models/jobs/{job_id}
@@ -46,6 +47,7 @@ GET /models/versions/{key:path}
 GET /openapi.json
 GET /train/jobs/{job_id}
 GET /train/status/{store_id}
+GET /v1/audio/stream
 GET /v1/files
 GET /v1/files/{file_id}
 GET /v1/files/{file_id}/content
