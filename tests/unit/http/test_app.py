@@ -107,6 +107,7 @@ POST /v1/vector_stores/{store_id}/file_batches/{batch_id}/cancel
 POST /v1/vector_stores/{store_id}/files
 POST /v1/vector_stores/{store_id}/files/{file_id}
 POST /v1/vector_stores/{store_id}/search
+POST /v1/voice/ask
 """
 
 
