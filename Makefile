@@ -32,10 +32,11 @@ serve: install ## Start the hub and wait until it answers; Ctrl-C stops everythi
 	@exec $(BIN)/aihub serve $(if $(PORT),--port $(PORT))
 
 test: install ## Run the tests: unit, contract, then a real cluster with the default models
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit tests/contract tests/serve
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-serve
 
-test-unit: install ## Run the tests that need no cluster
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit tests/contract
+test-unit: install ## Run the tests that need no cluster, on up to four cores
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit tests/contract --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-serve: install ## Run the tests on a real cluster with the default models
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/serve

@@ -34,6 +34,7 @@ from aihub.finetuning.service import FineTuningService
 from aihub.http.services import Services
 from aihub.models.configuration import HubConfiguration
 from aihub.models.service import LifecycleService, ModelManager, RegistryService
+from aihub.speech.service import SpeechService
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
 from deployments.models import ADAPTERS, FINETUNING, REGISTRY
@@ -43,6 +44,7 @@ from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
+from pipelines.voice import VoicePipeline
 
 
 def provider_settings(settings: Settings, configuration: HubConfiguration) -> ProviderSettings:
@@ -106,6 +108,7 @@ def _build_documents(
 EMBEDDINGS_APP = "embeddings"
 MODELS_APP = "models"
 RECSYS_APP = "recsys"
+SPEECH_APP = "speech"
 
 
 class Composition:
@@ -116,6 +119,7 @@ class Composition:
         self._models = AppConnection(MODELS_APP, "The model manager")
         self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model")
         self._recsys = AppConnection(RECSYS_APP, "The recommender")
+        self._speech = AppConnection(SPEECH_APP, "The speech service")
         self._database = Database(settings.database_url.get_secret_value(), timeout_s=settings.storage_timeout_s)
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
@@ -136,9 +140,11 @@ class Composition:
         )
         # Between a caller by handle and the hub no proxy cuts silence.
         self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s)
+        chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s)
+        speech = service_client(SpeechService, self._speech)
         self.services = Services(
             settings=settings,
-            chat=ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s),
+            chat=chat,
             embedder=embedder,
             files=self._documents.files,
             vector_stores=self._documents.vector_stores,
@@ -148,6 +154,8 @@ class Composition:
             recsys=self.recsys,
             adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
+            speech=speech,
+            voice=VoicePipeline(speech, chat, rag),
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,
@@ -180,6 +188,7 @@ class Composition:
         self._models.start()
         self._embeddings.start()
         self._recsys.start()
+        self._speech.start()
         self._tasks.append(asyncio.create_task(self._directory.run()))
         if self._replicas is not None:
             self._tasks.append(asyncio.create_task(self._replicas.run()))
@@ -193,7 +202,8 @@ class Composition:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(self._documents.parser.close(), self._waits.close())
-        await asyncio.gather(self._models.close(), self._embeddings.close(), self._recsys.close(), self._cache.close())
+        connections = (self._models, self._embeddings, self._recsys, self._speech)
+        await asyncio.gather(*(connection.close() for connection in connections), self._cache.close())
         await asyncio.gather(self._directory.close(), self._pool.close())
         await self._database.close()
 

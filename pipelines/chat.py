@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from copy import copy
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,10 +12,18 @@ from aihub.chat.completions import CompletionRequest
 from aihub.chat.routing import AUTO
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.chat.service import ChatEngine, ChatModelInfo
-from aihub.core.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, NotFoundError
+from aihub.core.errors import (
+    EngineTimeoutError,
+    HubError,
+    InternalError,
+    InvalidRequestError,
+    ModelUnavailableError,
+    NotFoundError,
+)
 from aihub.core.principal import Principal
 from aihub.core.sse import error_frame
 from pipelines.load_wait import LoadWait, open_stream
+from pipelines.media_parts import MediaParts
 from pipelines.rag import RagPipeline
 
 logger = logging.getLogger(__name__)
@@ -54,13 +63,29 @@ class ChatPipeline:
         timeout_s: Longest answer, streamed or not, retrieval included.
         load_wait_s: How long an answer that is not streamed waits for its model to be loaded before it is refused; None waits
             as long as the lifecycle allows, as streams do.
+        media: Reads images, recordings, videos and files; without it they are refused.
     """
 
-    def __init__(self, engines: EngineDirectory, rag: RagPipeline, *, timeout_s: float, load_wait_s: float | None = None) -> None:
+    def __init__(
+        self,
+        engines: EngineDirectory,
+        rag: RagPipeline,
+        *,
+        timeout_s: float,
+        load_wait_s: float | None = None,
+        media: MediaParts | None = None,
+    ) -> None:
         self._engines = engines
         self._rag = rag
+        self._media = media
         self._timeout_s = timeout_s
         self._load_wait_s = load_wait_s
+
+    def with_rag(self, rag: RagPipeline) -> "ChatPipeline":
+        """Return a pipeline of the same parts that finds its sources by `rag`."""
+        other = copy(self)
+        other._rag = rag
+        return other
 
     async def chat(self, principal: Principal, request: ChatCompletionRequest) -> dict[str, Any]:
         """Answer with OpenAI's `chat.completion` object.
@@ -70,7 +95,7 @@ class ChatPipeline:
             HubError: Whatever the engine or retrieval raises.
         """
         async with self._time_limit():
-            engine = await self._resolve(request, LoadWait(self._load_wait_s))
+            engine, request = await self._prepare(principal, request, LoadWait(self._load_wait_s))
             if request.retrieval is None:
                 return await engine.chat(request.to_engine_body((await engine.model_info()).special_tokens))
             return await self._rag.answer(principal, engine, request)
@@ -104,7 +129,7 @@ class ChatPipeline:
     async def _chat_frames(
         self, principal: Principal, request: ChatCompletionRequest, wait: LoadWait
     ) -> AsyncGenerator[str, None]:
-        engine = await self._resolve(request, wait)
+        engine, request = await self._prepare(principal, request, wait)
         model_info = await engine.model_info()
         if request.retrieval is None:
             return engine.stream_chat(request.to_engine_body(model_info.special_tokens))
@@ -113,6 +138,17 @@ class ChatPipeline:
     async def _complete_frames(self, request: CompletionRequest, wait: LoadWait) -> AsyncGenerator[str, None]:
         engine = await self._resolve(request, wait)
         return engine.stream_complete(request.to_engine_body())
+
+    async def _prepare(
+        self, principal: Principal, request: ChatCompletionRequest, wait: LoadWait
+    ) -> tuple[ChatEngine, ChatCompletionRequest]:
+        """Return the engine, and the request as it takes it."""
+        if not request.has_media:
+            return await self._resolve(request, wait), request
+        if self._media is None:
+            raise InvalidRequestError("Only text is read here.", param="messages", code="text_only")
+        with wait.working("reading images and recordings"):
+            return await self._media.prepare(principal, request, partial(self._resolve, wait=wait))
 
     async def _resolve(self, request: ChatCompletionRequest | CompletionRequest, wait: LoadWait) -> ChatEngine:
         # Only `auto` looks at what is asked.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aihub.documents.sentences import sentences
+from aihub.documents.time_spans import time_range
 from pipelines.fact_support import holding_sentences, is_polar
 from pipelines.sentence_index import CitableSource, SentenceIndex, Word, content_words
 
@@ -42,6 +43,7 @@ class Citation:
         index: Offset in the answer, in Unicode code points, of the end of the supported statement.
         quote: Exactly `document_text[start_char:end_char]`.
         support: 0 to 1 for the words, plus what the question's words and an explicit `[n]` add.
+        time_s: When the quote's first word begins and its last ends, in seconds; None where the document is no recording.
     """
 
     index: int
@@ -52,6 +54,7 @@ class Citation:
     start_char: int
     end_char: int
     support: float
+    time_s: tuple[float, float] | None = None
 
     def annotation(self) -> dict[str, Any]:
         """Return the `file_citation` object of a message's `annotations`."""
@@ -63,7 +66,7 @@ class Citation:
             "quote": self.quote,
             "start_char": self.start_char,
             "end_char": self.end_char,
-        }
+        } | ({} if self.time_s is None else {"start_s": self.time_s[0], "end_s": self.time_s[1]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +191,17 @@ def _widen(sentence: int, weights: Mapping[Word, float], index: SentenceIndex) -
 def _citation(answer_end: int, index: SentenceIndex, support: float, first: int, last: int) -> Citation:
     source = index.sources[index.sentences[first].source]
     start, end = index.sentences[first].start, index.sentences[last].end
+    start_char, end_char = source.start_char + start, source.start_char + end
     return Citation(
         index=answer_end,
         number=source.number,
         file_id=source.file_id,
         filename=source.filename,
         quote=source.text[start:end],
-        start_char=source.start_char + start,
-        end_char=source.start_char + end,
+        start_char=start_char,
+        end_char=end_char,
         support=support,
+        time_s=time_range(source.time_spans, start_char, end_char),
     )
 
 

@@ -39,7 +39,8 @@ async def pack_sources(
     fit are taken by rank, and the result is counted again, as tokens of joined texts do not simply add up.
 
     Args:
-        body: Engine body with at least one user message of text.
+        body: Engine body with at least one user message. Where that holds images too, the sources stand before its first text,
+            and all parts keep their order.
         sources: Best first.
         reserve: Tokens to keep for the answer; `default_reserve` when None.
 
@@ -96,13 +97,26 @@ class _Window:
         return last_user_position(self.body["messages"])
 
     @property
-    def _question(self) -> str:
-        return str(self.body["messages"][self._position]["content"])
+    def _content(self) -> str | list[dict[str, Any]]:
+        content: str | list[dict[str, Any]] = self.body["messages"][self._position]["content"]
+        return content
 
-    def _asking(self, content: str) -> dict[str, Any]:
+    @property
+    def _question(self) -> str:
+        content = self._content
+        return content if isinstance(content, str) else next((part["text"] for part in content if part["type"] == "text"), "")
+
+    def _asking(self, text: str) -> dict[str, Any]:
         messages = list(self.body["messages"])
-        messages[self._position] = messages[self._position] | {"content": content}
+        content = self._content if isinstance(self._content, str) else _with_first_text(self._content, text)
+        messages[self._position] = messages[self._position] | {"content": text if isinstance(content, str) else content}
         return self.body | {"messages": messages}
+
+
+def _with_first_text(parts: Sequence[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """Return the parts with the first text replaced, or with one at the end where there is none."""
+    position = next((index for index, part in enumerate(parts) if part["type"] == "text"), len(parts))
+    return [*parts[:position], {"type": "text", "text": text}, *parts[position + 1 :]]
 
 
 def last_user_position(messages: Sequence[Mapping[str, Any]]) -> int:

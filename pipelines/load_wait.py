@@ -10,6 +10,8 @@ from aihub.core.sse import comment, error_frame
 
 GRACE_S = 0.5
 """What is refused within this time is still an HTTP status; a model that is ready by then needs no comment."""
+WORK_GRACE_S = 10.0
+"""The same for reading media, most of which is quick; what is wrong with them shows within it."""
 COMMENT_PERIOD_S = 5.0
 
 _WITHOUT_MEMORY = frozenset({"queued", "draining", "unloading"})
@@ -31,6 +33,7 @@ class LoadWait:
         self._model_id = ""
         self._began_s: float | None = None
         self._state: Callable[[], str | None] | None = None
+        self._doing: str | None = None
 
     @contextmanager
     def noted(self, model_id: str, state: Callable[[], str | None]) -> Iterator[None]:
@@ -50,10 +53,25 @@ class LoadWait:
             self._state = None
             self._timer.cancel()
 
+    @contextmanager
+    def working(self, doing: str) -> Iterator[None]:
+        """Note that the hub itself does something for the request while the block runs; loads inside it are noted as ever."""
+        loop = asyncio.get_running_loop()
+        self._doing = doing
+        self._began_s = self._began_s or loop.time()
+        timer = loop.call_later(WORK_GRACE_S, self._last)
+        try:
+            yield
+        finally:
+            self._doing = None
+            timer.cancel()
+
     def describe(self) -> str:
         """Say what is waited for and for how many seconds: `loading qwen2.5-3b, 12 s`."""
         waited_s = asyncio.get_running_loop().time() - (self._began_s or 0.0)
-        if self._state is None:
+        if self._state is None and self._doing is not None:
+            doing = self._doing
+        elif self._state is None:
             doing = f"loaded {self._model_id}"
         elif self._state() in _WITHOUT_MEMORY:
             doing = "waiting for memory"
@@ -70,6 +88,10 @@ class LoadWait:
         if self._state() is None:
             self._judge_later()
         else:
+            self._last()
+
+    def _last(self) -> None:
+        if not self.lasts.done():
             self.lasts.set_result(None)
 
 

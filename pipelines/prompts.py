@@ -21,7 +21,7 @@ PROMPTS_DIR = Path(__file__).resolve().parent.parent / "configs" / "prompts"
 DEFAULT_LANGUAGE = "en"
 MAX_NAME_CHARS = 120
 
-_FENCE = '"""'
+QUOTE = '"""'
 
 # `neutralise_markers` leaves these to the model at hand, as they can be meant; in retrieved text nothing is lost by it.
 _MORE_MARKERS = ("<s>", "</s>", "<unk>", "<pad>", "<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -36,12 +36,14 @@ class PromptTemplate(StrictModel):
         sources_title: Heading over the sources.
         instruction: What to do with them; the question follows it on the same line.
         no_sources: Stands before the question when retrieval found nothing.
+        caption: Asks a vision model for the text by which an image is found.
     """
 
     language: str = Field(pattern=r"^[a-z]{2}$")
     sources_title: str = Field(min_length=1)
     instruction: str = Field(min_length=1)
     no_sources: str = Field(min_length=1)
+    caption: str = Field(min_length=1)
 
 
 class Prompts:
@@ -65,7 +67,10 @@ class Prompts:
 
     def for_text(self, text: str) -> PromptTemplate:
         """Choose by the letters of `text`: Vietnamese ones choose `vi`, all others English."""
-        language = "vi" if has_vietnamese_letters(text) else DEFAULT_LANGUAGE
+        return self.for_language("vi" if has_vietnamese_letters(text) else DEFAULT_LANGUAGE)
+
+    def for_language(self, language: str) -> PromptTemplate:
+        """Return the template of a language, the English one where it has none."""
         return self._templates.get(language, self._templates[DEFAULT_LANGUAGE])
 
 
@@ -102,7 +107,7 @@ def sourceless_message(template: PromptTemplate, question: str) -> str:
 def source_block(number: int, name: str, text: str) -> str:
     """Render one source; its name and text can neither close the block nor forge a role or another source."""
     title = " ".join(defuse(name).split())[:MAX_NAME_CHARS]
-    return f"[{number}] {title}\n{_FENCE}\n{defuse(text)}\n{_FENCE}"
+    return f"[{number}] {title}\n{QUOTE}\n{defuse(text)}\n{QUOTE}"
 
 
 def defuse(text: str) -> str:
@@ -111,4 +116,4 @@ def defuse(text: str) -> str:
     Chat-template markers get an invisible word joiner (`neutralise_markers`), `[3]` becomes `(3)`.
     """
     broken = neutralise_markers(text, _MORE_MARKERS)
-    return _SOURCE_NUMBER.sub(r"(\1)", broken).replace(_FENCE, "'''")
+    return _SOURCE_NUMBER.sub(r"(\1)", broken).replace(QUOTE, "'''")

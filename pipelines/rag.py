@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aihub.chat.markers import neutralise_markers
@@ -14,16 +15,18 @@ from aihub.chat.service import ChatEngine, hold
 from aihub.core.errors import InvalidRequestError, NotFoundError
 from aihub.core.filters import filter_tree
 from aihub.core.principal import Principal
-from aihub.core.sse import DONE, data_event, events, payload
+from aihub.core.sse import data_event, events, payload
 from aihub.documents.search.retriever import Retrieval, ScoredChunk
 from aihub.documents.serializers import require_same_model
 from aihub.documents.tables.records import VectorStoreRecord
+from aihub.documents.time_spans import time_fields
 from aihub.embeddings.service import Embedder
 from pipelines.citations import find_citations
 from pipelines.context_packing import SourceText, pack_sources
 from pipelines.prompts import Prompts
 from pipelines.query import QueryChooser, SearchQuery
 from pipelines.sentence_index import CitableSource
+from pipelines.streamed_answer import StreamedAnswer
 
 MIN_RELEVANCE = 0.1
 """Score below which a chunk is no source. Low, as a question like "and on Sundays?" has few words to be found by."""
@@ -121,7 +124,7 @@ class RagPipeline:
         self, principal: Principal, engine: ChatEngine, request: ChatCompletionRequest
     ) -> AsyncGenerator[str, None]:
         grounding = await self.ground(principal, engine, request)
-        heard = _Heard()
+        heard = StreamedAnswer()
         concluded = False
         async with aclosing(engine.stream_chat(grounding.body)) as frames:
             async for frame in frames:
@@ -141,11 +144,7 @@ class RagPipeline:
             raise ValueError("the request asks for no retrieval")
         special_tokens = (await engine.model_info()).special_tokens
         question = _question(request)
-        stores = await self._open_stores(principal, options)
-        query = await self._query(question, options)
-        found = await self._finder.retrieve(
-            principal.tenant_id, stores, query.text, top_k=options.top_k, mode=options.mode, filters=filter_tree(options.filters)
-        )
+        query, found = await self.find(principal, question, options)
         found_s = time.perf_counter()
         relevant = [chunk for chunk in found.hits if chunk.score >= _threshold(options)]
         sources = [
@@ -161,6 +160,21 @@ class RagPipeline:
         )
         timings = {**found.timings_ms, "prompt": _ms_since(found_s)}
         return Grounding(prompt.body, question, query, options, found.hits, prompt.used, timings, started_s)
+
+    async def find(self, principal: Principal, question: str, options: RetrievalOptions) -> tuple[SearchQuery, Retrieval]:
+        """Return what is searched by for a question, and what it finds; raises what a search of `answer` raises."""
+        stores = await self._open_stores(principal, options)
+        query = await self._query(question, options)
+        found = await self._finder.retrieve(
+            principal.tenant_id, stores, query.text, top_k=options.top_k, mode=options.mode, filters=filter_tree(options.filters)
+        )
+        return query, found
+
+    def with_finder(self, wrap: Callable[[ChunkFinder], ChunkFinder]) -> "RagPipeline":
+        """Return a pipeline of the same parts that searches by `wrap` of this one's finder."""
+        other = copy(self)
+        other._finder = wrap(self._finder)
+        return other
 
     async def _open_stores(self, principal: Principal, options: RetrievalOptions) -> list[VectorStoreRecord]:
         ids = list(dict.fromkeys(options.vector_store_ids))
@@ -181,35 +195,7 @@ class RagPipeline:
         return SearchQuery(question, is_shortened=False) if options.mode == "text" else await self._queries.choose(question)
 
 
-@dataclass(slots=True)
-class _Heard:
-    """What a stream has said so far."""
-
-    texts: dict[int, list[str]] = field(default_factory=dict)
-    head: dict[str, Any] = field(default_factory=dict)
-    started_s: float = field(default_factory=time.perf_counter)
-    first_token_s: float | None = None
-    failed: bool = False
-
-    def listen(self, chunk: Mapping[str, Any] | None) -> None:
-        if chunk is None:
-            return
-        self.failed = self.failed or "error" in chunk
-        if not self.head:
-            self.head = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
-        for choice in chunk.get("choices", ()):
-            said = self.texts.setdefault(choice["index"], [])
-            delta = choice.get("delta") or {}
-            if delta.get("content") or delta.get("tool_calls"):
-                self.first_token_s = self.first_token_s or time.perf_counter()
-                said.append(delta.get("content") or "")
-
-    def is_complete(self, event: str, chunk: Mapping[str, Any] | None) -> bool:
-        """Whether `event` is the first after the last choice: the usage chunk or `[DONE]`."""
-        return not self.failed and (event == DONE or (chunk is not None and chunk.get("choices") == []))
-
-
-async def _last_chunk(grounding: Grounding, heard: _Heard) -> str:
+async def _last_chunk(grounding: Grounding, heard: StreamedAnswer) -> str:
     timings = {"generate": _ms_since(heard.started_s)}
     if heard.first_token_s is not None:
         timings["first_token"] = (heard.first_token_s - heard.started_s) * 1000.0
@@ -242,7 +228,7 @@ async def _conclude(
 
 def _annotate(grounding: Grounding, texts: Mapping[int, str]) -> dict[int, list[dict[str, Any]]]:
     sources = [
-        CitableSource(rank, chunk.hit.file_id, chunk.hit.filename, chunk.hit.text, chunk.hit.start_char)
+        CitableSource(rank, chunk.hit.file_id, chunk.hit.filename, chunk.hit.text, chunk.hit.start_char, chunk.hit.time_spans)
         for rank, chunk in enumerate(grounding.chunks, start=1)
         if rank in grounding.used
     ]
@@ -265,6 +251,7 @@ def _chunk_object(chunk: ScoredChunk, *, used: bool) -> dict[str, Any]:
         "end_char": hit.end_char,
         "used": used,
         "attributes": hit.attributes,
+        **time_fields(hit.time_spans, hit.start_char, hit.end_char),
     }
 
 
@@ -276,7 +263,7 @@ def _threshold(options: RetrievalOptions) -> float:
 
 
 def _question(request: ChatCompletionRequest) -> str:
-    question = next((message.content for message in reversed(request.messages) if isinstance(message, UserMessage)), "")
+    question = next((message.question for message in reversed(request.messages) if isinstance(message, UserMessage)), "")
     if not question.strip():
         raise InvalidRequestError(
             "Retrieval searches by the last message of role 'user'; there is none, or it is empty.", param="messages"

@@ -79,6 +79,7 @@ class CitableSource:
         number: Its `[n]` in the prompt.
         text: Exact substring of the document's text from `start_char`.
         start_char: Offset of `text` in the document's text, in Unicode code points.
+        time_spans: When its words were said (`aihub.documents.time_spans`); None where the document is no recording.
     """
 
     number: int
@@ -86,6 +87,7 @@ class CitableSource:
     filename: str
     text: str
     start_char: int
+    time_spans: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aihub.chat.service import ChatModelInfo
-from aihub.core.errors import ContextLengthError, HubError
+from aihub.chat.service import ChatModelInfo, images_of, text_of
+from aihub.core.errors import ContextLengthError, HubError, InvalidRequestError
 from aihub.core.health import PartHealth
 
 _TOKEN = re.compile(r"\s*\S+|\s+")
 _KEPT_BODIES = 100
 _CREATED = 1_700_000_000
+
+IMAGE_TOKENS = 10
 
 
 def echo(prompt: str) -> str:
@@ -31,6 +33,7 @@ class FakeChatEngine:
         first_token_s: Delay before the first token.
         token_s: Delay before each further token.
         special_tokens: What the model info names as the model's own.
+        max_images: Images one request may hold; each costs `IMAGE_TOKENS`.
 
     Attributes:
         active: Requests being answered now; back to 0 when every client has got its answer or left.
@@ -48,9 +51,14 @@ class FakeChatEngine:
         first_token_s: float = 0.0,
         token_s: float = 0.0,
         special_tokens: tuple[str, ...] = (),
+        max_images: int = 0,
     ) -> None:
         self._model_info = ChatModelInfo(
-            model_id=model_id, context_tokens=context_tokens, created=_CREATED, special_tokens=special_tokens
+            model_id=model_id,
+            context_tokens=context_tokens,
+            created=_CREATED,
+            special_tokens=special_tokens,
+            max_images=max_images,
         )
         self._answer = answer
         self._first_token_s = first_token_s
@@ -68,7 +76,7 @@ class FakeChatEngine:
         return self.part_health
 
     async def count_tokens(self, body: dict[str, Any]) -> int:
-        return sum(len(_tokens(message["content"] or "")) for message in body["messages"])
+        return sum(len(_tokens(text_of(message["content"]))) for message in body["messages"]) + _image_tokens(body)
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         with self._request(body) as run:
@@ -125,7 +133,8 @@ class _Run:
         self._model_info = model_info
         self._body = body
         self._number = number
-        self._prompt_tokens = len(_tokens(_all_text(body)))
+        self._prompt_tokens = len(_tokens(_all_text(body))) + _image_tokens(body)
+        _require_few_images(body, model_info)
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         if self._prompt_tokens + (limit or 1) > model_info.context_tokens:
             raise ContextLengthError(
@@ -221,14 +230,26 @@ def _tokens(text: str) -> list[str]:
 
 def _all_text(body: dict[str, Any]) -> str:
     if "messages" in body:
-        return " ".join(message["content"] or "" for message in body["messages"])
+        return " ".join(text_of(message["content"]) for message in body["messages"])
     return _prompt_text(body["prompt"])
 
 
 def _last_text(body: dict[str, Any]) -> str:
     if "messages" in body:
-        return next((message["content"] or "" for message in reversed(body["messages"]) if message["role"] != "system"), "")
+        return next((text_of(message["content"]) for message in reversed(body["messages"]) if message["role"] != "system"), "")
     return _prompt_text(body["prompt"])
+
+
+def _image_tokens(body: dict[str, Any]) -> int:
+    return IMAGE_TOKENS * len(images_of(body))
+
+
+def _require_few_images(body: dict[str, Any], model_info: ChatModelInfo) -> None:
+    count = len(images_of(body))
+    if count > model_info.max_images:
+        raise InvalidRequestError(
+            f"The model {model_info.model_id} reads at most {model_info.max_images} images, not {count}.", param="messages"
+        )
 
 
 def _prompt_text(prompt: Any) -> str:

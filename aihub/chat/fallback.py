@@ -6,7 +6,7 @@ from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from aihub.chat.service import ChatEngine, ChatModelInfo, hold
+from aihub.chat.service import ChatEngine, ChatModelInfo, hold, images_of
 from aihub.core.errors import HubError, ModelUnavailableError
 from aihub.core.health import PartHealth
 from aihub.core.logging import add_response_header
@@ -79,7 +79,7 @@ class FallbackEngine:
         return await self._first(lambda engine: engine.count_tokens(body))
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        answer = await self._first(lambda engine: engine.chat(body))
+        answer = await self._first(lambda engine: _chat(engine, body))
         return self._marked(answer)
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class FallbackEngine:
         return self._marked(answer)
 
     def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        return self._stream(lambda engine: engine.stream_chat(body))
+        return self._stream(lambda engine: _stream_chat(engine, body))
 
     def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         return self._stream(lambda engine: engine.stream_complete(body))
@@ -146,6 +146,33 @@ class FallbackEngine:
         first, *rest = events(frame)
         chunk = payload(first)
         return frame if chunk is None else data_event(self._marked(chunk)) + "".join(rest)
+
+
+async def _chat(engine: ChatEngine, body: dict[str, Any]) -> dict[str, Any]:
+    await _require_sight(engine, body)
+    return await engine.chat(body)
+
+
+async def _stream_chat(engine: ChatEngine, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+    await _require_sight(engine, body)
+    async with aclosing(engine.stream_chat(body)) as frames:
+        async for frame in frames:
+            yield frame
+
+
+async def _require_sight(engine: ChatEngine, body: dict[str, Any]) -> None:
+    """Pass over a stand-in that cannot take the images which were made ready for another model.
+
+    Raises:
+        ModelUnavailableError: It cannot; the next candidate may.
+    """
+    count = len(images_of(body))
+    if count and count > (model_info := await engine.model_info()).max_images:
+        raise ModelUnavailableError(
+            f"The model {model_info.model_id} reads at most {model_info.max_images} images in one request, so it cannot stand in "
+            f"for the one that was asked to read {count}. Retry in a few seconds.",
+            code="model_reads_no_images",
+        )
 
 
 async def _begin(frames: AsyncGenerator[str, None]) -> tuple[str, AsyncGenerator[str, None]]:

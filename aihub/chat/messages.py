@@ -1,7 +1,7 @@
 """The conversation of a chat request: one class per role, and the order tool calls must come in.
 
 Contents are text. Lists of text parts are joined with newlines at the border, as vLLM does for its chat templates, so
-the rest of the hub sees plain strings.
+the rest of the hub sees plain strings. Only a user's message may hold more than text; it keeps its parts in order too.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from aihub.chat.parts import MEDIA_TYPES, AnyPart, MediaPart, ReadyImage, ReadyText, RefusalPart, TextPart, UserPart
 from aihub.chat.tools import FunctionName
 from aihub.core.errors import InvalidRequestError
 from aihub.core.limits import MAX_JSON_DEPTH
@@ -39,11 +40,10 @@ def _part_text(part: Any, index: int) -> str:
         )
     field = _TEXT_FIELDS.get(kind)
     if field is None:
-        raise PydanticCustomError(
-            "content_part_unsupported",
-            "this model reads text only; send parts of type 'text', not '{kind}'",
-            {"kind": kind[:32], "below": f"{index}.type"},
-        )
+        reason = "must be 'text' here, not '{kind}'"
+        if kind in MEDIA_TYPES:
+            reason += "; images, recordings, videos and files belong into messages of role 'user'"
+        raise PydanticCustomError("content_part_unsupported", reason, {"kind": kind[:32], "below": f"{index}.type"})
     text = part.get(field)
     if not isinstance(text, str):
         raise PydanticCustomError("content_part", "must be a string", {"below": f"{index}.{field}"})
@@ -127,9 +127,44 @@ class SystemMessage(LenientModel):
 
 
 class UserMessage(LenientModel):
+    """A question: text, or text parts with images, recordings, videos and files among them."""
+
     role: Literal["user"]
-    content: Content
+    sent: Annotated[str | Annotated[list[UserPart], Field(min_length=1)], Field(alias="content")]
     name: Name | None = None
+
+    @property
+    def content(self) -> str:
+        """The text of all parts, joined with newlines."""
+        return self.sent if isinstance(self.sent, str) else "\n".join(_texts(self.sent))
+
+    @property
+    def parts(self) -> tuple[AnyPart, ...]:
+        """The parts in order where the message holds, or held, more than text; else none."""
+        if isinstance(self.sent, str) or all(isinstance(part, TextPart | RefusalPart) for part in self.sent):
+            return ()
+        return tuple(self.sent)
+
+    @property
+    def media(self) -> dict[int, MediaPart]:
+        """Parts that are still to be read, by their position."""
+        return {position: part for position, part in enumerate(self.parts) if isinstance(part, MediaPart)}
+
+    @property
+    def question(self) -> str:
+        """What the user says, typed or spoken, without the text of files."""
+        if not self.parts:
+            return self.content
+        said = (part.question if isinstance(part, ReadyText) else getattr(part, "text", "") for part in self.parts)
+        return "\n".join(text for text in said if text)
+
+    def with_parts(self, parts: Sequence[AnyPart]) -> Self:
+        """Return the message with other parts, such as those read from its media."""
+        return self.model_copy(update={"sent": list(parts)})
+
+
+def _texts(parts: Sequence[AnyPart]) -> list[str]:
+    return [part.text for part in parts if not isinstance(part, MediaPart | ReadyImage)]
 
 
 class AssistantMessage(LenientModel):

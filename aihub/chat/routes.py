@@ -7,11 +7,12 @@ from fastapi.responses import JSONResponse, Response
 
 from aihub.chat.completions import CompletionRequest, GenerateAnswer, GenerateRequest
 from aihub.chat.schemas import ChatCompletion, ChatCompletionRequest, Completion
-from aihub.http.bodies import StrictRoute
+from aihub.http.bodies import ChatRoute, StrictRoute
 from aihub.http.services import PrincipalDep, ServicesDep
 from aihub.http.streaming import EventStream, until_disconnect, usage_observer
 
 router = APIRouter(route_class=StrictRoute, tags=["chat"])
+_conversations = APIRouter(route_class=ChatRoute)
 
 _CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -22,8 +23,8 @@ _CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/v1/chat/completions", responses=_CHAT_ANSWERS)
-@router.post("/api/v1/chat/completions", responses=_CHAT_ANSWERS, operation_id="create_chat_completion_alias")
+@_conversations.post("/v1/chat/completions", responses=_CHAT_ANSWERS)
+@_conversations.post("/api/v1/chat/completions", responses=_CHAT_ANSWERS, operation_id="create_chat_completion_alias")
 async def create_chat_completion(
     body: ChatCompletionRequest, request: Request, services: ServicesDep, principal: PrincipalDep
 ) -> Response:
@@ -37,6 +38,8 @@ async def create_chat_completion(
     observe.answer(answer)
     return JSONResponse(answer)
 
+
+router.include_router(_conversations)
 
 _COMPLETION_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {

@@ -11,12 +11,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aihub.chat.markers import neutralise_markers, neutralise_values
-from aihub.chat.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, check_order
+from aihub.chat.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage, check_order
+from aihub.chat.parts import MEDIA_TYPES, AnyPart, ReadyImage
 from aihub.chat.sampling import SamplingRequest
 from aihub.chat.tools import ResponseFormat, Tool, ToolChoice, check_response_format, check_tools
 from aihub.core.errors import InvalidRequestError
 from aihub.core.filters import Filters
 from aihub.core.limits import (
+    MAX_MEDIA_PARTS,
     MAX_MESSAGES,
     MAX_RETRIEVED_CHUNKS,
     MAX_STORES_PER_QUESTION,
@@ -39,7 +41,10 @@ class Usage(AnswerModel):
 
 
 class FileCitation(AnswerModel):
-    """`quote` is the exact text of the source from `start_char` to `end_char`."""
+    """`quote` is the exact text of the source from `start_char` to `end_char`.
+
+    Of audio and video files it is also what is said from `start_s` to `end_s`, in seconds; other citations lack both fields.
+    """
 
     type: Literal["file_citation"]
     file_id: str
@@ -47,6 +52,8 @@ class FileCitation(AnswerModel):
     quote: str
     start_char: int
     end_char: int
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 class AnswerMessage(AnswerModel):
@@ -142,15 +149,22 @@ class ChatCompletionRequest(SamplingRequest):
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_many_media(cls, data: Any) -> Any:
+        """Count before each part is looked at: thousands of them would take a second."""
+        count = _count_media(data.get("messages")) if isinstance(data, dict) else 0
+        if count > MAX_MEDIA_PARTS:
+            raise InvalidRequestError(
+                f"The messages hold {count} images, recordings, videos and files; at most {MAX_MEDIA_PARTS} are allowed.",
+                param="messages",
+                code="too_many_parts",
+            )
+        return data
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        chars = sum(len(message.content or "") for message in self.messages)
-        if chars > MAX_TEXT_CHARS:
-            raise InvalidRequestError(
-                f"The messages hold {chars} characters; at most {MAX_TEXT_CHARS} are allowed. Send less text.",
-                param="messages",
-                code="context_length_exceeded",
-            )
+        self.require_bounded_text()
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequestError("'top_logprobs' is only allowed with 'logprobs': true.", param="top_logprobs")
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
@@ -166,12 +180,36 @@ class ChatCompletionRequest(SamplingRequest):
     def answer_tokens(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
+    @property
+    def has_media(self) -> bool:
+        """Whether parts are still to be read before an engine can be asked."""
+        return any(isinstance(message, UserMessage) and message.media for message in self.messages)
+
+    def require_bounded_text(self) -> None:
+        """Refuse more text than one request may hold.
+
+        Raises:
+            InvalidRequestError: It does (`context_length_exceeded`).
+        """
+        chars = sum(len(message.content or "") for message in self.messages)
+        if chars > MAX_TEXT_CHARS:
+            raise InvalidRequestError(
+                f"The messages hold {chars} characters; at most {MAX_TEXT_CHARS} are allowed. Send less text.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+
     def to_engine_body(self, special_tokens: Iterable[str] = ()) -> dict[str, Any]:
         """Return the plain JSON body for a `ChatEngine`: whitelisted fields only, chat-template markers neutralised.
 
         Args:
             special_tokens: The served model's special tokens, neutralised in addition to the well-known families.
+
+        Raises:
+            ValueError: Media are still to be read (`has_media`).
         """
+        if self.has_media:
+            raise ValueError("the media of a request are read before an engine is asked")
         tokens = tuple(special_tokens)
         body = self.sampling_body()
         body["messages"] = [_engine_message(message, tokens) for message in self.messages]
@@ -193,9 +231,17 @@ class ChatCompletionRequest(SamplingRequest):
         return body
 
 
+def _count_media(messages: Any) -> int:
+    contents = [message.get("content") for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return sum(isinstance(part.get("type"), str) and part["type"] in MEDIA_TYPES for part in parts)
+
+
 def _engine_message(message: Message, special_tokens: tuple[str, ...]) -> dict[str, Any]:
     # Some chat templates concatenate the content, so an absent one becomes an empty string.
-    content = neutralise_markers(message.content or "", special_tokens)
+    content: str | list[dict[str, Any]] = neutralise_markers(message.content or "", special_tokens)
+    if isinstance(message, UserMessage) and (images := _content_with_images(message.parts, special_tokens)):
+        content = images
     role = "system" if isinstance(message, SystemMessage) else message.role
     result: dict[str, Any] = {"role": role, "content": content}
     if isinstance(message, ToolMessage):
@@ -206,6 +252,24 @@ def _engine_message(message: Message, special_tokens: tuple[str, ...]) -> dict[s
     if isinstance(message, AssistantMessage) and message.tool_calls:
         result["tool_calls"] = [_engine_call(call, special_tokens) for call in message.tool_calls]
     return result
+
+
+def _content_with_images(parts: Iterable[AnyPart], special_tokens: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return a content of text and images in their order, neighbouring texts joined; nothing where there is no image."""
+    content: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, ReadyImage):
+            content.append(_image(part.url, part.detail))
+        elif text := neutralise_markers(getattr(part, "text", ""), special_tokens):
+            if content and content[-1]["type"] == "text":
+                content[-1] = {"type": "text", "text": f"{content[-1]['text']}\n{text}"}
+            else:
+                content.append({"type": "text", "text": text})
+    return content if any(part["type"] == "image_url" for part in content) else []
+
+
+def _image(url: str, detail: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
 
 
 def _engine_call(call: ToolCall, special_tokens: tuple[str, ...]) -> dict[str, Any]:

@@ -5,12 +5,13 @@ suite runs on the fake and the providers in `tests/contract`, on vLLM over a han
 """
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aihub.core.health import PartHealth
+from aihub.core.limits import IMAGE_PIXELS, LOW_DETAIL_PIXELS
 from aihub.core.principal import Principal
 
 if TYPE_CHECKING:
@@ -109,22 +110,46 @@ _BYTES_PER_TOKEN = 3
 _TOKENS_PER_MESSAGE = 4
 _TOKENS_PER_REPLY = 3
 
+# Vision models make one token of 28 by 28 pixels or more; some add a token per row and a frame of two.
+_PIXELS_PER_TOKEN = 28 * 28
+_IMAGE_TOKENS = {
+    is_low: pixels // _PIXELS_PER_TOKEN + 64 for is_low, pixels in ((False, IMAGE_PIXELS), (True, LOW_DETAIL_PIXELS))
+}
+
 
 def estimate_tokens(body: Mapping[str, Any]) -> int:
     """Return an estimate of a chat body's prompt tokens that errs on the large side, so that what is fitted by it fits.
 
-    A word counts as a token at least.
+    A word counts as a token at least, an image as the most that its detail allows, whatever its data.
     """
     messages = body.get("messages") or ()
     total = _TOKENS_PER_REPLY + sum(_TOKENS_PER_MESSAGE + _text_tokens(_text_of(message)) for message in messages)
+    total += sum(_IMAGE_TOKENS[image.get("detail") == "low"] for image in images_of(body))
     if tools := body.get("tools"):
         total += _text_tokens(json.dumps(tools, ensure_ascii=False))
     return total
 
 
+def images_of(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the images of a chat body in order: objects of `url` and `detail`."""
+    return [
+        part.get("image_url") or {}
+        for message in body.get("messages") or ()
+        if isinstance(message.get("content"), list)
+        for part in message["content"]
+        if part["type"] == "image_url"
+    ]
+
+
+def text_of(content: str | Sequence[Mapping[str, Any]] | None) -> str:
+    """Return the text of a message's content in a chat body, its text parts joined with newlines."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part["text"] for part in content if part["type"] == "text")
+
+
 def _text_of(message: Mapping[str, Any]) -> str:
-    content = message.get("content") or ""
-    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    text = text_of(message.get("content"))
     calls = message.get("tool_calls")
     return f"{text} {json.dumps(calls, ensure_ascii=False)}" if calls else text
 

@@ -24,17 +24,23 @@ async def run_to_end(work: Callable[Arguments, Result], *args: Arguments.args, *
         Exception: Whatever `work` raises.
     """
     thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    cancelled: asyncio.CancelledError | None = None
-    while not thread.done():
-        try:
-            await asyncio.wait({thread})
-        except asyncio.CancelledError as error:
-            cancelled = error
+    cancelled = await wait_to_end(thread)
     if cancelled is None:
         return thread.result()
     if (failure := thread.exception()) is not None:
         logger.warning("Work of a cancelled caller failed: %r", failure)
     raise cancelled
+
+
+async def wait_to_end(work: "asyncio.Future[Result]") -> asyncio.CancelledError | None:
+    """Wait until `work` is done, whatever it came to; a cancellation meanwhile is returned, to be raised later."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 class ResizableSemaphore:

@@ -15,6 +15,23 @@ MAX_MESSAGES = 2_000
 MAX_TEXT_CHARS = 1_000_000
 """Text of all messages (or prompts) together; about 250,000 tokens of English."""
 
+MAX_MEDIA_PARTS = 32
+"""Images, recordings, videos and files of all messages together."""
+
+MAX_IMAGE_BYTES = 20 * 2**20
+MAX_MEDIA_BYTES = 64 * 2**20
+"""Of one recording, video or file, and of everything a request makes the hub read beside its body."""
+
+MAX_RECORDING_S = 1_800.0
+"""A recording or video in a chat request; longer ones belong into a vector store."""
+
+MAX_VIDEO_FRAMES = 8
+IMAGE_PIXELS = 1_003_520
+"""Most pixels of an image that a model is shown: 1,280 squares of 28 by 28, which is what most vision models read anyway."""
+
+LOW_DETAIL_PIXELS = 262_144
+"""The same for `detail: low`, as 512 by 512, and for frames of a video."""
+
 MAX_TOOLS = 128
 MAX_PROMPTS = 16
 MAX_PROMPT_TOKENS = 262_144

@@ -134,6 +134,10 @@ class Settings(EnvironmentSettings):
         default=None, description="Folder of a Vosk model, or of several; listed beside those in the state folder."
     )
 
+    caption_language: str = Field(
+        default="en", pattern="^[a-z]{2}$", description="Language of the captions by which images in vector stores are found."
+    )
+
     models_memory_gb: PositiveFloat | None = Field(
         default=None, description="GiB that local chat models may take together; most of the device when unset."
     )
@@ -182,13 +186,23 @@ class Settings(EnvironmentSettings):
         description="Names, separated by commas, that the hub is reached by; localhost and addresses always work.",
     )
     max_json_bytes: PositiveInt = Field(default=4 * 2**20, description="Largest JSON body.")
+    max_chat_bytes: PositiveInt = Field(
+        default=32 * 2**20, description="Largest JSON body of a chat request, which may carry images and recordings in base64."
+    )
+    fetch_media_urls: bool = Field(
+        default=False, description="Whether images and videos that a chat request names by http(s) URL are fetched."
+    )
     max_upload_bytes: PositiveInt = Field(default=64 * 2**20, description="Largest uploaded file.")
+    max_audio_bytes: PositiveInt = Field(default=128 * 2**20, description="Largest audio file of a transcription.")
     body_timeout_s: PositiveFloat = Field(default=30.0, description="Longest wait for the next piece of a request body.")
     chat_timeout_s: PositiveFloat = Field(default=600.0, description="Longest answer, streamed or not.")
     load_wait_s: PositiveFloat = Field(
         default=50.0,
         description="Longest wait of an answer that is not streamed for its model's load; most proxies cut silence at 60 s.",
     )
+    transcription_timeout_s: PositiveFloat = Field(default=3600.0, description="Longest transcription, streamed or not.")
+    live_idle_timeout_s: PositiveFloat = Field(default=60.0, description="Longest silence of a client of `/v1/audio/stream`.")
+    live_timeout_s: PositiveFloat = Field(default=14_400.0, description="Longest connection to `/v1/audio/stream`.")
     storage_timeout_s: PositiveFloat = Field(default=2.0, description="Longest wait for a PostgreSQL connection.")
     cache_timeout_s: PositiveFloat = Field(default=0.25, description="Longest wait for Redis before it counts as a miss.")
 

@@ -1,4 +1,4 @@
-"""From an attached file to searchable chunks: claim, read, parse, embed, complete.
+"""From an attached file to searchable chunks: claim, read, parse or transcribe, embed, complete.
 
 The queue is the table of attached files itself. A worker claims a record under a lease and renews it while it works; when
 the worker dies, the lease runs out and another one starts over. Nothing of a document is visible before the one
@@ -14,15 +14,19 @@ from typing import Any, Literal, TypeVar
 
 from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotFoundError
 from aihub.core.metrics import Metrics
+from aihub.core.principal import Principal
 from aihub.documents.chunk_vectors import ChunkVectors
 from aihub.documents.parsing.clean import DocumentError
+from aihub.documents.parsing.formats.media import begins_as_media
 from aihub.documents.parsing.options import ChunkingOptions, ParsedDocument
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.documents.serializers import require_same_model
+from aihub.documents.service import MediaReader
 from aihub.documents.tables.files import FileTable
 from aihub.documents.tables.records import ChunkRow, VectorStoreFileRecord
 from aihub.documents.tables.vector_store_files import VectorStoreFileTable
 from aihub.documents.tables.vector_stores import VectorStoreTable
+from aihub.documents.time_spans import SpanTable
 from aihub.embeddings.service import Embedder, EmbedderInfo, Embeddings
 
 logger = logging.getLogger(__name__)
@@ -39,11 +43,13 @@ class IngestWorker:
 
     Args:
         worker_id: Unique per process; the lease carries it.
+        media_reader: Reads recordings and images; without one they are refused as other binary files are.
         concurrency: Documents worked on at a time.
+        media_concurrency: Recordings and images worked on at a time beside them, as they may take long.
         lease_s: How long a dead worker keeps its documents from others.
         poll_s: Longest time until a file attached by another process is noticed.
-        outage_patience_s: How long one attempt waits for a missing embedder or database. After that the document stays
-            `in_progress` for the next attempt; storage fails it when all attempts are used up.
+        outage_patience_s: How long one attempt waits for a missing embedder, speech service or database. After that the document
+            stays `in_progress` for the next attempt; storage fails it when all attempts are used up.
     """
 
     def __init__(
@@ -56,7 +62,9 @@ class IngestWorker:
         embedder: Embedder,
         metrics: Metrics,
         worker_id: str,
+        media_reader: MediaReader | None = None,
         concurrency: int = 2,
+        media_concurrency: int = 2,
         lease_s: float = 30.0,
         poll_s: float = 5.0,
         outage_patience_s: float = 600.0,
@@ -65,10 +73,12 @@ class IngestWorker:
         self._stores = stores
         self._store_files = store_files
         self._parser = parser
+        self._media_reader = media_reader
         self._embedder = embedder
         self._metrics = metrics
         self._worker_id = worker_id
         self._concurrency = concurrency
+        self._media_concurrency = media_concurrency
         self._lease_s = lease_s
         self._poll_s = poll_s
         self._outage_patience_s = outage_patience_s
@@ -82,14 +92,16 @@ class IngestWorker:
         """Work until cancelled; documents in hand are then given back for another worker."""
         async with asyncio.TaskGroup() as slots:
             for _ in range(self._concurrency):
-                slots.create_task(self._serve_slot())
+                slots.create_task(self._serve_slot(media=False))
+            for _ in range(self._media_concurrency):
+                slots.create_task(self._serve_slot(media=True))
             slots.create_task(self._sweep())
 
-    async def _serve_slot(self) -> None:
+    async def _serve_slot(self, *, media: bool) -> None:
         failures = 0
         while True:
             try:
-                record = await self._store_files.claim(self._lease_s, self._worker_id)
+                record = await self._store_files.claim(self._lease_s, self._worker_id, media=media)
             except HubError as error:
                 failures += 1
                 logger.warning("Ingest waits for PostgreSQL: %s", error.message)
@@ -173,23 +185,31 @@ class IngestWorker:
         store = await self._outlast(lambda: self._stores.get(record.tenant_id, record.store_id))
         model_info = await self._outlast(self._embedder.model_info)
         require_same_model(store, model_info)
-        document = await self._parse(record)
-        rows = await self._embed(document, model_info)
+        document, spans = await self._parse(record)
+        rows = await self._embed(document, model_info, spans)
         if not await self._outlast(lambda: self._store_files.complete(record, document.text, document.format, rows)):
             return "lost"
         self._metrics.ingested_chunks.inc(len(rows))
         return "completed"
 
-    async def _parse(self, record: VectorStoreFileRecord) -> ParsedDocument:
+    async def _parse(self, record: VectorStoreFileRecord) -> tuple[ParsedDocument, SpanTable]:
         data = await self._outlast(lambda: self._read(record))
-        sizes = record.chunking_strategy["static"]
-        chunking = ChunkingOptions(max_tokens=sizes["max_chunk_size_tokens"], overlap_tokens=sizes["chunk_overlap_tokens"])
-        return await self._parser.parse(record.filename, data, chunking, encoding=record.text_encoding)
+        reader = self._media_reader if begins_as_media(data) else None
+        if reader is None:
+            document = await self._parser.parse(record.filename, data, _chunking(record), encoding=record.text_encoding)
+            return document, SpanTable(())
+        # The text that another store cites must stay, though the same recording might be heard differently today.
+        media = await self._outlast(lambda: self._store_files.media_text(record))
+        if media is None:
+            media = await self._outlast(lambda: reader.read(Principal(record.tenant_id), data))
+        text = media.text.encode()
+        document = await self._parser.parse(record.filename, text, _chunking(record), text_format=media.kind)
+        return document, SpanTable(media.spans)
 
     async def _read(self, record: VectorStoreFileRecord) -> bytes:
         return b"".join([part async for part in self._files.content(record.tenant_id, record.file_id)])
 
-    async def _embed(self, document: ParsedDocument, model_info: EmbedderInfo) -> list[ChunkRow]:
+    async def _embed(self, document: ParsedDocument, model_info: EmbedderInfo, spans: SpanTable) -> list[ChunkRow]:
         async def embed(texts: Sequence[str]) -> Embeddings:
             return await self._outlast(lambda: self._embedder.embed(texts))
 
@@ -207,6 +227,7 @@ class IngestWorker:
                 term_freqs=chunk.term_freqs,
                 term_total=chunk.term_total,
                 embedding=vector,
+                time_spans=spans.pack(chunk.start_char, chunk.end_char),
             )
             for chunk, vector in zip(document.chunks, vectors, strict=True)
         ]
@@ -233,6 +254,11 @@ class IngestWorker:
                     raise
                 logger.warning("Ingest tries again in %.1f s: %s", pause_s, error.message)
             await asyncio.sleep(pause_s)
+
+
+def _chunking(record: VectorStoreFileRecord) -> ChunkingOptions:
+    sizes = record.chunking_strategy["static"]
+    return ChunkingOptions(max_tokens=sizes["max_chunk_size_tokens"], overlap_tokens=sizes["chunk_overlap_tokens"])
 
 
 async def _stopped(*tasks: asyncio.Task[Any]) -> None:

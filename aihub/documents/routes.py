@@ -25,9 +25,10 @@ from aihub.documents.schemas import (
     VectorStoreObject,
     VectorStoreUpdate,
 )
-from aihub.documents.uploads import read_upload
+from aihub.documents.uploads import text_encoding
 from aihub.http.bodies import StrictRoute
 from aihub.http.services import PrincipalDep, ServicesDep
+from aihub.http.uploads import read_upload
 
 files_router = APIRouter(route_class=StrictRoute, tags=["files"])
 
@@ -73,7 +74,7 @@ async def upload_file(request: Request, services: ServicesDep, principal: Princi
                 purpose=fields.purpose,
                 content=content,
                 expires_after_s=None if expiry is None else expiry.seconds,
-                text_encoding=fields.encoding or upload.text_encoding,
+                text_encoding=fields.encoding or text_encoding(upload.content_type),
             )
 
 

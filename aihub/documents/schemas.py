@@ -265,16 +265,23 @@ class SearchResult(ResponseModel):
     content: list[TextContent]
 
 
+class RecordingSearchResult(SearchResult):
+    """One chunk of an audio or video file: what is said from `start_s` to `end_s`, in seconds from the start."""
+
+    start_s: float
+    end_s: float
+
+
 class SearchResults(ResponseModel):
     object: Literal["vector_store.search_results.page"] = "vector_store.search_results.page"
     search_query: list[str]
-    data: list[SearchResult]
+    data: list[RecordingSearchResult | SearchResult]
     has_more: bool = False
     next_page: str | None = None
 
 
 class FileContentPage(ResponseModel):
-    """The text a file was parsed to, as one item."""
+    """The text a file was parsed to, as one item: of a recording its transcript, of an image its caption."""
 
     object: Literal["vector_store.file_content.page"] = "vector_store.file_content.page"
     data: list[TextContent]

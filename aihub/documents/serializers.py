@@ -12,6 +12,7 @@ from aihub.documents.schemas import (
     FileCounts,
     FileObject,
     LastError,
+    RecordingSearchResult,
     SearchResult,
     StaticChunking,
     TextContent,
@@ -20,6 +21,7 @@ from aihub.documents.schemas import (
 )
 from aihub.documents.search.retriever import ScoredChunk
 from aihub.documents.tables.records import FileBatchRecord, FileRecord, VectorStoreFileRecord, VectorStoreRecord
+from aihub.documents.time_spans import time_fields
 from aihub.embeddings.service import EmbedderInfo
 
 Item = TypeVar("Item", FileObject, VectorStoreObject, VectorStoreFileObject)
@@ -91,13 +93,16 @@ def file_batch_object(record: FileBatchRecord) -> FileBatchObject:
 
 
 def search_result(chunk: ScoredChunk) -> SearchResult:
-    return SearchResult(
-        file_id=chunk.hit.file_id,
-        filename=chunk.hit.filename,
+    hit = chunk.hit
+    result = SearchResult(
+        file_id=hit.file_id,
+        filename=hit.filename,
         score=chunk.score,
-        attributes=chunk.hit.attributes,
-        content=[TextContent(text=chunk.hit.text)],
+        attributes=hit.attributes,
+        content=[TextContent(text=hit.text)],
     )
+    times = time_fields(hit.time_spans, hit.start_char, hit.end_char)
+    return RecordingSearchResult(**dict(result), **times) if times else result
 
 
 def page(items: Sequence[Item], has_more: bool) -> Page[Item]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from aihub.core.principal import Principal
+from aihub.media.service import MediaKind
 
 if TYPE_CHECKING:
     from aihub.core.schemas import DeletedObject, Page
@@ -44,23 +45,27 @@ class MediaText:
     """What a recording says or an image shows.
 
     Attributes:
+        text: As `aihub.documents.parsing.clean.clean` leaves text.
         spans: One per word, in order; none for images.
     """
 
     text: str
-    kind: Literal["audio", "video", "image"]
+    kind: MediaKind
     spans: tuple[TimeSpan, ...] = ()
 
 
 class MediaReader(Protocol):
     """Turns recordings and images into text, so that they can be searched."""
 
-    async def read(self, principal: Principal, filename: str, data: bytes) -> MediaText | None:
-        """Return the text of a recording or an image; None when the file is neither.
+    async def read(self, principal: Principal, data: bytes) -> MediaText:
+        """Return the text of a recording or an image. Cancelling ends the work at once.
+
+        Args:
+            data: A file that begins as media do (`aihub.documents.parsing.formats.media`).
 
         Raises:
-            DocumentError: It cannot be read; the message says why.
-            UnavailableError: What reads it is away for now.
+            DocumentError: It cannot be read, or never will be with the models that are installed; the message says why.
+            HubError: A `retryable` one: what reads it is away for now.
         """
         ...
 

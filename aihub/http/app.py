@@ -19,15 +19,19 @@ from aihub.http.services import PredictionServices, Services
 from aihub.models.routes import loaded_models_router, models_router
 from aihub.models.store.routes import router as model_registry
 from aihub.recsys.routes import predictions_router, training_router
+from aihub.speech.routes import router as speech
+from aihub.speech.voice_routes import voice_router
 
 _DESCRIPTION = """\
-OpenAI's API for chat, embeddings, files and vector stores, served from your own machine. Chat takes one extra field,
+OpenAI's API for chat, embeddings, speech, files and vector stores, served from your own machine. Chat takes one extra field,
 `retrieval`, which answers from your documents with citations.
 """
 
 _ROUTERS: tuple[APIRouter, ...] = (
     chat,
     embeddings,
+    speech,
+    voice_router,
     files_router,
     vector_stores_router,
     file_batches_router,

@@ -18,11 +18,15 @@ MIN_BYTES_PER_S = 4096
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON body is read strictly; use as `APIRouter(route_class=StrictRoute)`.
+    """A route whose JSON body is read strictly; use as `APIRouter(route_class=StrictRoute)`, or a child with another limit.
 
     Routes keep pydantic parameters. A missing Content-Type is refused (415), as vLLM does: a browser page can send such a
     request to a local hub without asking first. Multipart and raw routes take a `Request` and read `body_chunks`.
     """
+
+    def max_bytes(self, settings: Settings) -> int:
+        """Largest body here."""
+        return settings.max_json_bytes
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -33,9 +37,16 @@ class StrictRoute(APIRoute):
 
         async def read_then_handle(request: Request) -> Response:
             settings: Settings = request.app.state.services.settings
-            return await handler(await _with_json(request, settings, is_required=is_required))
+            return await handler(await _with_json(request, settings, self.max_bytes(settings), is_required=is_required))
 
         return read_then_handle
+
+
+class ChatRoute(StrictRoute):
+    """A route whose body may carry images, recordings and files in base64."""
+
+    def max_bytes(self, settings: Settings) -> int:
+        return max(settings.max_chat_bytes, settings.max_json_bytes)
 
 
 class JsonRequest(Request):
@@ -53,12 +64,12 @@ class JsonRequest(Request):
         return self._value
 
 
-async def _with_json(request: Request, settings: Settings, *, is_required: bool) -> JsonRequest:
+async def _with_json(request: Request, settings: Settings, max_bytes: int, *, is_required: bool) -> JsonRequest:
     _refuse_encoding(request)
     may_be_absent = not is_required and "content-type" not in request.headers
     if not may_be_absent:
         _refuse_media_type(request)
-    chunks = body_chunks(request, max_bytes=settings.max_json_bytes, stall_s=settings.body_timeout_s)
+    chunks = body_chunks(request, max_bytes=max_bytes, stall_s=settings.body_timeout_s)
     body = b"".join([chunk async for chunk in chunks])
     if not body and not is_required:
         return JsonRequest(request, b"", None)
@@ -88,11 +99,15 @@ def _refuse_media_type(request: Request) -> None:
             raise UnsupportedMediaError(f"The charset {value[:32]!r} is not supported; send UTF-8.")
 
 
-async def body_chunks(request: Request, *, max_bytes: int, stall_s: float) -> AsyncGenerator[bytes, None]:
+async def body_chunks(
+    request: Request, *, max_bytes: int, stall_s: float, min_bytes_per_s: int | None = MIN_BYTES_PER_S
+) -> AsyncGenerator[bytes, None]:
     """Yield the raw body piece by piece, never more than `max_bytes` in all.
 
     Args:
-        stall_s: Longest wait for the next piece; the whole body must also keep up with `MIN_BYTES_PER_S`.
+        stall_s: Longest wait for the next piece.
+        min_bytes_per_s: What the whole body must keep up with; None where it comes as slowly as a person speaks, and the caller
+            limits its time.
 
     Raises:
         PayloadTooLargeError: From the Content-Length before anything is read, else when the limit is passed.
@@ -104,9 +119,11 @@ async def body_chunks(request: Request, *, max_bytes: int, stall_s: float) -> As
     received = 0
     more = True
     while more:
-        left_s = started_s + stall_s + received / MIN_BYTES_PER_S - time.monotonic()
+        wait_s = stall_s
+        if min_bytes_per_s is not None:
+            wait_s = min(stall_s, started_s + stall_s + received / min_bytes_per_s - time.monotonic())
         try:
-            async with asyncio.timeout(min(stall_s, left_s)):
+            async with asyncio.timeout(wait_s):
                 message = await request.receive()
         except TimeoutError as error:
             raise RequestTimeoutError(

@@ -21,6 +21,7 @@ from aihub.core.settings import Settings
 from aihub.documents.service import FileBatchService, FileService, VectorStoreService, new_upload_slots
 from aihub.embeddings.service import Embedder
 from aihub.recsys.service import WaitingPlaces, new_training_places
+from aihub.speech.service import SpeechService, VoiceService
 
 if TYPE_CHECKING:
     from aihub.finetuning.service import AdapterService, FineTuningService
@@ -43,6 +44,8 @@ class Services:
         recsys: Recommendations of each store.
         adapters: Versions of trained adapters.
         finetuning: Jobs that train adapters.
+        speech: Files and live streams to text.
+        voice: Answers to spoken questions.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `postgres`,
             `redis`); must answer within 2 s and
             never raise.
@@ -63,6 +66,8 @@ class Services:
     recsys: "RecsysService"
     adapters: "AdapterService"
     finetuning: "FineTuningService"
+    speech: SpeechService
+    voice: VoiceService
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

@@ -24,6 +24,7 @@ from aihub.core.limits import MAX_JSON_DEPTH, MAX_JSON_MEMBERS
 POLITE_BYTES = 64 * 2**10
 """Larger bodies are parsed with Python callbacks, at which a thread can hand over the interpreter lock."""
 
+_BLOCK_BYTES = 2**20
 _INT64 = range(-(2**63), 2**63)
 _INT64_DIGITS = 19
 _SURROGATE_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
@@ -77,10 +78,15 @@ def _refuse_bad_escapes(unescaped: bytes) -> None:
 
 def _outside_strings(unescaped: bytes) -> bytes:
     data = np.frombuffer(unescaped, dtype=np.uint8)
-    # Counts wrap at 256, which keeps their parity.
-    quotes_so_far = np.cumsum(data == ord('"'), dtype=np.uint8)
-    outside: bytes = data[(quotes_so_far & 1) == 0].tobytes()
-    return outside
+    pieces: list[bytes] = []
+    quotes_before = np.uint8(0)
+    # Block by block: a body of images would otherwise need several times its size. Counts wrap at 256, which keeps their parity.
+    for start in range(0, len(data), _BLOCK_BYTES):
+        block = data[start : start + _BLOCK_BYTES]
+        quotes_so_far = np.cumsum(block == ord('"'), dtype=np.uint8) ^ quotes_before
+        pieces.append(block[(quotes_so_far & 1) == 0].tobytes())
+        quotes_before = quotes_so_far[-1] & np.uint8(1)
+    return b"".join(pieces)
 
 
 def _refuse_size(outside: bytes) -> None:

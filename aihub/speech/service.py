@@ -135,6 +135,21 @@ class LiveOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class VoiceQuestion:
+    """What a spoken question is asked with.
+
+    Attributes:
+        recognition: How it is heard.
+        chat: Fields of the chat request that answers it, as JSON values and not yet validated; `messages` are the turns before.
+        early_retrieval: Whether sources are searched for while the speech still arrives. The answer is the same without.
+    """
+
+    recognition: RecognitionOptions
+    chat: dict[str, Any]
+    early_retrieval: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class LiveStream:
     """An open live stream."""
 
@@ -195,4 +210,31 @@ class SpeechService(Protocol):
 
     async def close(self, principal: Principal, stream_id: str) -> None:
         """Give a stream up; does nothing when there is none."""
+        ...
+
+
+class VoiceService(Protocol):
+    """Answers questions that are asked by voice.
+
+    `audio` yields pieces of a file of any format that `aihub.media` reads, while they arrive. Both methods raise what
+    `SpeechService` and `aihub.chat.service.ChatService` raise, and
+
+        InvalidRequestError: No speech was heard (`no_speech`), or a field of the chat request is wrong; the latter is told
+            before any audio is read.
+        PayloadTooLargeError: The question is too long to be one (`audio_too_long`).
+        RequestTimeoutError: The audio took too long to arrive.
+    """
+
+    async def ask(self, principal: Principal, question: VoiceQuestion, audio: AsyncGenerator[bytes, None]) -> dict[str, Any]:
+        """Return OpenAI's `chat.completion` object with what was heard as `transcript`."""
+        ...
+
+    async def open_ask_stream(
+        self, principal: Principal, question: VoiceQuestion, audio: AsyncGenerator[bytes, None]
+    ) -> AsyncGenerator[str, None]:
+        """Return finished server-sent events: what is heard, then the frames of a chat stream.
+
+        Awaits the first event: errors before it are raised here, later ones by the stream. Closing the stream stops the
+        recognition, the search and the engine.
+        """
         ...

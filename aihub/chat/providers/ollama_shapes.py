@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from aihub.chat.service import images_of, text_of
 from aihub.core.errors import InvalidRequestError
 
 # OpenAI's (or vLLM's) name of a sampling field, and Ollama's.
@@ -85,7 +86,10 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names: dict[str, str] = {}
     result = []
     for message in messages:
-        native: dict[str, Any] = {"role": message["role"], "content": message.get("content") or ""}
+        native: dict[str, Any] = {"role": message["role"], "content": text_of(message.get("content"))}
+        if images := images_of({"messages": [message]}):
+            # Bare base64; where in the text an image stood has no place there.
+            native["images"] = [image["url"].partition(",")[2] for image in images]
         if calls := message.get("tool_calls"):
             names |= {call["id"]: call["function"]["name"] for call in calls}
             native["tool_calls"] = [

@@ -20,11 +20,14 @@ from aihub.chat.providers.settings import PROVIDER_NAMES, KnownProviders, Provid
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, InvalidRequestError
 from aihub.core.health import PartHealth
+from aihub.core.limits import MAX_MEDIA_PARTS, MAX_VIDEO_FRAMES
 
 logger = logging.getLogger(__name__)
 
 TAGS_TIMEOUT_S = 1.0
 TAGS_KEPT_S = 15.0
+MAX_REMOTE_IMAGES = MAX_MEDIA_PARTS + MAX_VIDEO_FRAMES
+"""Of one request to a provider's model; OpenAI takes more."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,199}")
 _DIALECTS = {"local": COMPATIBLE, "openai": OPENAI, "github": GITHUB}
@@ -140,7 +143,15 @@ class ProviderPool:
         known = self._known.of(provider)
         found = known.find(model)
         context = found.context_tokens if found is not None else known.context_tokens
-        return ChatModelInfo(f"{provider}/{model}", context, self._created, owned_by=provider)
+        # What is not known is left to the provider, which refuses what its model cannot read.
+        reads_images = found is None or "vision" in found.types
+        return ChatModelInfo(
+            f"{provider}/{model}",
+            context,
+            self._created,
+            owned_by=provider,
+            max_images=MAX_REMOTE_IMAGES if reads_images else 0,
+        )
 
     async def _ollama_names(self) -> tuple[str, ...]:
         now_s = self._clock()

@@ -90,7 +90,14 @@ _MAX_BYTES_PER_CHARACTER = 4
 logger = logging.getLogger(__name__)
 
 
-def extract(filename: str, data: bytes, limits: ParseLimits, *, encoding: str | None = None) -> tuple[DocumentFormat, str]:
+def extract(
+    filename: str,
+    data: bytes,
+    limits: ParseLimits,
+    *,
+    encoding: str | None = None,
+    text_format: DocumentFormat | None = None,
+) -> tuple[DocumentFormat, str]:
     """Return the format and the text of a file; plain text and Markdown keep their layout, so offsets fit the file too.
 
     Args:
@@ -98,10 +105,14 @@ def extract(filename: str, data: bytes, limits: ParseLimits, *, encoding: str | 
         data: The file.
         limits: Of pages and characters.
         encoding: Python's codec for the encoding that the upload named; formats that carry their own ignore it.
+        text_format: When given, `data` is the text of a file of this format, in UTF-8, and is taken as it is.
 
     Raises:
         DocumentError: The file cannot be read; `code` says why.
+        ValueError: A text that is given is not as `clean` leaves it: offsets into it would not fit what is stored.
     """
+    if text_format is not None:
+        return text_format, _given(data.decode(), limits)
     if not data:
         raise DocumentError("The file is empty.", code="empty_file")
     try:
@@ -113,11 +124,21 @@ def extract(filename: str, data: bytes, limits: ParseLimits, *, encoding: str | 
         logger.info("unreadable file", exc_info=True)
         raise DocumentError(f"The file is damaged and cannot be read ({type(error).__name__}); save it again.") from error
     text = clean(text) if file_format in {"txt", "md"} else tidy(clean(text))
+    return file_format, _checked(text, limits)
+
+
+def _given(text: str, limits: ParseLimits) -> str:
+    if clean(text) != text:
+        raise ValueError("the text is not in its normal form")
+    return _checked(text, limits)
+
+
+def _checked(text: str, limits: ParseLimits) -> str:
     if len(text) > limits.max_characters:
         raise too_many_characters(limits.max_characters)
     if _VISIBLE.search(text) is None:
         raise DocumentError("The file holds no readable text.", code="empty_file")
-    return file_format, text
+    return text
 
 
 def _read(filename: str, data: bytes, limits: ParseLimits, encoding: str | None) -> tuple[DocumentFormat, str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aihub.core.errors import InvalidRequestError
+from aihub.media.service import MediaKind
 
 MIN_CHUNK_TOKENS = 8
 MAX_CHUNK_TOKENS = 8192
@@ -59,7 +60,7 @@ class ParseLimits:
     max_chunks: int = 100_000
 
 
-DocumentFormat = Literal["txt", "md", "html", "pdf", "docx", "rtf", "csv", "json"]
+DocumentFormat = Literal["txt", "md", "html", "pdf", "docx", "rtf", "csv", "json"] | MediaKind
 
 
 @dataclass(frozen=True, slots=True)

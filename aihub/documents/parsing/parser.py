@@ -1,20 +1,17 @@
 """`DocumentParser`: any supported file to text and chunks, read in limited processes that no file can take the hub down with."""
 
 import asyncio
-import contextlib
-import queue
 import signal
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from aihub.core.errors import HubError, InternalError, InvalidRequestError, UnavailableError
+from aihub.core.sandbox.frames import EXIT_MEMORY, Frame
+from aihub.core.sandbox.limits import ProcessLimits
+from aihub.core.sandbox.pool import ProcessPool, ProcessSession
+from aihub.core.sandbox.process import ProcessDiedError, ProcessTimeoutError, SandboxProgram
 from aihub.documents.parsing.clean import DocumentError
-from aihub.documents.parsing.frames import EXIT_MEMORY, Frame
-from aihub.documents.parsing.options import ChunkingOptions, ParsedDocument, ParseLimits, TextChunk
-from aihub.documents.parsing.sandbox import ParserDiedError, ParserProcess, ParserTimeoutError
+from aihub.documents.parsing.options import ChunkingOptions, DocumentFormat, ParsedDocument, ParseLimits, TextChunk
 
 __all__ = ["ChunkingOptions", "DocumentError", "DocumentParser", "ParseLimits", "ParsedDocument", "TextChunk"]
 
@@ -23,29 +20,6 @@ REST_AFTER_S = 30.0
 _ATTEMPTS = 2
 _TERM_ID_BYTES = 4
 _TERM_FREQ_BYTES = 2
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """One document on its way; `abandoned` is set when nobody waits for it any more."""
-
-    filename: str
-    data: bytes
-    chunking: ChunkingOptions
-    encoding: str | None = None
-    process: ParserProcess | None = None
-    abandoned: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def hold(self, process: ParserProcess | None) -> None:
-        with self.lock:
-            self.process = process
-
-    def abandon(self) -> None:
-        with self.lock:
-            self.abandoned = True
-            if self.process is not None:
-                self.process.kill()
 
 
 class DocumentParser:
@@ -69,16 +43,15 @@ class DocumentParser:
         recycle_after: int = 200,
         rest_after_s: float = REST_AFTER_S,
     ) -> None:
-        self._tokenizer_path = tokenizer_path
         self._limits = limits or ParseLimits()
-        self._recycle_after = recycle_after
-        self._size = processes
-        self._executor: ThreadPoolExecutor | None = None
-        self._idle: queue.SimpleQueue[ParserProcess | None] = queue.SimpleQueue()
-        self._running: set[_Job] = set()
-        self._rest_after_s = rest_after_s
-        self._used_s = 0.0
-        self._rest: asyncio.Task[None] | None = None
+        program = SandboxProgram(
+            "document parser",
+            "aihub.documents.parsing.worker",
+            ProcessLimits(self._limits.memory_mb, self._limits.cpu_s, recycle_after),
+            {"tokenizer_path": tokenizer_path, "limits": asdict(self._limits)},
+        )
+        self._pool = ProcessPool(program, processes, rest_after_s=rest_after_s)
+        self._is_running = False
 
     async def start(self) -> None:
         """Start the processes and wait until they are ready (about two seconds).
@@ -87,38 +60,22 @@ class DocumentParser:
             ConfigurationError: A process cannot work, e.g. the tokenizer is missing.
             UnavailableError: The machine starts no more processes.
         """
-        # Threads, not asyncio's subprocesses: they work under any event loop, and answers are decoded off the loop.
-        self._executor = ThreadPoolExecutor(self._size, thread_name_prefix="aihub-documents")
-        loop = asyncio.get_running_loop()
-        started = await asyncio.gather(
-            *(loop.run_in_executor(self._executor, self._new_process) for _ in range(self._size)), return_exceptions=True
-        )
-        for outcome in started:
-            self._idle.put(outcome if isinstance(outcome, ParserProcess) else None)
-        for outcome in started:
-            if isinstance(outcome, BaseException):
-                await self.close()
-                raise outcome
-        self._used_s = time.monotonic()
-        self._rest = asyncio.create_task(self._rest_when_idle())
+        await self._pool.start()
+        self._is_running = True
 
     async def close(self) -> None:
         """End all processes; documents being read fail with UnavailableError. Does nothing when not started."""
-        executor, self._executor = self._executor, None
-        if executor is None:
-            return
-        if self._rest is not None:
-            self._rest.cancel()
-        for job in list(self._running):
-            job.abandon()
-        await asyncio.to_thread(executor.shutdown)
-        for _ in range(self._size):
-            process = self._idle.get()
-            if process is not None:
-                await asyncio.to_thread(process.stop)
+        self._is_running = False
+        await self._pool.close()
 
     async def parse(
-        self, filename: str, data: bytes, chunking: ChunkingOptions, *, encoding: str | None = None
+        self,
+        filename: str,
+        data: bytes,
+        chunking: ChunkingOptions,
+        *,
+        encoding: str | None = None,
+        text_format: DocumentFormat | None = None,
     ) -> ParsedDocument:
         """Return the text and the chunks of a file. Cancelling ends the reading at once.
 
@@ -127,86 +84,39 @@ class DocumentParser:
             data: The file.
             chunking: How the text is cut.
             encoding: Python's codec for the encoding that the upload named, None to find it out.
+            text_format: When given, `data` is the text of a file of this format, in UTF-8 and as `clean` leaves text; it is only
+                cut, and offsets count in exactly this text.
 
         Raises:
             DocumentError: The file cannot be indexed; `code` says why.
             InvalidRequestError: The chunking does not fit the text.
             UnavailableError: The parser is closed, or processes cannot be started.
         """
-        if self._executor is None:
+        if not self._is_running:
             raise UnavailableError("The document parser is not running.")
-        job = _Job(filename, data, chunking, encoding)
-        future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, job)
-        self._running.add(job)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            job.abandon()
-            raise
-        finally:
-            self._running.discard(job)
-            self._used_s = time.monotonic()
-
-    async def _rest_when_idle(self) -> None:
-        while True:
-            left_s = self._used_s + self._rest_after_s - time.monotonic()
-            if left_s <= 0 and not self._running and self._executor is not None:
-                # On the pool, so that `close` waits for it.
-                await asyncio.get_running_loop().run_in_executor(self._executor, self._stop_idle)
-                left_s = self._rest_after_s
-            await asyncio.sleep(max(left_s, self._rest_after_s / 4))
-
-    def _stop_idle(self) -> None:
-        """End the processes that no document holds; their places stay, and `_run` fills them again."""
-        for _ in range(self._size):
-            with contextlib.suppress(queue.Empty):
-                process = self._idle.get_nowait()
-                try:
-                    if process is not None:
-                        process.stop()
-                finally:
-                    self._idle.put(None)
-
-    def _new_process(self) -> ParserProcess:
-        return ParserProcess(self._tokenizer_path, self._limits, self._recycle_after)
-
-    def _run(self, job: _Job) -> ParsedDocument:
-        """Read one document on a thread of the pool; there are as many places in `_idle` as threads."""
         header = {
-            "filename": job.filename,
-            "encoding": job.encoding,
-            "max_tokens": job.chunking.max_tokens,
-            "overlap_tokens": job.chunking.overlap_tokens,
+            "filename": filename,
+            "encoding": encoding,
+            "text_format": text_format,
+            "max_tokens": chunking.max_tokens,
+            "overlap_tokens": chunking.overlap_tokens,
         }
-        request = Frame(header, job.data)
-        process = self._idle.get()
-        try:
-            for _ in range(_ATTEMPTS):
-                if job.abandoned:
-                    raise UnavailableError("The document parser was closed.")
-                if process is None or not process.is_alive:
-                    process = self._replace(process)
-                job.hold(process)
-                try:
-                    return _document(process.exchange(request, self._limits.wall_s))
-                except ParserTimeoutError as error:
-                    raise self._took_too_long() from error
-                except ParserDiedError as error:
-                    death = error
-                    verdict = self._verdict(error.exit_code)
-                    if verdict is not None:
-                        raise verdict from error
-            raise _unexplained(death.exit_code) from death
-        finally:
-            job.hold(None)
-            if process is not None and job.abandoned:
-                process.stop()
-            self._idle.put(process)
+        async with self._pool.session() as session:
+            answer = await self._read(session, Frame(header, data))
+        return await asyncio.to_thread(_document, answer)
 
-    def _replace(self, process: ParserProcess | None) -> ParserProcess:
-        if process is not None:
-            process.stop()
-        return self._new_process()
+    async def _read(self, session: ProcessSession, request: Frame) -> Frame:
+        for _ in range(_ATTEMPTS):
+            try:
+                return await session.exchange(request, self._limits.wall_s)
+            except ProcessTimeoutError as error:
+                raise self._took_too_long() from error
+            except ProcessDiedError as error:
+                death = error
+                verdict = self._verdict(error.exit_code)
+                if verdict is not None:
+                    raise verdict from error
+        raise _unexplained(death.exit_code) from death
 
     def _verdict(self, exit_code: int) -> DocumentError | None:
         """Return the error for a death that the document caused for certain, None for one worth another try."""

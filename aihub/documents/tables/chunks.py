@@ -26,7 +26,7 @@ _SEARCH = sql.SQL(
     """
     WITH best AS MATERIALIZED ({best})
     SELECT chunk.id AS chunk_id, item.file_id, item.store_id, file.filename, item.attributes, chunk.ordinal, chunk.text,
-        chunk.start_char, chunk.end_char, chunk.token_count, greatest(0, least(1, 1 - best.distance)) AS score
+        chunk.start_char, chunk.end_char, chunk.token_count, greatest(0, least(1, 1 - best.distance)) AS score, chunk.time_spans
     FROM best
     JOIN chunks AS chunk ON chunk.id = best.chunk_id AND chunk.tenant_id = %(tenant)s
     JOIN vector_store_files AS item ON item.seq = chunk.store_file_seq AND item.tenant_id = %(tenant)s
@@ -110,7 +110,8 @@ class ChunkTable:
             await cursor.execute(
                 """
                 SELECT chunk.id AS chunk_id, item.file_id, item.store_id, file.filename, item.attributes, chunk.ordinal,
-                    chunk.text, chunk.start_char, chunk.end_char, chunk.token_count, 0.0::float8 AS score
+                    chunk.text, chunk.start_char, chunk.end_char, chunk.token_count, 0.0::float8 AS score,
+                    chunk.time_spans
                 FROM chunks AS chunk
                 JOIN vector_store_files AS item ON item.seq = chunk.store_file_seq AND item.tenant_id = chunk.tenant_id
                 JOIN files AS file ON file.tenant_id = item.tenant_id AND file.id = item.file_id

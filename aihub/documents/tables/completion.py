@@ -74,7 +74,13 @@ async def write_document(
         ),
     )
     usage_bytes = sum(
-        len(row.text.encode()) + 2 * dimensions + _HALFVEC_HEADER_BYTES + len(row.term_ids) + len(row.term_freqs) for row in rows
+        len(row.text.encode())
+        + 2 * dimensions
+        + _HALFVEC_HEADER_BYTES
+        + len(row.term_ids)
+        + len(row.term_freqs)
+        + len(row.time_spans or b"")
+        for row in rows
     )
     await _publish(connection, record, link_seq, len(rows), usage_bytes)
     return True
@@ -132,8 +138,8 @@ async def _find_same_content(
 async def _copy_rows(connection: Connection, params: dict[str, Any]) -> None:
     await connection.execute(
         """
-        INSERT INTO chunks (tenant_id, store_file_seq, ordinal, text, start_char, end_char, token_count)
-        SELECT tenant_id, %(link)s, ordinal, text, start_char, end_char, token_count FROM chunks
+        INSERT INTO chunks (tenant_id, store_file_seq, ordinal, text, start_char, end_char, token_count, time_spans)
+        SELECT tenant_id, %(link)s, ordinal, text, start_char, end_char, token_count, time_spans FROM chunks
         WHERE tenant_id = %(tenant)s AND store_file_seq = %(source)s ORDER BY ordinal
         """,
         params,
@@ -171,13 +177,13 @@ async def _copy_chunks(connection: Connection, tenant_id: str, link_seq: int, id
     async with (
         connection.cursor() as cursor,
         cursor.copy(
-            "COPY chunks (tenant_id, id, store_file_seq, ordinal, text, start_char, end_char, token_count) "
+            "COPY chunks (tenant_id, id, store_file_seq, ordinal, text, start_char, end_char, token_count, time_spans) "
             "FROM STDIN (FORMAT binary)"
         ) as copy,
     ):
-        copy.set_types(["text", "int8", "int8", "int4", "text", "int4", "int4", "int4"])
+        copy.set_types(["text", "int8", "int8", "int4", "text", "int4", "int4", "int4", "bytea"])
         for chunk_id, row in zip(ids, rows, strict=True):
-            place = (row.start_char, row.end_char, row.token_count)
+            place = (row.start_char, row.end_char, row.token_count, row.time_spans)
             await copy.write_row((tenant_id, chunk_id, link_seq, row.ordinal, row.text, *place))
 
 

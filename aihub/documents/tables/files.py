@@ -8,6 +8,7 @@ from psycopg.rows import class_row
 
 from aihub.core.errors import NotFoundError, PayloadTooLargeError
 from aihub.core.postgres import Connection, Database
+from aihub.documents.parsing.formats.media import begins_as_media
 from aihub.documents.tables.links import Order, lock_file, new_id, read_page, read_text, remove_link, write_text
 from aihub.documents.tables.records import FileRecord
 
@@ -61,20 +62,21 @@ class FileTable:
                 """,
                 (tenant_id, file_id, filename, purpose, expires_after_s, text_encoding),
             )
-            digest, size_bytes, number = hashlib.sha256(), 0, 0
+            digest, size_bytes, number, is_media = hashlib.sha256(), 0, 0, False
             async for part in _parts_of(stream):
                 size_bytes += len(part)
                 if size_bytes > max_bytes:
                     raise PayloadTooLargeError(f"The file is larger than {max_bytes} bytes, the most this server accepts.")
                 digest.update(part)
+                is_media = is_media or (number == 0 and begins_as_media(part))
                 await connection.execute(
                     "INSERT INTO file_parts (tenant_id, file_id, part, data) VALUES (%s, %s, %s, %s)",
                     (tenant_id, file_id, number, part),
                 )
                 number += 1
             await connection.execute(
-                "UPDATE files SET size_bytes = %s, sha256 = %s WHERE tenant_id = %s AND id = %s",
-                (size_bytes, digest.digest(), tenant_id, file_id),
+                "UPDATE files SET size_bytes = %s, sha256 = %s, is_media = %s WHERE tenant_id = %s AND id = %s",
+                (size_bytes, digest.digest(), is_media, tenant_id, file_id),
             )
             return await _get(connection, tenant_id, file_id)
 

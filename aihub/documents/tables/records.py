@@ -147,6 +147,7 @@ class ChunkRow:
         term_freqs: uint16 little-endian array, one per term.
         term_total: Words in the chunk.
         embedding: float32, shape (dimensions,), norm 1.
+        time_spans: When its words were said (`aihub.documents.time_spans`); None where the document is no recording.
     """
 
     ordinal: int
@@ -159,11 +160,16 @@ class ChunkRow:
     term_freqs: bytes
     term_total: int
     embedding: NDArray[np.float32]
+    time_spans: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkHit:
-    """A chunk that was found; `score` is the cosine similarity cut to 0..1, or 0 when fetched by id."""
+    """A chunk that was found; `score` is the cosine similarity cut to 0..1, or 0 when fetched by id.
+
+    Attributes:
+        time_spans: When its words were said (`aihub.documents.time_spans`); None where the document is no recording.
+    """
 
     chunk_id: int
     file_id: str
@@ -176,6 +182,7 @@ class ChunkHit:
     end_char: int
     token_count: int
     score: float
+    time_spans: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ from psycopg.types.json import Jsonb
 
 from aihub.core.errors import NotFoundError
 from aihub.core.postgres import Connection, Database
+from aihub.documents.service import MediaText
 from aihub.documents.tables.completion import copy_document, lock_claim, write_document
 from aihub.documents.tables.links import Order, lock_file, lock_store, read_page, remove_link
+from aihub.documents.tables.media_texts import read_media_text
 from aihub.documents.tables.records import Attributes, ChunkRow, StoreFileStatus, VectorStoreFileRecord
 
 MAX_ATTEMPTS = 3
@@ -155,9 +157,10 @@ class VectorStoreFileTable:
             )
             return await _get(connection, tenant_id, store_id, file_id)
 
-    async def claim(self, lease_s: float, worker_id: str) -> VectorStoreFileRecord | None:
+    async def claim(self, lease_s: float, worker_id: str, *, media: bool = False) -> VectorStoreFileRecord | None:
         """Take the oldest waiting file of any tenant for `lease_s` seconds, or None when none waits.
 
+        With `media` it is a recording, a video or an image, else none of them.
         No two workers hold the same file. A file whose lease ran out is given out again; after 3 attempts it fails with
         code `server_error`.
         """
@@ -177,13 +180,15 @@ class VectorStoreFileTable:
                 UPDATE vector_store_files SET attempts = attempts + 1, worker_id = %(worker)s,
                     lease_until = now() + make_interval(secs => %(lease)s)
                 WHERE seq = (
-                    SELECT seq FROM vector_store_files
-                    WHERE status = 'in_progress' AND attempts < %(max)s AND (lease_until IS NULL OR lease_until < now())
-                    ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
+                    SELECT item.seq FROM vector_store_files AS item
+                    JOIN files AS file ON file.tenant_id = item.tenant_id AND file.id = item.file_id AND file.is_media = %(media)s
+                    WHERE item.status = 'in_progress' AND item.attempts < %(max)s
+                        AND (item.lease_until IS NULL OR item.lease_until < now())
+                    ORDER BY item.seq LIMIT 1 FOR UPDATE OF item SKIP LOCKED
                 )
                 RETURNING tenant_id, store_id, file_id
                 """,
-                {"worker": worker_id, "lease": lease_s, "max": MAX_ATTEMPTS},
+                {"worker": worker_id, "lease": lease_s, "max": MAX_ATTEMPTS, "media": media},
             )
             claimed = await cursor.fetchone()
             return None if claimed is None else await _get(connection, *claimed)
@@ -240,6 +245,11 @@ class VectorStoreFileTable:
         """
         async with self._db.transaction(timeout_s=WRITE_TIMEOUT_S) as connection:
             return await copy_document(connection, record)
+
+    async def media_text(self, record: VectorStoreFileRecord) -> MediaText | None:
+        """Return the text that another store has of this recording or image; None when none has."""
+        async with self._db.transaction(timeout_s=WRITE_TIMEOUT_S, snapshot=True) as connection:
+            return await read_media_text(connection, record.tenant_id, record.file_id)
 
     async def fail(self, record: VectorStoreFileRecord, code: str, message: str) -> bool:
         """Mark a claimed document as failed; False when the claim is lost."""

@@ -66,12 +66,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "content an empty list": ({"messages": [{"role": "user", "content": []}]}, "messages.0.content"),
     "content of bad parts": ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages.0.content.0"),
     "text part without text": ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
-    "image part": (
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}]},
+    "unknown part": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages.0.content.0.type"),
+    "image part of the system": (
+        {
+            "messages": [
+                {"role": "system", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]},
+                USER,
+            ]
+        },
         "messages.0.content.0.type",
     ),
-    "audio part": ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0.content.0.type"),
-    "file part": ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages.0.content.0.type"),
+    "audio part without audio": (
+        {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+        "messages.0.content.0.input_audio",
+    ),
+    "file part without a file": ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages.0.content.0.file"),
     "content of 2 MB": ({"messages": [{"role": "user", "content": "a" * 2_000_000}]}, "messages"),
     "name with markup": ({"messages": [USER | {"name": "<|im_start|>"}]}, "messages.0.name"),
     "empty assistant": ({"messages": [USER, {"role": "assistant", "content": None}]}, "messages.1.content"),

@@ -103,3 +103,26 @@ def test_aihub_db_commands_tell_the_state_and_change_it(empty_database: str, mon
     assert code == 1
     assert output.startswith("PostgreSQL does not answer")
     assert "\n" not in output
+
+
+def test_recordings_can_be_taken_out_of_the_schema_again(empty_database: str, tmp_path: Path) -> None:
+    upgrade(empty_database, "0008")
+    before = shape(empty_database)
+    upgrade(empty_database, "0009")
+    assert len(shape(empty_database)) == len(before) + 2
+    environment = {"DATABASE_URL": empty_database, "AIHUB_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "alembic", "downgrade", "0008"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert shape(empty_database) == before
+
+
+def test_documents_from_before_recordings_are_none(empty_database: str) -> None:
+    upgrade(empty_database, "0008")
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO files (tenant_id, id, filename, purpose, size_bytes, sha256, status) "
+            "VALUES ('t', 'file-1', 'a.txt', 'assistants', 1, '', 'processed')"
+        )
+        upgrade(empty_database)
+        assert connection.execute("SELECT is_media FROM files").fetchall() == [(False,)]

@@ -20,6 +20,8 @@ from aihub.finetuning.service import AdapterService, FineTuningService
 from aihub.http.services import Services
 from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
+from aihub.speech.fake import FakeSpeech
+from aihub.speech.service import VoiceService
 
 
 class OneEngineChat:
@@ -93,6 +95,7 @@ class Parts:
 
     engine: FakeChatEngine = field(default_factory=FakeChatEngine)
     embedder: TinyEmbedder = field(default_factory=TinyEmbedder)
+    speech: FakeSpeech = field(default_factory=FakeSpeech)
     metrics: Metrics = field(default_factory=Metrics)
     settings: Settings = field(default_factory=Settings)
     health: dict[str, PartHealth] = field(
@@ -115,6 +118,8 @@ class Parts:
             recsys=cast(RecsysService, None),
             adapters=cast(AdapterService, None),
             finetuning=cast(FineTuningService, None),
+            speech=self.speech,
+            voice=cast(VoiceService, None),
             health=health,
             metrics=self.metrics,
         )

@@ -88,6 +88,7 @@ POST /train/next-item
 POST /train/recommendation
 POST /train/rollback
 POST /train/trending
+POST /v1/audio/transcriptions
 POST /v1/chat/completions
 POST /v1/completions
 POST /v1/embeddings

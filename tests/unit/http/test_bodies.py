@@ -31,7 +31,7 @@ BAD_BODIES: dict[str, tuple[bytes, int, str | None]] = {
     "number": (b"1", 400, "JSON object"),
     "truncated": (GOOD[:-5], 400, "not valid JSON"),
     "not JSON": (b"model=fake-chat", 400, "not valid JSON"),
-    "10 MB": (with_field(b'"x": "' + b"a" * 10_000_000 + b'"'), 413, "larger than"),
+    "40 MB": (with_field(b'"x": "' + b"a" * 40_000_000 + b'"'), 413, "larger than"),
     "depth 10,000": (with_field(b'"x": ' + b"[" * 10_000 + b"]" * 10_000), 400, "nested deeper"),
     "duplicate keys": (with_field(b'"model": "other"'), 400, "'model' appears twice"),
     "NaN": (with_field(b'"temperature": NaN'), 400, "NaN"),
@@ -107,7 +107,10 @@ async def test_gzip_body_is_refused_as_unsupported_encoding(client: httpx.AsyncC
     await assert_good_chat(client)
 
 
-async def test_chunked_body_over_the_limit_is_refused_while_it_arrives(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize(("path", "limit_mib"), [(PATH, 32), ("/v1/completions", 4)])
+async def test_chunked_body_over_the_limit_is_refused_while_it_arrives(
+    client: httpx.AsyncClient, path: str, limit_mib: int
+) -> None:
     sent = 0
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -116,9 +119,9 @@ async def test_chunked_body_over_the_limit_is_refused_while_it_arrives(client: h
             sent += 1
             yield b"x" * 2**20
 
-    response = await client.post(PATH, content=pieces(), headers=JSON)
+    response = await client.post(path, content=pieces(), headers=JSON)
     assert_refused(response, 413)
-    assert sent < 10
+    assert sent == limit_mib + 1
     await assert_good_chat(client)
 
 

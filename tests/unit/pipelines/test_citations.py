@@ -1,7 +1,9 @@
 import pytest
 
+from aihub.documents.time_spans import SpanTable
 from pipelines.citations import find_citations
 from pipelines.sentence_index import CitableSource
+from tests.unit.documents.media_parts import spoken_text, times_of
 
 FACTS = "The Falcon X2 battery lasts 38 hours. It weighs 240 grams. The case is made of aluminium."
 REFUNDS = "Refunds are paid within 14 days. Shipping costs are not refunded. Write to returns@example.com."
@@ -169,3 +171,30 @@ def test_long_answer_over_many_sources_stays_quick() -> None:
     sources = [source(" ".join(f"Fact {n} {k} is written here." for k in range(20)), n) for n in range(1, 51)]
     answer = " ".join(f"Fact {n} {n % 20} is written." for n in range(1, 201))
     assert find_citations(answer, "Which facts?", sources)
+
+
+LECTURE = spoken_text(
+    "hôm nay trời nắng đẹp\n\nquán mở cửa từ sáu giờ sáng\n\nmột tô phở bò giá sáu mươi lăm nghìn đồng\n\nquán nghỉ vào thứ hai"
+)
+
+
+def recording(start: int, end: int, number: int = 1) -> CitableSource:
+    packed = SpanTable(LECTURE.spans).pack(start, end)
+    return CitableSource(number, "file-a", "quán.mp3", LECTURE.text[start:end], start, packed)
+
+
+@pytest.mark.parametrize("start", [0, LECTURE.text.index("cửa từ")])
+def test_quote_of_a_recording_carries_when_it_is_said(start: int) -> None:
+    [citation] = find_citations("Giá sáu mươi lăm nghìn.", "Phở bò giá bao nhiêu?", [recording(start, len(LECTURE.text))])
+    assert citation.quote == "một tô phở bò giá sáu mươi lăm nghìn đồng"
+    start_s, end_s = times_of(LECTURE, citation.quote.split())
+    annotation = citation.annotation()
+    assert (annotation["start_s"], annotation["end_s"]) == (start_s, end_s)
+    assert LECTURE.text[annotation["start_char"] : annotation["end_char"]] == citation.quote
+
+
+def test_overlapping_chunks_of_a_recording_give_a_quote_once_with_one_time() -> None:
+    middle = LECTURE.text.index("một tô")
+    sources = [recording(0, LECTURE.text.index("\n\nquán nghỉ")), recording(middle, len(LECTURE.text), 2)]
+    [citation] = find_citations("Giá sáu mươi lăm nghìn đồng.", "Phở bò giá bao nhiêu?", sources)
+    assert citation.time_s == times_of(LECTURE, citation.quote.split())

@@ -8,7 +8,9 @@ from pipelines.context_packing import PackedPrompt, SourceText, default_reserve,
 from pipelines.prompts import PromptTemplate
 from tests.unit.pipelines.rag_parts import request
 
-TEMPLATE = PromptTemplate(language="en", sources_title="Sources:", instruction="Answer:", no_sources="None.")
+TEMPLATE = PromptTemplate(
+    language="en", sources_title="Sources:", instruction="Answer:", no_sources="None.", caption="What is it?"
+)
 
 
 class CountingEngine(FakeChatEngine):

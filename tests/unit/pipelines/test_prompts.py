@@ -16,7 +16,12 @@ from pipelines.prompts import (
     sourceless_message,
 )
 
-WORDS = {"sources_title": "Sources:", "instruction": "Now answer:", "no_sources": "Nothing found."}
+WORDS = {
+    "sources_title": "Sources:",
+    "instruction": "Now answer:",
+    "no_sources": "Nothing found.",
+    "caption": "What does it show?",
+}
 ENGLISH = PromptTemplate(language="en", **WORDS)
 
 

@@ -6,7 +6,9 @@ import pytest
 from aihub.chat.fake import FakeChatEngine
 from aihub.core.errors import ConflictError, ContextLengthError, InvalidRequestError, NotFoundError, StorageUnavailableError
 from aihub.documents.search.retriever import ScoredChunk
+from aihub.documents.time_spans import SpanTable
 from pipelines.prompts import load_prompts
+from tests.unit.documents.media_parts import spoken_text, times_of
 from tests.unit.pipelines.rag_parts import BATTERY, CALLER, PHO, REFUNDS, Hub, chunk, data_of, hub, request, store, transcript
 
 ANSWER = "The battery lasts 38 hours."
@@ -298,3 +300,27 @@ async def test_engine_that_breaks_off_leaves_no_annotations() -> None:
     chunks = await streamed(hub(BATTERY, engine=Breaking()))
     assert "error" in chunks[-1]
     assert not any("retrieval" in c for c in chunks)
+
+
+TALK = spoken_text("good morning everyone\n\nthe falcon battery lasts forty hours\n\nthank you")
+
+
+def talk() -> ScoredChunk:
+    return chunk(TALK.text, filename="talk.mp3", time_spans=SpanTable(TALK.spans).pack(0, len(TALK.text)))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_recordings_are_cited_by_the_time_of_the_quote_and_listed_by_that_of_the_chunk(streamed: bool) -> None:
+    parts = hub(found=[talk(), chunk(REFUNDS, rank=2)], answer=says("It lasts forty hours."))
+    if streamed:
+        frames = data_of(await transcript(await parts.chat.open_chat_stream(CALLER, request(retrieval=True, stream=True))))
+        [last] = [frame for frame in frames if "retrieval" in frame]
+        [citation], report = last["choices"][0]["delta"]["annotations"], last["retrieval"]
+    else:
+        answer = await answered(parts)
+        [citation], report = answer["choices"][0]["message"]["annotations"], answer["retrieval"]
+    assert citation["quote"] == "the falcon battery lasts forty hours"
+    assert (citation["start_s"], citation["end_s"]) == times_of(TALK, citation["quote"].split())
+    recording, document = report["chunks"]
+    assert (recording["start_s"], recording["end_s"]) == (0.0, TALK.spans[-1].end_s)
+    assert not {"start_s", "end_s"} & set(document)

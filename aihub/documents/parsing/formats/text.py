@@ -114,7 +114,9 @@ def _decode_undeclared(data: bytes) -> str:
 
 def _binary() -> DocumentError:
     return DocumentError(
-        "The file is binary and neither PDF nor DOCX. Upload txt, md, html, pdf, docx, rtf, csv or json.", code="unsupported_file"
+        "The file is binary and neither PDF nor DOCX, nor a recording, video or image of a known format. "
+        "Upload txt, md, html, pdf, docx, rtf, csv or json, or media such as wav, mp3, m4a, ogg, mp4, webm, png or jpg.",
+        code="unsupported_file",
     )
 
 

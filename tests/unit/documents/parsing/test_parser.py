@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
-from aihub.core.errors import ConfigurationError, UnavailableError
+from aihub.core.errors import ConfigurationError, InternalError, UnavailableError
 from aihub.documents.chunking import TokenCounter
 from aihub.documents.parsing.clean import DocumentError
 from aihub.documents.parsing.options import ChunkingOptions
@@ -155,3 +155,22 @@ def worker_processes() -> set[int]:
         for process in psutil.Process().children(recursive=True)
         if process.status() != psutil.STATUS_ZOMBIE and "aihub.documents.parsing.worker" in process.cmdline()
     }
+
+
+async def test_text_that_is_given_is_cut_as_it_is(parser: DocumentParser) -> None:
+    text = "  <html> hôm nay\n\n\n\nta học luật  \n\n# điều một"
+    document = await parser.parse("a.pdf", text.encode(), CHUNKING, text_format="video")
+    assert (document.text, document.format) == (text, "video")
+    assert [chunk.text for chunk in document.chunks] == [text[chunk.start_char : chunk.end_char] for chunk in document.chunks]
+    assert "học luật" in document.chunks[0].text
+
+
+@pytest.mark.parametrize("text", ["e\u0302", "a\0b", "a\r\nb", "\ufeffa"])
+async def test_given_text_in_another_form_is_refused_as_its_offsets_would_not_fit(parser: DocumentParser, text: str) -> None:
+    with pytest.raises(InternalError):
+        await parser.parse("a.wav", text.encode(), CHUNKING, text_format="audio")
+
+
+async def test_given_text_without_anything_to_read_is_refused(parser: DocumentParser) -> None:
+    with pytest.raises(DocumentError, match="no readable text"):
+        await parser.parse("a.wav", b" \n", CHUNKING, text_format="audio")

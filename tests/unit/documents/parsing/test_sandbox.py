@@ -260,7 +260,7 @@ async def test_reading_does_not_block_the_event_loop(parser: DocumentParser) -> 
 
 CONFINED = """
 import ctypes, os, socket, subprocess, sys
-from aihub.documents.parsing.sandbox import confine
+from aihub.core.sandbox.confinement import confine
 confine()
 try:
     {attempt}

@@ -19,6 +19,7 @@ from aihub.documents.files import FileBatches, Files
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.documents.search.bm25 import LexicalIndexCache
 from aihub.documents.search.retriever import Retriever
+from aihub.documents.service import MediaReader
 from aihub.documents.tables.chunks import ChunkTable
 from aihub.documents.tables.file_batches import FileBatchTable
 from aihub.documents.vector_stores import VectorStores
@@ -81,9 +82,11 @@ async def document_hub(
     parser: DocumentParser,
     embedder: SteeredEmbedder,
     settings: Settings | None = None,
+    *,
+    media_reader: MediaReader | None = None,
 ) -> AsyncIterator[DocumentHub]:
     """Exchange the services of `app`, which takes long to build, for the time of one test."""
-    async with running_ingest(database, tenant, parser, embedder) as ingest:
+    async with running_ingest(database, tenant, parser, embedder, media_reader=media_reader) as ingest:
         settings = settings or Settings()
         documents, chunks = ingest.documents, ChunkTable(database)
         app.state.services = replace(

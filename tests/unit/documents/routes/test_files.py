@@ -13,6 +13,7 @@ from aihub.core.settings import Settings
 from aihub.documents.parsing.parser import DocumentParser
 from tests.unit.conftest import assert_refused
 from tests.unit.documents.ingest_parts import SteeredEmbedder
+from tests.unit.documents.media_parts import wav
 from tests.unit.documents.routes.document_hub import DocumentHub, document_hub
 
 MAX_BYTES = 300_000
@@ -181,3 +182,23 @@ async def test_upload_is_documented(hub: DocumentHub) -> None:
     operation = (await hub.http.get("/openapi.json")).json()["paths"]["/v1/files"]["post"]
     schema = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert schema["required"] == ["file", "purpose"]
+
+
+@pytest.mark.parametrize("purpose", ["assistants", "user_data", "vision"])
+@pytest.mark.parametrize(
+    ("filename", "content", "media_type"),
+    [
+        ("ghi âm.wav", wav(), "audio/wav"),
+        ("phim.mp4", b"\0\0\0\x18ftypisom" + bytes(50), "video/mp4"),
+        ("ảnh.png", b"\x89PNG\r\n\x1a\n" + bytes(50), "image/png"),
+        ("ảnh.jpg", b"\xff\xd8\xff\xe0" + bytes(50), "application/octet-stream"),
+    ],
+)
+async def test_media_are_stored_as_they_are_for_every_purpose(
+    hub: DocumentHub, purpose: str, filename: str, content: bytes, media_type: str
+) -> None:
+    answer = await hub.http.post("/v1/files", files={"file": (filename, content, media_type)}, data={"purpose": purpose})
+    assert answer.status_code == 200, answer.text
+    file = answer.json()
+    assert (file["filename"], file["purpose"], file["bytes"]) == (filename, purpose, len(content))
+    assert (await hub.http.get(f"/v1/files/{file['id']}/content")).content == content

@@ -11,6 +11,7 @@ from aihub.core.postgres import Database
 from aihub.documents.parsing.parser import DocumentParser
 from tests.unit.conftest import assert_refused
 from tests.unit.documents.ingest_parts import MODEL, SteeredEmbedder
+from tests.unit.documents.media_parts import SteeredReader, spoken_text, wav
 from tests.unit.documents.routes.document_hub import LABOUR, RENT, DocumentHub, document_hub
 
 
@@ -139,3 +140,24 @@ async def test_store_of_another_embedding_model_is_refused_naming_both(hub: Docu
         assert f"'{MODEL}'" in error["message"]
         assert "'other-model'" in error["message"]
     assert len(await hub.search(store_id, "nghỉ phép", mode="text")) == 1
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
+async def test_chunks_of_recordings_carry_their_time_and_others_have_no_such_fields(
+    app: FastAPI, database: Database, tenant: str, parser: DocumentParser, embedder: SteeredEmbedder, mode: str
+) -> None:
+    talk = spoken_text("hôm nay nói về nghỉ phép năm")
+    async with document_hub(app, database, tenant, parser, embedder, media_reader=SteeredReader(talk)) as hub:
+        store_id = (await hub.created())["id"]
+        uploaded = await hub.http.post(
+            "/v1/files", files={"file": ("bài nói.wav", wav(), "audio/wav")}, data={"purpose": "assistants"}
+        )
+        recording = uploaded.json()["id"]
+        await hub.http.post(f"/v1/vector_stores/{store_id}/files", json={"file_id": recording})
+        assert (await hub.ingest.finished(store_id, recording)).status == "completed"
+        document = await hub.indexed(store_id)
+        hits = {hit["file_id"]: hit for hit in await hub.search(store_id, "nghỉ phép", mode=mode)}
+        assert (hits[recording]["start_s"], hits[recording]["end_s"]) == (0.0, talk.spans[-1].end_s)
+        assert set(hits[document]) == {"file_id", "filename", "score", "attributes", "content"}
+        content = await hub.http.get(f"/v1/vector_stores/{store_id}/files/{recording}/content")
+        assert [item["text"] for item in content.json()["data"]] == [talk.text]

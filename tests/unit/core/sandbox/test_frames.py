@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aihub.documents.parsing.frames import BrokenFrameError, Frame, FramePipe
+from aihub.core.sandbox.frames import BrokenFrameError, Frame, FramePipe
 
 
 @pytest.fixture

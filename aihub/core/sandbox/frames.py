@@ -1,4 +1,4 @@
-"""Messages between the hub and a parser process: a JSON header and raw bytes, length-prefixed, over a pair of pipes."""
+"""Messages between the hub and a limited process: a JSON header and raw bytes, length-prefixed, over a pair of pipes."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 EXIT_MEMORY = 86
-"""Exit status of a parser process whose allocation failed: the one message it can still send."""
+"""Exit status of a process whose allocation failed: the one message it can still send."""
 
 _PREFIX = struct.Struct(">4sIQ")
 _MAGIC = b"AHD1"
@@ -24,7 +24,7 @@ class BrokenFrameError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message: JSON for the small things, `body` for the document or its text."""
+    """One message: JSON for the small things, `body` for a file or what was made of it."""
 
     header: dict[str, Any]
     body: bytes | bytearray = field(default=b"", repr=False)

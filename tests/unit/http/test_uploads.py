@@ -9,10 +9,10 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from aihub.documents import uploads
-from aihub.documents.uploads import read_upload, safe_filename
+from aihub.http import uploads
 from aihub.http.errors import install_error_handlers
 from aihub.http.services import Services
+from aihub.http.uploads import FieldLimits, read_upload, safe_filename
 from tests.unit.http.services import Parts
 
 MAX_BYTES = 200_000
@@ -29,6 +29,12 @@ def upload_app(services: Services) -> FastAPI:
         async with read_upload(request, max_bytes=MAX_BYTES, stall_s=0.3) as received:
             content = b"".join([piece async for piece in received.chunks()])
             return {"filename": received.filename, "size": received.size_bytes, "read": len(content), "fields": received.fields}
+
+    @app.post("/many")
+    async def many(request: Request) -> dict[str, object]:
+        limits = FieldLimits(fields=20, field_bytes=8, lists=frozenset({"phrases"}))
+        async with read_upload(request, max_bytes=MAX_BYTES, stall_s=0.3, limits=limits) as received:
+            return received.fields
 
     return app
 
@@ -114,6 +120,38 @@ async def test_two_files_are_refused(client: httpx.AsyncClient) -> None:
 async def test_field_given_twice_is_refused(client: httpx.AsyncClient) -> None:
     body = part("file", b"a", "a") + part("purpose", b"assistants") + part("purpose", b"vision") + END
     assert (await assert_refused_then_good(client, 400, body))["param"] == "purpose"
+
+
+async def test_list_fields_come_again_with_and_without_brackets(client: httpx.AsyncClient) -> None:
+    fields = (
+        part("phrases", b"a"),
+        part("phrases[]", b"b"),
+        part("phrases", b"phrases"),
+        part("x[y]", b"1"),
+        part("N-1", b"2"),
+        part("other[]", b"3"),
+    )
+    body = part("file", b"a", "a.txt") + b"".join(fields) + END
+    answer = await client.post("/many", content=body, headers=HEADERS)
+    assert answer.json() == {"phrases": ["a", "b", "phrases"], "x": {"y": "1"}, "N-1": "2", "other[]": "3"}
+
+
+@pytest.mark.parametrize(
+    "fields", [("phrases[a]", "phrases"), ("phrases", "phrases[a]"), ("phrases[a]", "phrases[]"), ("x", "x"), ("x[y]", "x")]
+)
+async def test_fields_that_contradict_each_other_are_refused(client: httpx.AsyncClient, fields: tuple[str, str]) -> None:
+    body = part("file", b"a", "a.txt") + b"".join(part(name, b"a") for name in fields) + END
+    answer = await client.post("/many", content=body, headers=HEADERS)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == fields[0].partition("[")[0]
+
+
+async def test_limits_of_fields_are_those_of_the_route(client: httpx.AsyncClient) -> None:
+    body = part("file", b"a", "a.txt") + b"".join(part(f"f{letter}", b"1") for letter in "abcdefghijkl") + END
+    assert (await client.post("/many", content=body, headers=HEADERS)).status_code == 200
+    assert (await client.post("/upload", content=body, headers=HEADERS)).status_code == 413
+    long = part("file", b"a", "a.txt") + part("x", b"123456789") + END
+    assert (await client.post("/many", content=long, headers=HEADERS)).status_code == 413
 
 
 @pytest.mark.parametrize(

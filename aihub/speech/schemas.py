@@ -1,0 +1,175 @@
+"""What `/v1/audio/transcriptions` takes, field by field as OpenAI's API has it, and the JSON objects it answers with."""
+
+import json
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from aihub.core.errors import InvalidRequestError
+from aihub.core.schemas import ModelName, ResponseModel, validate
+from aihub.speech.service import AUTO_MODEL, RecognitionOptions
+
+ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
+Granularity = Literal["word", "segment"]
+
+MAX_PHRASES = 1_000
+MAX_PHRASE_CHARS = 200
+MAX_PROMPT_CHARS = 4_096
+LISTS = frozenset({"phrases", "timestamp_granularities", "include", "keywords", "languages"}) | {
+    "known_speaker_names",
+    "known_speaker_references",
+}
+"""Form fields that may come again; what is here and no field of `TranscriptionFields` is refused with a reason."""
+
+_REFUSED = {
+    "include": "Log probabilities are not known here; confidences of words are in `verbose_json`. Leave `include` out.",
+    "keywords": "Keywords that are only preferred are not known here. `phrases` names all that may be heard, and nothing else.",
+    "languages": "Send one `language`, or none and the model `auto`, which decides by the first seconds.",
+    "known_speaker_names": "Speakers are not told apart here. Leave `known_speaker_names` out.",
+    "known_speaker_references": "Speakers are not told apart here. Leave `known_speaker_references` out.",
+}
+
+
+def _primary_subtag(value: Any) -> Any:
+    return value.replace("_", "-").partition("-")[0].lower() if isinstance(value, str) else value
+
+
+def _as_written(phrase: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", phrase).split())
+
+
+LanguageCode = Annotated[str, BeforeValidator(_primary_subtag), StringConstraints(pattern=r"^[a-z]{2,3}$")]
+"""ISO 639-1 code; of a longer tag such as `vi-VN` the language counts."""
+
+Phrase = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PHRASE_CHARS), AfterValidator(_as_written)]
+Phrases = Annotated[list[Phrase], Field(max_length=MAX_PHRASES)]
+
+
+def _phrases(values: Any) -> Any:
+    """Take the phrases of one form field that holds a JSON list."""
+    if not isinstance(values, list) or len(values) != 1 or not values[0].startswith("[") or values[0] == "[unk]":
+        return values
+    try:
+        return json.loads(values[0])
+    except ValueError:
+        raise ValueError("must be a JSON list of texts, or the field repeated for each phrase") from None
+
+
+class _VoiceActivity(BaseModel):
+    """OpenAI's `server_vad`. The hub cuts at silences of its own finding, so nothing of it can be tuned."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    type: Literal["server_vad"]
+
+
+class TranscriptionFields(BaseModel):
+    """The form fields beside `file`; values arrive as texts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    model: ModelName = AUTO_MODEL
+    language: LanguageCode | None = None
+    prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)] = ""
+    temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    response_format: ResponseFormat = "json"
+    timestamp_granularities: Annotated[list[Granularity], Field(max_length=16)] = []
+    stream: bool = False
+    phrases: Annotated[Phrases, BeforeValidator(_phrases)] = []
+    chunking_strategy: Literal["auto"] | _VoiceActivity | None = None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "TranscriptionFields":
+        if self.timestamp_granularities and self.response_format != "verbose_json":
+            raise ValueError("must be sent with response_format verbose_json where it has timestamp_granularities")
+        if self.stream and self.response_format not in {"json", "verbose_json"}:
+            raise ValueError("must be sent with response_format json or verbose_json where it has stream")
+        return self
+
+    @property
+    def granularities(self) -> frozenset[Granularity]:
+        """What a verbose answer lists; segments where nothing is asked for, as OpenAI does."""
+        return frozenset(self.timestamp_granularities or ("segment",))
+
+    def options(self) -> RecognitionOptions:
+        """Return what the recogniser has to know."""
+        return RecognitionOptions(self.model, self.language, tuple(self.phrases))
+
+
+def read_fields(fields: dict[str, Any]) -> TranscriptionFields:
+    """Validate the form fields of an upload; an empty one counts as not sent.
+
+    Raises:
+        InvalidRequestError: One is unknown, wrong or of a kind that is not known here.
+    """
+    sent = {name: value for name, value in fields.items() if value not in ("", [""])}
+    for name, reason in _REFUSED.items():
+        if name in sent:
+            raise InvalidRequestError(reason, param=name, code="unsupported_parameter")
+    if sent.get("response_format") == "diarized_json":
+        raise InvalidRequestError(
+            "Speakers are not told apart here. Send verbose_json for segments with their times.",
+            param="response_format",
+            code="unsupported_parameter",
+        )
+    return validate(TranscriptionFields, sent)
+
+
+class DurationUsage(ResponseModel):
+    """What OpenAI's API calls usage by duration; seconds of audio."""
+
+    type: Literal["duration"] = "duration"
+    seconds: float
+
+
+class DetectedLanguage(ResponseModel):
+    code: str
+
+
+class TranscribedWord(ResponseModel):
+    """Times in seconds; `confidence` from 0 to 1 is the hub's own."""
+
+    word: str
+    start: float
+    end: float
+    confidence: float
+
+
+class TranscribedSegment(ResponseModel):
+    """What was said between two pauses; times in seconds.
+
+    `avg_logprob` is the mean logarithm of its words' confidences, `compression_ratio` as Whisper computes it. What only Whisper
+    has (`tokens`, `no_speech_prob`) is empty or 0. `confidence` is the hub's own.
+    """
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int] = []
+    temperature: float = 0.0
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float = 0.0
+    confidence: float
+
+
+class Transcription(ResponseModel):
+    """The answer to `json`; `model` is the hub's own field."""
+
+    text: str
+    languages: list[DetectedLanguage]
+    usage: DurationUsage
+    model: str
+
+
+class VerboseTranscription(Transcription):
+    """The answer to `verbose_json`; `language` is a code as in requests, `duration` in seconds."""
+
+    task: Literal["transcribe"] = "transcribe"
+    language: str
+    duration: float
+    segments: list[TranscribedSegment] | None = None
+    words: list[TranscribedWord] | None = None

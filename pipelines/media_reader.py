@@ -1,0 +1,170 @@
+"""Text of recordings and images, for vector stores: what is said in them, or what a vision model sees in them."""
+
+import base64
+import logging
+from contextlib import aclosing
+from typing import get_args
+
+from aihub.chat.service import ChatEngine, hold
+from aihub.core.errors import InvalidRequestError, UnavailableError
+from aihub.core.principal import Principal
+from aihub.documents.parsing.clean import DocumentError, DocumentErrorCode, clean, tidy
+from aihub.documents.service import MediaText, TimeSpan
+from aihub.media.service import MediaDecoder, MediaFacts, PreparedImage
+from aihub.speech.service import RecognitionOptions, Segment, SpeechService, TranscriptionEnd, TranscriptionProgress
+from pipelines.chat import EngineDirectory
+from pipelines.prompts import Prompts
+
+logger = logging.getLogger(__name__)
+
+MAX_CAPTIONED_PIXELS = 768 * 768
+"""Images are made no larger: vision models spend tokens on pixels, and captions need no fine print."""
+
+MAX_CAPTION_TOKENS = 400
+
+_RECOGNISER_DIED = "recogniser_died"
+_ATTEMPTS = 2
+_PARAGRAPH = "\n\n"
+
+
+class TranscribingReader:
+    """Implements `aihub.documents.service.MediaReader`: recordings and videos by what is said, images by a caption.
+
+    Args:
+        decoder: Tells what a file is, and prepares images.
+        speech: Transcribes.
+        engines: Models of this cluster: files that are stored here are sent nowhere else.
+        prompts: Their `caption` asks for a caption.
+        caption_language: ISO 639-1 code; English where there is no prompt for it.
+    """
+
+    def __init__(
+        self, *, decoder: MediaDecoder, speech: SpeechService, engines: EngineDirectory, prompts: Prompts, caption_language: str
+    ) -> None:
+        self._decoder = decoder
+        self._speech = speech
+        self._engines = engines
+        self._caption_prompt = prompts.for_language(caption_language).caption
+
+    async def read(self, principal: Principal, data: bytes) -> MediaText:
+        """Return the words of a recording, each with its time, or the caption of an image."""
+        try:
+            facts = await self._decoder.probe(data)
+            if facts.kind == "image":
+                return MediaText(await self._caption(data), "image")
+            return await self._transcribe(principal, data, facts)
+        except DocumentError:
+            raise
+        except InvalidRequestError as error:
+            raise _refused(error) from error
+
+    async def _transcribe(self, principal: Principal, data: bytes, facts: MediaFacts) -> MediaText:
+        if not facts.has_audio:
+            raise DocumentError("The video has no sound; videos are found by what is said in them.", code="unsupported_file")
+        if not await self._speech.models():
+            raise DocumentError(
+                f"No speech model is installed, so the {facts.kind} file cannot be transcribed. Install one, such as "
+                "`aihub models download vosk:vi` or `aihub models download vosk:en`, and attach the file again.",
+                code="unsupported_file",
+            )
+        transcript = await self._hear(principal, data)
+        if not transcript.text:
+            raise DocumentError(f"Nothing that is said was heard in the {facts.kind} file.", code="empty_file")
+        return MediaText(transcript.text, "video" if facts.kind == "video" else "audio", tuple(transcript.spans))
+
+    async def _hear(self, principal: Principal, data: bytes) -> "TranscriptText":
+        for attempt in range(_ATTEMPTS):
+            transcript = TranscriptText()
+            try:
+                await self._listen(principal, data, transcript)
+                return transcript
+            except UnavailableError as error:
+                if error.code != _RECOGNISER_DIED:
+                    raise
+                logger.warning("Recogniser %d of %d ended at a recording: %s", attempt + 1, _ATTEMPTS, error.message)
+        raise DocumentError("The recording ends its recogniser; save it again with another program, or split it.")
+
+    async def _listen(self, principal: Principal, data: bytes, transcript: "TranscriptText") -> None:
+        async with aclosing(self._speech.stream_transcription(principal, data, RecognitionOptions())) as events:
+            async for event in events:
+                if isinstance(event, TranscriptionProgress) and event.segment is not None:
+                    transcript.add(event.segment)
+                elif isinstance(event, TranscriptionEnd):
+                    return
+        raise UnavailableError("The speech service stopped before the end of the recording.")
+
+    async def _caption(self, data: bytes) -> str:
+        engine = await self._vision_engine()
+        image = await self._decoder.prepare_image(data, max_pixels=MAX_CAPTIONED_PIXELS)
+        with hold(engine):
+            answer = await engine.chat(self._question(image))
+        caption = tidy(clean(answer["choices"][0]["message"].get("content") or ""))
+        if not caption:
+            raise DocumentError("The vision model said nothing about the image.", code="empty_file")
+        return caption
+
+    def _question(self, image: PreparedImage) -> dict[str, object]:
+        url = f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self._caption_prompt}]
+        return {
+            "messages": [{"role": "user", "content": content}],
+            "max_completion_tokens": MAX_CAPTION_TOKENS,
+            "temperature": 0.0,
+        }
+
+    async def _vision_engine(self) -> ChatEngine:
+        """Return a model that sees, one that is loaded before one that its first request loads."""
+        model_infos = await self._engines.list()
+        if not model_infos:
+            raise UnavailableError("The chat models do not answer now.")
+        seeing = next((model_info for model_info in model_infos if model_info.max_images), None)
+        if seeing is None:
+            raise DocumentError(
+                "No vision model is installed, so there is no caption to find the image by. Install one that fits this machine "
+                "(`aihub models recommended` lists them), and attach the file again.",
+                code="unsupported_file",
+            )
+        return await self._engines.resolve(seeing.model_id)
+
+
+class TranscriptText:
+    """Segments put together as paragraphs, and the place of every word.
+
+    Attributes:
+        spans: One per word; one per segment where the words are not known.
+    """
+
+    def __init__(self) -> None:
+        self.spans: list[TimeSpan] = []
+        self._pieces: list[str] = []
+        self._length = 0
+
+    @property
+    def text(self) -> str:
+        """All segments added so far, as `clean` leaves text."""
+        return "".join(self._pieces)
+
+    def add(self, segment: Segment) -> None:
+        """Add what was said between two pauses as a paragraph of its own."""
+        separator = _PARAGRAPH
+        for piece in segment.words or (segment,):
+            # Cleaned before it is counted, so that nothing moves it later.
+            text = " ".join(clean(piece.text).split())
+            if not text:
+                continue
+            if self._pieces:
+                self._append(separator)
+            start_char = self._length
+            self._append(text)
+            self.spans.append(TimeSpan(start_char, self._length, piece.start_s, piece.end_s))
+            separator = " "
+
+    def _append(self, text: str) -> None:
+        self._pieces.append(text)
+        self._length += len(text)
+
+
+def _refused(error: InvalidRequestError) -> DocumentError:
+    """Turn what is wrong with a recording or an image into what is wrong with a document."""
+    code: DocumentErrorCode = next((known for known in get_args(DocumentErrorCode) if known == error.code), "invalid_file")
+    return DocumentError(error.message, code=code)

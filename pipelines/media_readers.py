@@ -1,0 +1,225 @@
+"""What reads one content part: the decoder for images and frames, the speech service for sound, the parser for documents."""
+
+import base64
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from aihub.chat.parts import (
+    AnyPart,
+    AudioPart,
+    Detail,
+    FilePart,
+    ImagePart,
+    MediaPart,
+    ReadyImage,
+    ReadyPart,
+    ReadyText,
+    VideoPart,
+)
+from aihub.core.limits import (
+    IMAGE_PIXELS,
+    LOW_DETAIL_PIXELS,
+    MAX_IMAGE_BYTES,
+    MAX_MEDIA_BYTES,
+    MAX_RECORDING_S,
+    MAX_VIDEO_FRAMES,
+)
+from aihub.core.principal import Principal
+from aihub.documents.parsing.formats.media import begins_as_media
+from aihub.documents.parsing.options import MAX_CHUNK_TOKENS, ChunkingOptions, ParsedDocument
+from aihub.media.service import MediaDecoder, MediaError, MediaFacts, PreparedImage
+from aihub.speech.service import RecognitionOptions, SpeechService, Transcript
+from pipelines.media_sources import ByteBudget, MediaFile, SourceReader, blaming
+from pipelines.media_words import document_text, frame_text, recording_text, sound_text, video_text, words_for
+
+PartKind = Literal["image", "audio", "video", "document"]
+
+_UNNAMED = "file.txt"
+_JUDGED_CHARS = 2_000
+_HELD = {"image": "an image", "audio": "a recording", "video": "a video without sound"}
+_KINDS: dict[type, PartKind] = {ImagePart: "image", AudioPart: "audio", VideoPart: "video"}
+_PART_TYPES = {"image": "image_url", "audio": "input_audio", "video": "video_url"}
+_WHOLE = ChunkingOptions(MAX_CHUNK_TOKENS)  # of no interest here; large chunks cost the parser least
+
+
+class TextParser(Protocol):
+    """`aihub.documents.parsing.parser.DocumentParser`."""
+
+    async def parse(
+        self, filename: str, data: bytes, chunking: ChunkingOptions, *, encoding: str | None = None
+    ) -> ParsedDocument: ...
+
+
+@dataclass(slots=True, eq=False)
+class PartTask:
+    """One part on its way from what was sent to what an engine takes.
+
+    Attributes:
+        message: Index of its message.
+        position: Index in the message.
+        said: What the user has typed; the words around what is read are in its language, or without it in that of what is read.
+        has_sources: Whether retrieval puts numbered sources into the prompt.
+        kind: Of what it holds; None for a file that was not looked into.
+        max_frames: Of a video.
+        texts: Read from sound or document; None before that.
+        images: Read from an image, or a video's frames with their times; None before that.
+    """
+
+    part: MediaPart
+    message: int
+    position: int
+    said: str
+    has_sources: bool
+    budget: ByteBudget
+    kind: PartKind | None = None
+    max_frames: int = MAX_VIDEO_FRAMES
+    file: MediaFile | None = None
+    texts: list[ReadyText] | None = None
+    images: list[ReadyPart] | None = None
+
+    def __post_init__(self) -> None:
+        self.kind = next((kind for part_type, kind in _KINDS.items() if isinstance(self.part, part_type)), None)
+
+    @property
+    def param(self) -> str:
+        return f"messages.{self.message}.content.{self.position}.{self.part.source_field}"
+
+    @property
+    def detail(self) -> Detail:
+        if self.kind == "video":
+            return "low"
+        return self.part.image_url.detail if isinstance(self.part, ImagePart) else "auto"
+
+    @property
+    def shows(self) -> bool:
+        """Whether a model must see to take it."""
+        return self.kind in {"image", "video"}
+
+    @property
+    def tells(self) -> bool:
+        """Whether text comes of it."""
+        return self.kind != "image"
+
+    def ready(self) -> list[AnyPart]:
+        """What stands in its place by now; images that are not decoded yet stand there without data."""
+        images: list[ReadyPart] = []
+        if self.shows:
+            pending = [ReadyImage("", self.detail)] * (self.max_frames if self.kind == "video" else 1)
+            images = list(pending) if self.images is None else self.images
+        return [*images, *(self.texts or ())]
+
+
+class MediaReaders:
+    """Reads parts, one at a time each.
+
+    Args:
+        parser: Makes text of documents.
+    """
+
+    def __init__(self, *, sources: SourceReader, decoder: MediaDecoder, speech: SpeechService, parser: TextParser) -> None:
+        self.sources = sources
+        self._decoder = decoder
+        self._speech = speech
+        self._parser = parser
+
+    async def classify(self, principal: Principal, task: PartTask) -> None:
+        """Find out what a file holds, by its first bytes and its header; raises as `MediaParts.prepare`."""
+        file = await self._file(principal, task)
+        task.kind = (await self._probe(task, file)).kind if begins_as_media(file.data) else "document"
+        if task.kind == "image" and len(file.data) > MAX_IMAGE_BYTES:
+            raise MediaError(
+                f"The image holds {len(file.data)} bytes; at most {MAX_IMAGE_BYTES} are allowed.",
+                param=task.param,
+                code="media_too_large",
+            )
+
+    async def read_text(self, principal: Principal, task: PartTask) -> None:
+        """Read what is said in a recording or video, or stands in a document; raises as `MediaParts.prepare`."""
+        file = await self._file(principal, task)
+        if task.kind == "document":
+            task.texts = [await self._read_document(task, file)]
+            return
+        facts = await self._probe(task, file)
+        self._require_kind(task, facts)
+        if task.kind == "video" and not facts.has_audio:
+            task.texts = []
+        elif task.kind == "video" and not await self._speech.models():
+            task.texts = [ReadyText(words_for(task.said).no_recogniser)]
+        else:
+            task.texts = [await self._transcribe(principal, task, file)]
+
+    async def read_images(self, principal: Principal, task: PartTask) -> None:
+        """Decode an image, or the frames of a video; raises as `MediaParts.prepare`."""
+        file = await self._file(principal, task)
+        pixels = LOW_DETAIL_PIXELS if task.detail == "low" else IMAGE_PIXELS
+        with blaming(task.param):
+            if task.kind == "image":
+                image = await self._decoder.prepare_image(file.data, max_pixels=pixels)
+                task.images = [ReadyImage(data_url(image), task.detail)]
+                return
+            video = await self._decoder.sample_video(
+                file.data, max_frames=task.max_frames, max_pixels=pixels, max_duration_s=MAX_RECORDING_S
+            )
+        words = words_for(task.said)
+        images: list[ReadyPart] = [ReadyText(video_text(words, file.name, video.duration_s))]
+        for frame in video.frames:
+            images += [ReadyText(frame_text(words, frame.time_s)), ReadyImage(data_url(frame.image), task.detail)]
+        task.images = images
+
+    async def _file(self, principal: Principal, task: PartTask) -> MediaFile:
+        if task.file is None:
+            limit = MAX_IMAGE_BYTES if task.kind == "image" else MAX_MEDIA_BYTES
+            file = await self.sources.read(principal, task.part, task.param, max_bytes=limit, budget=task.budget)
+            task.file = MediaFile(file.data, _given_name(task.part) or file.name)
+        return task.file
+
+    async def _probe(self, task: PartTask, file: MediaFile) -> MediaFacts:
+        with blaming(task.param):
+            facts = await self._decoder.probe(file.data)
+            if facts.duration_s is not None and facts.duration_s > MAX_RECORDING_S:
+                raise MediaError(
+                    f"The {facts.kind} lasts {facts.duration_s:.0f} s; at most {MAX_RECORDING_S:.0f} s are read in a chat. "
+                    "Send a part of it, or put it into a vector store.",
+                    code="media_too_long",
+                )
+            return facts
+
+    @staticmethod
+    def _require_kind(task: PartTask, facts: MediaFacts) -> None:
+        """Refuse a part that holds something else than its type says."""
+        has_sound = facts.kind == "audio" or facts.has_audio
+        if facts.kind == "video" if task.kind == "video" else has_sound:
+            return
+        raise MediaError(
+            f"This is {_HELD[facts.kind]}, no {'recording' if task.kind == 'audio' else task.kind}; send it as a part of type "
+            f"{_PART_TYPES[facts.kind]!r}.",
+            param=task.param,
+        )
+
+    async def _transcribe(self, principal: Principal, task: PartTask, file: MediaFile) -> ReadyText:
+        with blaming(task.param):
+            transcript = await self._speech.transcribe(principal, file.data, RecognitionOptions())
+        words = words_for(task.said or transcript.text)
+        if task.kind == "video":
+            # What is said in a video is what the question is about, and not the question.
+            return ReadyText(sound_text(words, transcript))
+        return ReadyText(recording_text(words, transcript, file.name), question=_lines(transcript))
+
+    async def _read_document(self, task: PartTask, file: MediaFile) -> ReadyText:
+        with blaming(task.param):
+            document = await self._parser.parse(file.name or _UNNAMED, file.data, _WHOLE)
+        words = words_for(task.said or document.text[:_JUDGED_CHARS])
+        return ReadyText(document_text(words, file.name, document.text, has_sources=task.has_sources))
+
+
+def data_url(image: PreparedImage) -> str:
+    """Return an image as engines take it."""
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
+
+
+def _given_name(part: MediaPart) -> str | None:
+    return part.file.filename if isinstance(part, FilePart) else None
+
+
+def _lines(transcript: Transcript) -> str:
+    return "\n".join(segment.text for segment in transcript.segments if segment.text)

@@ -1,0 +1,145 @@
+"""The bytes of content parts: base64 of the request, uploaded files of the caller, and web addresses where they are allowed."""
+
+import asyncio
+import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aihub.chat.parts import InlineSource, MediaPart, MediaSource, RemoteSource
+from aihub.core.errors import InvalidRequestError
+from aihub.core.limits import MAX_MEDIA_BYTES
+from aihub.core.principal import Principal
+from aihub.documents.service import FileService
+
+_QUICK_CHARS = 64 * 2**10
+"""Longer base64 is decoded in a thread."""
+
+
+class MediaFetcher(Protocol):
+    """Gets what a web address names, and only where that is no address of this network."""
+
+    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
+        """Return the bytes; `InvalidRequestError` for an address that is refused or does not answer with a file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """What a part holds; `name` is for people alone."""
+
+    data: bytes
+    name: str = ""
+
+
+@dataclass(slots=True)
+class ByteBudget:
+    """What one request may still make the hub read beside its body."""
+
+    left: int = field(default=MAX_MEDIA_BYTES)
+
+    def take(self, size_bytes: int) -> None:
+        """Count bytes.
+
+        Raises:
+            InvalidRequestError: They are more than is left (`media_too_large`).
+        """
+        if size_bytes > self.left:
+            raise InvalidRequestError(
+                f"The files and addresses of one request may hold {MAX_MEDIA_BYTES} bytes together; this one brings more. "
+                "Send fewer or smaller ones.",
+                code="media_too_large",
+            )
+        self.left -= size_bytes
+
+
+class SourceReader:
+    """Reads parts.
+
+    Args:
+        fetcher: None refuses web addresses.
+    """
+
+    def __init__(self, files: FileService, fetcher: MediaFetcher | None) -> None:
+        self._files = files
+        self._fetcher = fetcher
+
+    def require_readable(self, part: MediaPart, param: str) -> None:
+        """Refuse a part whose content is never read here.
+
+        Raises:
+            InvalidRequestError: It names a web address, and those are not fetched (`remote_media_off`).
+        """
+        if isinstance(part.source, RemoteSource) and self._fetcher is None:
+            raise InvalidRequestError(
+                "Web addresses of images and videos are not fetched here. Send the content as a data URL "
+                "(data:image/png;base64,...) or upload it and send its 'file_id'; the hub's operator may switch fetching on with "
+                "AIHUB_FETCH_MEDIA_URLS=true.",
+                param=param,
+                code="remote_media_off",
+            )
+
+    async def read(self, principal: Principal, part: MediaPart, param: str, *, max_bytes: int, budget: ByteBudget) -> MediaFile:
+        """Return the content of a part.
+
+        Raises:
+            InvalidRequestError: It is no base64, empty, too large, or cannot be fetched; `param` names the field.
+            NotFoundError: The caller has no such file.
+            StorageUnavailableError: PostgreSQL does not answer.
+        """
+        with blaming(param):
+            file = await self._read(principal, part.source, max_bytes, budget)
+            if not file.data:
+                raise InvalidRequestError("The file is empty.", code="media_empty")
+            return file
+
+    async def _read(self, principal: Principal, source: MediaSource, max_bytes: int, budget: ByteBudget) -> MediaFile:
+        if isinstance(source, InlineSource):
+            if len(source.base64) <= _QUICK_CHARS:
+                return MediaFile(decode_base64(source.base64))
+            return MediaFile(await asyncio.to_thread(decode_base64, source.base64))
+        if isinstance(source, RemoteSource):
+            if self._fetcher is None:
+                raise InvalidRequestError("Web addresses are not fetched here.", code="remote_media_off")
+            limit = min(max_bytes, budget.left)
+            budget.take(limit)  # of several at a time, each has its share
+            data = await self._fetcher.fetch(source.url, max_bytes=limit)
+            budget.left += limit - len(data)
+            return MediaFile(data)
+        return await self._read_upload(principal, source.file_id, max_bytes, budget)
+
+    async def _read_upload(self, principal: Principal, file_id: str, max_bytes: int, budget: ByteBudget) -> MediaFile:
+        file = await self._files.get(principal, file_id)
+        if file.bytes > max_bytes:
+            raise InvalidRequestError(
+                f"The file {file_id} holds {file.bytes} bytes; at most {max_bytes} are allowed here.", code="media_too_large"
+            )
+        budget.take(file.bytes)
+        _, pieces = await self._files.content(principal, file_id)
+        return MediaFile(b"".join([piece async for piece in pieces]), file.filename)
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode strict base64: no blanks, no other letters, padded.
+
+    Raises:
+        InvalidRequestError: It is none (`invalid_base64`).
+    """
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        raise InvalidRequestError(
+            "The data is not valid base64: send the letters A-Z a-z 0-9 + / with padding and without blanks or line breaks.",
+            code="invalid_base64",
+        ) from error
+
+
+@contextmanager
+def blaming(param: str) -> Iterator[None]:
+    """Let what is wrong with a part's content name the part's field."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        error.param = param
+        raise
