@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from aihub.chat.service import ChatEngine
@@ -187,6 +188,23 @@ async def test_closed_stream_frees_the_engine(engine: ChatEngine, connection: Ap
     while await connection.call("active_requests"):
         assert asyncio.get_running_loop().time() < deadline_s
         await asyncio.sleep(0.05)
+
+
+def test_official_client_asks_about_an_image_and_auto_picks_the_model_that_sees(model: str, client: openai.OpenAI) -> None:
+    content: Any = [{"type": "text", "text": "What is <image> in it?"}, picture("red")]
+    for name in (model, "auto"):
+        answer = client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": content}], max_tokens=2, temperature=0
+        )
+        assert (answer.model, answer.choices[0].message.role) == (model, "assistant")
+
+
+def test_model_that_reads_text_only_names_the_one_that_sees(hub: RunningHub, model: str, client: openai.OpenAI) -> None:
+    content: Any = [picture("red")]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=hub.model, messages=[{"role": "user", "content": content}], max_tokens=1)
+    assert refused.value.code == "model_reads_no_images"
+    assert model in refused.value.message
 
 
 async def test_model_sees_the_same_after_it_was_loaded_anew(hub: RunningHub, engine: ChatEngine) -> None:
