@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +141,11 @@ async def _compare_memory(engine: SpeechEngine, model: SpeechModel) -> None:
 
 def _children_bytes() -> int:
     """Memory that only the processes of the engine hold, each its own."""
-    return sum(child.memory_full_info().uss for child in psutil.Process().children(recursive=True))
+    total = 0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # ended since it was listed
+            total += child.memory_full_info().uss
+    return total
 
 
 def _bare_bytes(model: Path, samples: bytes) -> float:

@@ -69,8 +69,8 @@ def find_models() -> list[SpeechModel]:
     models = installed_models().find()
     if not models:
         raise SystemExit(
-            "No speech model is here: install one (aihub models download vosk:en), or set AIHUB_SHARED_DATA to the folder that lies "
-            f"beside `{TEST_MODELS.name}`."
+            "No speech model is here: install one (aihub models download vosk:en), or set AIHUB_SHARED_DATA to the folder beside "
+            f"which `{TEST_MODELS.name}` lies."
         )
     return models
 
