@@ -3,7 +3,6 @@
 import base64
 import logging
 from contextlib import aclosing
-from typing import get_args
 
 from aihub.chat.service import ChatEngine, hold
 from aihub.core.errors import InvalidRequestError, UnavailableError
@@ -164,7 +163,17 @@ class TranscriptText:
         self._length += len(text)
 
 
+_DOCUMENT_CODES: dict[str, DocumentErrorCode] = {
+    "unsupported_media": "unsupported_file",
+    "empty_media": "empty_file",
+    "media_too_long": "too_large",
+    "media_too_large": "too_large",
+    "image_too_large": "too_large",
+    "media_timeout": "parse_timeout",
+    "media_memory": "parse_memory",
+}
+
+
 def _refused(error: InvalidRequestError) -> DocumentError:
     """Turn what is wrong with a recording or an image into what is wrong with a document."""
-    code: DocumentErrorCode = next((known for known in get_args(DocumentErrorCode) if known == error.code), "invalid_file")
-    return DocumentError(error.message, code=code)
+    return DocumentError(error.message, code=_DOCUMENT_CODES.get(error.code, "invalid_file"))

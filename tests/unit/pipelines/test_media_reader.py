@@ -193,15 +193,27 @@ async def test_video_without_sound_is_refused() -> None:
     assert "no sound" in (await refusal(reader(SILENT_VIDEO))).message
 
 
-async def test_damaged_media_are_refused_with_the_decoders_reason() -> None:
-    error = await refusal(reader(decoder=KnowingDecoder(AUDIO, MediaError("The file ends in the middle of its header."))))
-    assert (error.code, error.message) == ("invalid_file", "The file ends in the middle of its header.")
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("invalid_media", "invalid_file"),
+        ("unsupported_media", "unsupported_file"),
+        ("empty_media", "empty_file"),
+        ("image_too_large", "too_large"),
+        ("media_memory", "parse_memory"),
+        ("media_timeout", "parse_timeout"),
+    ],
+)
+async def test_media_that_cannot_be_decoded_are_refused_with_the_decoders_reason(code: str, told: str) -> None:
+    error = await refusal(reader(decoder=KnowingDecoder(AUDIO, MediaError("The reason.", code=code))))
+    assert (error.code, error.message) == (told, "The reason.")
 
 
 async def test_recording_that_is_too_long_is_refused_by_the_speech_services_reason() -> None:
     speech = FakeSpeech()
     speech.error = MediaError("It lasts longer than 4 hours.", code="media_too_long")
-    assert (await refusal(reader(speech=speech))).message == "It lasts longer than 4 hours."
+    error = await refusal(reader(speech=speech))
+    assert (error.code, error.message) == ("too_large", "It lasts longer than 4 hours.")
 
 
 @pytest.mark.parametrize("error", [ModelUnavailableError("Restarting."), OverloadedError("Busy."), UnavailableError("Stopping.")])
