@@ -16,7 +16,7 @@ from aihub.core.errors import HubError, ModelUnavailableError, OverloadedError, 
 from aihub.core.principal import Principal
 from aihub.documents.parsing.clean import DocumentError, clean
 from aihub.documents.service import MediaText
-from aihub.media.service import MediaError, MediaFacts, PreparedImage, SampledVideo
+from aihub.media.service import MediaDecoder, MediaError, MediaFacts, PreparedImage, SampledVideo
 from aihub.speech.fake import FakeSpeech, spoken
 from aihub.speech.service import RecognitionOptions, Segment, TranscriptionEvent, TranscriptionStart, Word
 from pipelines.chat import model_not_found
@@ -117,7 +117,7 @@ def reader(
     *,
     speech: FakeSpeech | None = None,
     models: LocalModels | None = None,
-    decoder: KnowingDecoder | None = None,
+    decoder: MediaDecoder | None = None,
     language: str = "en",
 ) -> TranscribingReader:
     return TranscribingReader(
