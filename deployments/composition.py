@@ -44,9 +44,9 @@ from deployments.replica_metrics import ReplicaMetrics
 from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
-from pipelines.media_reader import TranscribingReader
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
+from pipelines.transcribing_reader import TranscribingReader
 from pipelines.voice import VoicePipeline
 
 
@@ -134,10 +134,10 @@ class Composition:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
         self._settings = settings
+        self._decoder = SandboxedDecoder()
         metrics = Metrics()
         embedder = embedder_client(self._embeddings)
         speech = service_client(SpeechService, self._speech)
-        self._media = SandboxedDecoder()
         is_alone = profile.hub.autoscaling.max_replicas == 1
         manager = service_client(ModelManager, self._models)
         self._replicas = None if is_alone else ReplicaMetrics(manager, metrics.registry)
@@ -145,7 +145,7 @@ class Composition:
         self.prompts = load_prompts()
         self._build_engines(profile, model_id, metrics)
         reader = TranscribingReader(
-            decoder=self._media,
+            decoder=self._decoder,
             speech=speech,
             engines=self._directory,
             prompts=self.prompts,
@@ -219,7 +219,7 @@ class Composition:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self._documents.parser.close(), self._media.close(), self._waits.close())
+        await asyncio.gather(self._documents.parser.close(), self._decoder.close(), self._waits.close())
         connections = (self._models, self._embeddings, self._recsys, self._speech)
         await asyncio.gather(*(connection.close() for connection in connections), self._cache.close())
         await asyncio.gather(self._directory.close(), self._pool.close())

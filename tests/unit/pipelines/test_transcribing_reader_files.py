@@ -7,7 +7,7 @@ from aihub.documents.parsing.formats.media import begins_as_media
 from aihub.media.decoder import SandboxedDecoder
 from tests.unit.documents.media_parts import wav
 from tests.unit.documents.parsing.formats.test_media import audio, image, video
-from tests.unit.pipelines.test_media_reader import CALLER, reader
+from tests.unit.pipelines.test_transcribing_reader import CALLER, reader
 
 BAD = {
     "a WAV cut inside its header": (wav()[:20], "invalid_file"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, ModelUnavailableError, OverloadedError, UnavailableError
+from aihub.core.limits import IMAGE_PIXELS
 from aihub.core.principal import Principal
 from aihub.documents.parsing.clean import DocumentError, clean
 from aihub.documents.service import MediaText
@@ -21,8 +22,8 @@ from aihub.speech.fake import FakeSpeech, spoken
 from aihub.speech.service import RecognitionOptions, Segment, TranscriptionEvent, TranscriptionStart, Word
 from pipelines.chat import model_not_found
 from pipelines.load_wait import LoadWait
-from pipelines.media_reader import MAX_CAPTIONED_PIXELS, TranscribingReader, TranscriptText
 from pipelines.prompts import load_prompts
+from pipelines.transcribing_reader import TranscribingReader, TranscriptText
 
 CALLER = Principal("tenant-a")
 AUDIO = MediaFacts("audio", "wav", 4.0, has_audio=True)
@@ -270,7 +271,7 @@ async def test_image_is_read_by_the_caption_of_a_model_that_sees(language: str, 
     media = await reader(models=models, decoder=decoder, language=language).read(CALLER, b"cat")
     assert media == MediaText("Một con mèo.", "image")
     assert models.resolved == ["seeing"]
-    assert decoder.prepared == [MAX_CAPTIONED_PIXELS]
+    assert decoder.prepared == [IMAGE_PIXELS]
     [body] = engine.bodies
     picture, question = body["messages"][0]["content"]
     assert question == {"type": "text", "text": load_prompts().for_language(used).caption}
