@@ -1,4 +1,4 @@
-"""Real speech from its file to a citation: decoder, recogniser, ingest, PostgreSQL, search and answer; the times are those of the sound."""
+"""Real speech from its file to a citation: decoder, recogniser, ingest, PostgreSQL, search and answer. Times are those of the sound."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
