@@ -2,16 +2,17 @@
 
 import uuid
 from collections.abc import Iterator
+from io import BytesIO
 
 import httpx
 import openai
 import pytest
+from PIL import Image
 
 from tests.cluster import RunningHub
-from tests.speech_data import silence, speech_model, utterances, wav_of
+from tests.speech_data import record_utterances, speech_model
 
-PAUSE_S = 1.5
-NEAR_S = 0.5
+NEAR_S = 0.3
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +27,14 @@ def speech(hub: RunningHub) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def store(hub: RunningHub, speech: None) -> Iterator[tuple[str, str, float, float]]:
     """Store, what is said in the middle of its recording, and from when to when."""
-    several = [utterance for utterance in utterances("en") if not utterance.is_noisy]
-    middle = max(range(1, len(several) - 1), key=lambda index: len(several[index].transcript.split()))
-    samples, times = bytearray(), []
-    for utterance in several:
-        start_s = len(samples) / 32_000
-        times.append((start_s, start_s + utterance.duration_s))
-        samples += utterance.samples + silence(PAUSE_S)
+    data, said = record_utterances("en")
+    middle = max(said[1:-1], key=lambda utterance: len(utterance.text.split()))
     with openai.OpenAI(base_url=f"{hub.url}/v1", api_key="unused", timeout=120) as client:
-        file = client.files.create(file=("commands.wav", wav_of(bytes(samples)), "audio/wav"), purpose="user_data")
+        file = client.files.create(file=("commands.wav", data, "audio/wav"), purpose="user_data")
         vector_store = client.vector_stores.create(name=f"recordings {uuid.uuid4().hex}")
         attached = client.vector_stores.files.create_and_poll(file.id, vector_store_id=vector_store.id)
         assert attached.status == "completed", attached.last_error
-        yield (vector_store.id, several[middle].transcript, *times[middle])
+        yield vector_store.id, middle.text, middle.start_s, middle.end_s
         client.vector_stores.delete(vector_store.id)
         client.files.delete(file.id)
 
@@ -75,10 +71,6 @@ def test_answer_is_cited_by_when_its_source_is_said(
 def test_image_is_refused_with_what_to_install_where_no_model_sees(
     client: openai.OpenAI, store: tuple[str, str, float, float]
 ) -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
     picture = BytesIO()
     Image.new("RGB", (64, 64), "red").save(picture, "PNG")
     file = client.files.create(file=("red.png", picture.getvalue(), "image/png"), purpose="vision")

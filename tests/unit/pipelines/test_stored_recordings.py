@@ -1,7 +1,6 @@
-"""Real speech from its file to a citation: decoder, recogniser, ingest, PostgreSQL, search and answer. Times are those of the sound."""
+"""Real speech from its file to a citation whose times are those of the sound."""
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +23,12 @@ from aihub.speech.settings import SpeechSettings
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
 from pipelines.transcribing_reader import TranscribingReader
-from tests.speech_data import silence, speech_model, utterances, wav_of
+from tests.speech_data import record_utterances, silence, speech_model, utterances, wav_of
 from tests.unit.documents.ingest_parts import Ingest, SteeredEmbedder, running_ingest, started_parser
 from tests.unit.pipelines.rag_parts import request
 from tests.unit.pipelines.test_transcribing_reader import LocalModels
 
-PAUSE_S = 1.5
-NEAR_S = 0.5
-
-
-@dataclass(frozen=True)
-class Said:
-    """An utterance of a recording, and when it is said."""
-
-    text: str
-    start_s: float
-    end_s: float
-
-
-def recording(language: str) -> tuple[bytes, list[Said]]:
-    """A WAV of the clear utterances of a language with pauses between, and where each lies in it."""
-    samples, said = bytearray(), []
-    for utterance in utterances(language):
-        if not utterance.is_noisy:
-            start_s = len(samples) / 32_000
-            samples += utterance.samples + silence(PAUSE_S)
-            said.append(Said(utterance.transcript, start_s, start_s + utterance.duration_s))
-    return wav_of(bytes(samples)), said
+NEAR_S = 0.3
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +67,7 @@ async def citation_of(ingest: Ingest, database: Database, store_id: str, questio
 
 @pytest.mark.parametrize("language", ["en", "vi"])
 async def test_what_is_said_is_cited_by_when_it_is_said(ingest: Ingest, database: Database, language: str) -> None:
-    data, said = recording(language)
+    data, said = record_utterances(language)
     store_id = await ingest.store_id()
     file_id = await ingest.attach(store_id, data, "ghi âm.wav")
     record = await ingest.finished(store_id, file_id, timeout_s=60)
