@@ -32,6 +32,7 @@ from aihub.documents.vector_stores import VectorStores
 from aihub.embeddings.service import Embedder
 from aihub.finetuning.service import FineTuningService
 from aihub.http.services import Services
+from aihub.media.decoder import SandboxedDecoder
 from aihub.models.configuration import HubConfiguration
 from aihub.models.service import LifecycleService, ModelManager, RegistryService
 from aihub.speech.service import SpeechService
@@ -42,6 +43,9 @@ from deployments.replica_metrics import ReplicaMetrics
 from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
+from pipelines.media_parts import MediaParts
+from pipelines.media_readers import MediaReaders
+from pipelines.media_sources import SourceReader
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
 from pipelines.voice import VoicePipeline
@@ -124,6 +128,7 @@ class Composition:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
         self._settings = settings
+        self._decoder = SandboxedDecoder()
         metrics = Metrics()
         embedder = embedder_client(self._embeddings)
         self._documents = _build_documents(self._database, embedder, metrics, settings, profile, tokenizer_path)
@@ -138,10 +143,13 @@ class Composition:
         rag = RagPipeline(
             finder=self._documents.retriever, stores=self._documents.stores, embedder=embedder, prompts=self.prompts
         )
-        # Between a caller by handle and the hub no proxy cuts silence.
-        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s)
-        chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s)
         speech = service_client(SpeechService, self._speech)
+        media = self._build_media(speech)
+        # Between a caller by handle and the hub no proxy cuts silence.
+        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, media=media)
+        chat = ChatPipeline(
+            self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media
+        )
         self.services = Services(
             settings=settings,
             chat=chat,
@@ -183,6 +191,11 @@ class Composition:
             history=history,
         )
 
+    def _build_media(self, speech: SpeechService) -> MediaParts:
+        sources = SourceReader(self._documents.files, None)
+        readers = MediaReaders(sources=sources, decoder=self._decoder, speech=speech, parser=self._documents.parser)
+        return MediaParts(readers, self.engines.list)
+
     async def start(self) -> None:
         """Open what can be opened; a part that is missing now is used when it comes."""
         self._models.start()
@@ -201,7 +214,7 @@ class Composition:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self._documents.parser.close(), self._waits.close())
+        await asyncio.gather(self._documents.parser.close(), self._decoder.close(), self._waits.close())
         connections = (self._models, self._embeddings, self._recsys, self._speech)
         await asyncio.gather(*(connection.close() for connection in connections), self._cache.close())
         await asyncio.gather(self._directory.close(), self._pool.close())

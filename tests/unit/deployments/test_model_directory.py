@@ -95,3 +95,8 @@ async def test_ready_model_is_as_its_replica_says(directory: ModelDirectory) -> 
     assert directory.health() == PartHealth("ok")
     Connection.of_model.health = LOST
     assert directory.health() == LOST
+
+
+async def test_listed_model_says_how_many_images_it_reads_before_it_is_loaded(directory: ModelDirectory) -> None:
+    await health_with(directory, max_images=16)
+    assert [model_info.max_images for model_info in await directory.list()] == [16]

@@ -167,7 +167,7 @@ async def test_images_keep_their_places_around_the_sources(position: int) -> Non
 
 async def test_tokens_of_images_leave_less_room_for_sources() -> None:
     sources = [SourceText(number, "a.txt", "word " * 20) for number in range(1, 9)]
-    engine = FakeChatEngine(context_tokens=220, max_images=9)
+    engine = FakeChatEngine(context_tokens=190, max_images=9)
     texts = [{"type": "text", "text": "What?"}]
     few, many = [
         await pack_sources(engine, with_parts(*[IMAGE] * count, *texts), template=TEMPLATE, sources=sources, reserve=10)

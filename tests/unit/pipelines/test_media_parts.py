@@ -36,7 +36,7 @@ from tests.unit.pipelines.media_fakes import (
     uploaded,
     video,
 )
-from tests.unit.pipelines.rag_parts import CALLER, data_of, request, transcript
+from tests.unit.pipelines.rag_parts import CALLER, OneModel, data_of, request, transcript
 
 PREPARED = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64(b'prepared ' + PNG[8:])}", "detail": "auto"}}
 
@@ -189,6 +189,23 @@ class TestWhatAModelTakes:
         assert (error.code, hub.decoder.decoded) == ("model_reads_no_images", [])
         assert str(error.param).startswith("messages.0.content.1.")
         assert "aihub models download" in error.message
+
+    async def test_blind_model_of_this_cluster_is_not_loaded_to_be_refused(self) -> None:
+        engine = FakeChatEngine()
+        engines = OneModel(engine)
+        hub = MediaHub(engine=engine, engines=engines)
+        assert (await refused(hub, asking(image()))).code == "model_reads_no_images"
+        assert [model_id for model_id, _ in engines.asked] == ["fake-chat"], "only the good request after it"
+
+    async def test_model_of_another_name_is_judged_by_its_engine(self) -> None:
+        hub = MediaHub(engine=FakeChatEngine())
+
+        async def others() -> list[Any]:
+            return []
+
+        hub.media._models = others
+        assert (await refused(hub, asking(image()))).code == "model_reads_no_images"
+        assert hub.decoder.calls == []
 
     async def test_refusal_names_the_models_that_see(self) -> None:
         hub = MediaHub(engine=FakeChatEngine())
