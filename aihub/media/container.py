@@ -139,7 +139,12 @@ def open_container(identity: Identity, file: BinaryIO) -> Iterator["InputContain
         options |= {"analyzeduration": "1", "probesize": "8192"}
     try:
         with av.open(
-            file, format=identity.forced_demuxer, metadata_errors="replace", container_options=options, buffer_size=4096, io_open=_refuse
+            file,
+            format=identity.forced_demuxer,
+            metadata_errors="replace",
+            container_options=options,
+            buffer_size=4096,
+            io_open=_refuse,
         ) as container:
             yield cast("InputContainer", container)
     except MemoryError:

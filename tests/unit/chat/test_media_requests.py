@@ -161,7 +161,7 @@ class TestGoneClient:
     async def test_request_that_is_given_up_ends_its_decoding(self, leaving: httpx.AsyncClient, hub: MediaHub) -> None:
         hub.decoder.delay_s = 30.0
         asked = asyncio.create_task(leaving.post(PATH, json=asking(image(), audio())))
-        while hub.decoder.active < 2:  # noqa: ASYNC110
+        while hub.decoder.active < 2:  # noqa: ASYNC110  # a count can only be looked at
             await asyncio.sleep(0.002)
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)

@@ -248,7 +248,7 @@ class TestWhatAModelTakes:
             held.append(engine.is_held)
             return await work(*args, **limits)
 
-        hub.decoder._work = watched  # type: ignore[method-assign]
+        hub.decoder._work = watched
         await hub.chat.chat(CALLER, asking(image()))
         assert held == [True]
 
@@ -392,7 +392,7 @@ class TestConcurrency:
     async def test_cancelled_request_ends_its_decoding(self, hub: MediaHub) -> None:
         hub.decoder.delay_s = 30.0
         task = asyncio.create_task(hub.chat.chat(CALLER, asking(image(), image(), audio())))
-        while hub.decoder.active < 3:  # noqa: ASYNC110
+        while hub.decoder.active < 3:  # noqa: ASYNC110  # a count can only be looked at
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -424,7 +424,7 @@ class TestConcurrency:
             most = max(most, hub.decoder.active + 1)
             return await work(*args, **limits)
 
-        hub.decoder._work = counted  # type: ignore[method-assign]
+        hub.decoder._work = counted
         await asyncio.gather(*(hub.chat.chat(CALLER, asking(*[image()] * 10)) for _ in range(20)))
         assert most <= media_parts.MAX_REQUESTS * media_parts.MAX_PARALLEL_PARTS
         assert len(hub.decoder.calls) == 200
@@ -433,7 +433,7 @@ class TestConcurrency:
         hub.decoder.delay_s = 30.0
         many = media_parts.MAX_REQUESTS + media_parts.MAX_WAITING
         tasks = [asyncio.create_task(hub.chat.chat(CALLER, asking(audio()))) for _ in range(many)]
-        while hub.media._waiting < media_parts.MAX_WAITING:  # noqa: ASYNC110
+        while hub.media._waiting < media_parts.MAX_WAITING:  # noqa: ASYNC110  # a count can only be looked at
             await asyncio.sleep(0.001)
         with pytest.raises(OverloadedError):
             await hub.chat.chat(CALLER, asking(audio()))
