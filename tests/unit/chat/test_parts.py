@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aihub.chat.parts import ReadyImage, ReadyText
 from aihub.chat.schemas import ChatCompletionRequest
@@ -162,3 +164,48 @@ def test_schema_tells_clients_of_the_parts() -> None:
     text = str(ChatCompletionRequest.model_json_schema())
     assert all(name in text for name in ("image_url", "input_audio", "video_url", "file_data", "'content'"))
     assert "'sent'" not in text
+
+
+_LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=20)
+    | st.sampled_from([PNG_URL, "data:", "https://", "file-1", "auto"])
+)
+_KEYS = st.sampled_from(
+    [
+        "type",
+        "text",
+        "image_url",
+        "url",
+        "file_id",
+        "detail",
+        "input_audio",
+        "data",
+        "format",
+        "video_url",
+        "file",
+        "file_data",
+        "filename",
+    ]
+)
+_JSON = st.recursive(
+    _LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4), max_leaves=12
+)
+_TYPED = st.dictionaries(_KEYS, _JSON, max_size=4).flatmap(
+    lambda fields: st.sampled_from(["text", "image_url", "input_audio", "video_url", "file"]).map(
+        lambda kind: fields | {"type": kind}
+    )
+)
+
+
+@given(st.lists(_TYPED | _JSON, min_size=1, max_size=4))
+def test_any_parts_are_taken_or_refused_in_words(parts: list[Any]) -> None:
+    try:
+        asked = request(parts)
+    except InvalidRequestError as error:
+        assert error.message
+        assert str(error.param).startswith("messages")
+    else:
+        assert all(message.media or not message.parts for message in asked.messages)
