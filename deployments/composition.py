@@ -44,6 +44,9 @@ from deployments.replica_metrics import ReplicaMetrics
 from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
+from pipelines.media_parts import MediaParts
+from pipelines.media_readers import MediaReaders
+from pipelines.media_sources import SourceReader
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
 from pipelines.transcribing_reader import TranscribingReader
@@ -157,9 +160,10 @@ class Composition:
         rag = RagPipeline(
             finder=self._documents.retriever, stores=self._documents.stores, embedder=embedder, prompts=self.prompts
         )
+        media = self._build_media(speech)
         # Between a caller by handle and the hub no proxy cuts silence.
-        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s)
-        chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s)
+        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, media=media)
+        chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media)
         self.services = Services(
             settings=settings,
             chat=chat,
@@ -200,6 +204,11 @@ class Composition:
             router=Router(load_routing_rules(), history),
             history=history,
         )
+
+    def _build_media(self, speech: SpeechService) -> MediaParts:
+        sources = SourceReader(self._documents.files, None)
+        readers = MediaReaders(sources=sources, decoder=self._decoder, speech=speech, parser=self._documents.parser)
+        return MediaParts(readers, self.engines.list)
 
     async def start(self) -> None:
         """Open what can be opened; a part that is missing now is used when it comes."""
