@@ -100,6 +100,18 @@ def build_recsys(args: AppArgs) -> Application:
     return serve.deployment(Recsys, name="Recsys", **options).bind(settings=settings)
 
 
+def build_speech(args: AppArgs) -> Application:
+    """Build the `speech` application: recognition of files and live streams. One replica, which keeps the live streams."""
+    from deployments.speech import Speech
+
+    settings = Settings()
+    profile = read_profile(args, settings)
+    options = serve_options(profile.speech, autoscaling_config=None, num_replicas=1)
+    # Models lie in the state folder, on the head node's disk.
+    options["ray_actor_options"] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+    return serve.deployment(Speech, name="Speech", **options).bind(settings=settings, profile=profile.speech)
+
+
 def build_hub(args: AppArgs) -> Application:
     """Build the `hub` application: the ingress and its pipelines."""
     from aihub.core.migrate import upgrade

@@ -17,6 +17,7 @@ from aihub.core.sse import events, payload
 from aihub.models.memory.device import require_weight_bits
 from aihub.models.memory.state import UnloadLevel
 from aihub.models.memory.status import ModelStatus
+from aihub.speech.service import AUTO_MODEL
 from deployments.handles import translate_error
 from pipelines.answer import GeneratedAnswer
 
@@ -130,6 +131,24 @@ class HubClient:
         """Return what may follow these items, oldest first; the fields of `POST /predict/next-items`."""
         answer: dict[str, Any] = await self._call("next_items", store_id, list(item_history), top_k)
         return answer
+
+    async def transcribe(
+        self, audio: bytes, *, model: str = AUTO_MODEL, language: str | None = None, phrases: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Return what is said in an audio file of any format that the hub reads.
+
+        Args:
+            audio: The file's bytes.
+            model: Key of an installed speech model; `auto` chooses by the language that is spoken.
+            language: ISO 639-1 code, where it is known.
+            phrases: Words and phrases to listen for; nothing else is recognised then.
+
+        Returns:
+            `text`, `model_id`, `language`, `duration_s` and `segments`, each with `text`, `start_s`, `end_s` and `words` (`text`,
+            `start_s`, `end_s`, `confidence`).
+        """
+        transcript: dict[str, Any] = await self._call("transcribe", audio, model, language, list(phrases))
+        return transcript
 
     async def upload_training_file(self, filename: str, content: bytes) -> str:
         """Store a data set (JSON lines, JSON or CSV) and return its file id."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from dataclasses import asdict
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -21,6 +22,7 @@ from aihub.http.local_server import LocalServer
 from aihub.models.memory.status import ModelStatus
 from aihub.models.schemas import GenerationDefaults, UnloadRequest
 from aihub.recsys.schemas import NextItemsRequest, RecommendationsRequest, TrendingRequest
+from aihub.speech.service import AUTO_MODEL, RecognitionOptions
 from deployments.cancellation import quiet_cancellations
 from deployments.composition import Composition
 from deployments.local_fast_path import HUB, socket_path
@@ -136,6 +138,14 @@ class Ingress:
         """Return what `POST /predict/next-items` answers."""
         request = validate(NextItemsRequest, {"store_id": store_id, "item_history": item_history, "top_k": top_k})
         return (await self._parts.recsys.next_items(Principal(), request)).model_dump(mode="json")
+
+    async def transcribe(
+        self, audio: bytes, model: str = AUTO_MODEL, language: str | None = None, phrases: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Return what is said in an audio file: text, language, duration, segments and words with times."""
+        options = RecognitionOptions(model, language, tuple(phrases or ()))
+        transcript = await self._parts.services.speech.transcribe(Principal(), audio, options)
+        return {"text": transcript.text} | asdict(transcript)
 
     async def upload_file(self, filename: str, content: bytes, purpose: str) -> dict[str, Any]:
         """Store a file and return OpenAI's `file` object."""

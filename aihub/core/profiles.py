@@ -140,6 +140,20 @@ class HubProfile(DeploymentProfile):
     parser_memory_mb: PositiveInt = 2048
 
 
+class SpeechProfile(DeploymentProfile):
+    """Speech recognition, one replica beside its models on the head node; its processes run on the CPU.
+
+    Attributes:
+        parallel_parts: Parts of audio files that are heard at the same time, of all requests; one for each core when None.
+        max_streams: Live streams at the same time; eight for each core when None, which small models hear in real time.
+    """
+
+    max_ongoing_requests: PositiveInt = 128
+    max_queued_requests: NonNegativeInt = 128
+    parallel_parts: PositiveInt | None = None
+    max_streams: PositiveInt | None = None
+
+
 class GenerationProfile(StrictModel):
     """What requests to local models get where neither they, the operator nor the model's authors say anything."""
 
@@ -158,6 +172,7 @@ class Profile(StrictModel):
     hub: HubProfile
     llm: LLMProfile
     embeddings: EmbeddingsProfile
+    speech: SpeechProfile = SpeechProfile()
     generation: GenerationProfile = GenerationProfile()
 
     def with_max_length(self, max_length: int | None) -> Self:

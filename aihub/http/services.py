@@ -46,8 +46,8 @@ class Services:
         finetuning: Jobs that train adapters.
         speech: Files and live streams to text.
         voice: Answers to spoken questions.
-        health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `postgres`,
-            `redis`); must answer within 2 s and
+        health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `speech`,
+            `postgres`, `redis`); must answer within 2 s and
             never raise.
         more_metrics: Metrics of other processes in Prometheus' text format.
         replica_metrics: `metrics` of all replicas of this application, where it may have several.

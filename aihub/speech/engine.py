@@ -57,6 +57,7 @@ class SpeechEngine:
     Args:
         models: Which are installed.
         decoder: Decodes files.
+        live_decoder: Decodes live streams of files, each of which takes a decoder from its start to its end; `decoder` when None.
         settings: Limits.
         places: How much is heard at a time.
         metrics: What is counted; new ones when None.
@@ -69,6 +70,8 @@ class SpeechEngine:
         settings: SpeechSettings,
         places: SpeechPlaces,
         metrics: SpeechMetrics | None = None,
+        *,
+        live_decoder: MediaDecoder | None = None,
     ) -> None:
         self._models = models
         self._decoder = decoder
@@ -85,7 +88,7 @@ class SpeechEngine:
         self._files = 0
         self._live = LiveStreams(
             self.pool,
-            decoder,
+            live_decoder or decoder,
             LiveLimits(places.max_streams, settings.stream_idle_s, settings.max_audio_s),
             changed=metrics.open_streams.set,
             heard=lambda model, seconds: metrics.audio_seconds.labels(model, "live").inc(seconds),

@@ -10,7 +10,7 @@ from aihub.speech.recognition.options import BLOCK_S, RecogniserOptions
 from aihub.speech.recognition.pool import RecogniserPool
 from aihub.speech.service import Segment, Word
 
-_MESSAGE_BYTES = 8 * int(BLOCK_S * BYTES_PER_S)
+MESSAGE_BYTES = 8 * int(BLOCK_S * BYTES_PER_S)
 """Whole blocks, so that Kaldi gets the audio in the same blocks as from a plain loop over the file."""
 _MOST_AHEAD = 4
 """Messages that wait at the recogniser, so that it never waits for the hub."""
@@ -77,8 +77,8 @@ async def _regroup(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
     held = bytearray()
     async for piece in pieces:
         held += piece
-        while len(held) >= _MESSAGE_BYTES:
-            yield bytes(held[:_MESSAGE_BYTES])
-            del held[:_MESSAGE_BYTES]
+        while len(held) >= MESSAGE_BYTES:
+            yield bytes(held[:MESSAGE_BYTES])
+            del held[:MESSAGE_BYTES]
     if held:
         yield bytes(held)

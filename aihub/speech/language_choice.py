@@ -1,19 +1,27 @@
-"""Which of several models hears an audio best: each hears its beginning, and the one that is surest of most of the sound wins."""
+"""Which of several models hears an audio best: each hears its beginning, and the one that is surest of most of the sound wins.
+
+Of a word or two a foreign model may be as sure. Where two are near, the one whose best path has the higher likelihood wins: the
+models share Kaldi's frames and scales, so that likelihoods compare well enough to tell a language from one that is not spoken.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from aihub.core.errors import InvalidRequestError
 from aihub.speech.cutting import BYTES_PER_S, sounding_s
-from aihub.speech.hearing import hear_part
+from aihub.speech.hearing import MESSAGE_BYTES, hear_part
 from aihub.speech.models import SpeechModel
+from aihub.speech.recognition.options import RecogniserOptions
 from aihub.speech.recognition.pool import RecogniserPool
 from aihub.speech.service import Segment
 
 TRIAL_SOUND_S = 10.0
 LONGEST_TRIAL_S = 60.0
+NEAR = 1.5
+"""Scores that differ by no more than this factor do not decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,25 @@ async def choose_by_hearing(
     results = [outcome for outcome in outcomes if isinstance(outcome, Trial)]
     if not results:
         raise next(outcome for outcome in outcomes if isinstance(outcome, InvalidRequestError))
-    return max(results, key=lambda result: result.score)
+    best = max(results, key=lambda result: result.score)
+    near = [result for result in results if result.score > 0 and result.score * NEAR >= best.score]
+    if len(near) < 2:
+        return best
+    likelihoods = [await _measure_likelihood(pool, places, result.model, phrases, beginning.audio) for result in near]
+    return near[likelihoods.index(max(likelihoods))]
+
+
+async def _measure_likelihood(
+    pool: RecogniserPool, places: asyncio.Semaphore, model: SpeechModel, phrases: tuple[str, ...], audio: bytes
+) -> float:
+    """Return the log likelihood of the best path, which Vosk tells with alternatives only."""
+    options = RecogniserOptions(phrases=phrases, max_alternatives=1)
+    finals: list[dict[str, Any]] = []
+    async with places, await pool.open(model.folder, options) as recogniser:
+        for start in range(0, len(audio), MESSAGE_BYTES):
+            finals.extend((await recogniser.hear(audio[start : start + MESSAGE_BYTES])).finals)
+        finals.extend((await recogniser.finish()).finals)
+    return sum(float(final["alternatives"][0]["confidence"]) for final in finals if final.get("alternatives"))
 
 
 async def _or_refusal(trial: "asyncio.Task[Trial]") -> Trial | InvalidRequestError:

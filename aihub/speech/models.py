@@ -5,13 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aihub.core.errors import InvalidRequestError, ModelUnavailableError, NotFoundError
-from aihub.models.keys import ModelKey
-from aihub.models.store.catalogue import Catalogue, CatalogueEntry
-from aihub.models.store.detection import find_speech_models
-from aihub.models.store.installs import InstallStore
-from aihub.speech.service import AUTO_MODEL, SpeechModelInfo
+from aihub.speech.service import AUTO_MODEL, KnownSpeechModel, SpeechModelFolder, SpeechModelInfo, SpeechModelStore
 
-_PROVIDER = "vosk"
 _LANGUAGES = {
     "ar": "Arabic", "br": "Breton", "ca": "Catalan", "cs": "Czech", "de": "German", "el": "Greek", "en": "English",
     "eo": "Esperanto", "es": "Spanish", "fa": "Farsi", "fr": "French", "gu": "Gujarati", "hi": "Hindi", "it": "Italian",
@@ -52,35 +47,19 @@ class SpeechModel:
 
 
 class SpeechModels:
-    """Finds models in the state folder and in a folder of the operator's, which wins where both have a model.
+    """Finds models and says which one a request means.
 
     Args:
-        installs: What the hub installed.
-        models_path: Folder of model folders which people put there.
-        speech_folder: Folder of a Vosk model elsewhere on this machine, or of several.
-        catalogue: Knows languages and folder names.
+        store: Where they are looked for.
     """
 
-    def __init__(self, installs: InstallStore, models_path: Path, speech_folder: Path | None, catalogue: Catalogue) -> None:
-        self._installs = installs
-        self._models_path = models_path
-        self._speech_folder = speech_folder
-        self._catalogue = catalogue
+    def __init__(self, store: SpeechModelStore) -> None:
+        self._store = store
 
     def find(self) -> list[SpeechModel]:
-        """Return all models, by key; reads the disk."""
-        folders: dict[ModelKey, tuple[Path, float]] = {}
-        for place in (self._models_path, self._speech_folder):
-            if place is not None and place.is_dir():
-                for model in find_speech_models(place.expanduser().resolve(), self._catalogue)[0]:
-                    if model.path is not None:
-                        folders[model.key] = model.path, model.path.stat().st_mtime
-            if place is self._models_path:
-                for key in self._installs.keys():
-                    install = self._installs.current(key) if key.provider == _PROVIDER else None
-                    if install is not None:
-                        folders[key] = install.path, install.installed_at
-        return [self._describe(key, folder, created) for key, (folder, created) in sorted(folders.items())]
+        """Return all models that are installed now, by key; reads the disk."""
+        known = {entry.key: entry for entry in self._store.known()}
+        return [_describe(model, known.get(model.key)) for model in self._store.find()]
 
     def choose(self, installed: list[SpeechModel], model: str, language: str | None) -> list[SpeechModel]:
         """Return the model that a request means, or with `auto` all that may.
@@ -114,23 +93,23 @@ class SpeechModels:
         found = [model for model in installed if language is None or language in model.info.languages]
         if found:
             return found
-        offered = [entry.key for entry in self._speech_entries() if language is None or language in entry.languages]
+        offered = [entry.key for entry in self._store.known() if language is None or language in entry.languages]
         if offered:
             what = "No speech model is installed" if language is None else f"No speech model that hears {language} is installed"
             raise _not_installed(what, offered)
         if not installed:
-            raise _not_installed("No speech model is installed", [entry.key for entry in self._speech_entries()])
+            raise _not_installed("No speech model is installed", [entry.key for entry in self._store.known()])
         heard = sorted({code for model in installed for code in model.info.languages})
         raise InvalidRequestError(
             f"No speech model hears the language {language!r}. Installed models hear: {', '.join(heard)}.", param="language"
         )
 
     def _missing(self, installed: list[SpeechModel], model: str) -> InvalidRequestError | ModelUnavailableError:
-        entry = next((entry for entry in self._speech_entries() if model.lower() in _names(entry.key, entry.model_id)), None)
+        entry = next((entry for entry in self._store.known() if model.lower() in _names(entry.key, entry.model_id)), None)
         if entry is not None:
             return _not_installed(f"The speech model {entry.key} is not installed", [entry.key])
         if not installed:
-            return _not_installed("No speech model is installed", [entry.key for entry in self._speech_entries()])
+            return _not_installed("No speech model is installed", [entry.key for entry in self._store.known()])
         names = ", ".join(candidate.info.model_id for candidate in installed)
         return NotFoundError(
             f"There is no speech model {model[:100]!r}. Installed are: {names}; `auto` chooses by the language that is spoken.",
@@ -138,20 +117,17 @@ class SpeechModels:
             code="model_not_found",
         )
 
-    def _speech_entries(self) -> list[CatalogueEntry]:
-        return [entry for entry in self._catalogue.entries if entry.key.provider == _PROVIDER]
 
-    def _describe(self, key: ModelKey, folder: Path, created: float) -> SpeechModel:
-        entry = self._catalogue.get(key)
-        languages = entry.languages if entry is not None else read_languages(folder, key.name)
-        names = _names(key, entry.model_id if entry is not None else None)
-        return SpeechModel(
-            SpeechModelInfo(str(key), tuple(languages), int(created)),
-            folder,
-            names,
-            takes_phrases=all((folder / "graph" / name).is_file() for name in _DYNAMIC_GRAPH),
-            lowest_sample_rate=_read_lowest_sample_rate(folder),
-        )
+def _describe(model: SpeechModelFolder, entry: KnownSpeechModel | None) -> SpeechModel:
+    folder, name = model.folder, model.key.partition(":")[2]
+    languages = entry.languages if entry is not None else read_languages(folder, name)
+    return SpeechModel(
+        SpeechModelInfo(model.key, tuple(languages), int(model.installed_at)),
+        folder,
+        _names(model.key, entry.model_id if entry is not None else None),
+        takes_phrases=all((folder / "graph" / file).is_file() for file in _DYNAMIC_GRAPH),
+        lowest_sample_rate=_read_lowest_sample_rate(folder),
+    )
 
 
 def read_languages(folder: Path, name: str) -> tuple[str, ...]:
@@ -180,11 +156,11 @@ def _read_lowest_sample_rate(folder: Path) -> int:
     return int(found[1]) if found else _DEFAULT_SAMPLE_RATE
 
 
-def _names(key: ModelKey, model_id: str | None) -> frozenset[str]:
-    return frozenset(name for name in (str(key), f"{key.provider}-{key.name}", model_id) if name)
+def _names(key: str, model_id: str | None) -> frozenset[str]:
+    return frozenset(name for name in (key, key.replace(":", "-"), model_id) if name)
 
 
-def _not_installed(what: str, keys: list[ModelKey]) -> ModelUnavailableError:
+def _not_installed(what: str, keys: list[str]) -> ModelUnavailableError:
     commands = " or ".join(f"`aihub models download {key}`" for key in keys)
     return ModelUnavailableError(
         f"{what}. Install one: {commands}; a folder that you have already is named by AIHUB_SPEECH_MODEL.",

@@ -4,8 +4,9 @@ The `speech` application (`deployments/speech.py`) and the fake (`aihub/speech/f
 `tests/contract` runs on the fake and on the engine with real models.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from aihub.core.principal import Principal
@@ -170,6 +171,36 @@ class LiveResult:
 
     finals: tuple[dict[str, Any], ...] = ()
     partial: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSpeechModel:
+    """A speech model that can be installed: its key, its name in the catalogue, its languages (ISO 639-1)."""
+
+    key: str
+    model_id: str
+    languages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechModelFolder:
+    """Where an installed speech model lies; `installed_at` in Unix seconds."""
+
+    key: str
+    folder: Path
+    installed_at: float
+
+
+class SpeechModelStore(Protocol):
+    """The speech models of this machine."""
+
+    def find(self) -> list[SpeechModelFolder]:
+        """Return what is installed now, by key; blocking, as it reads the disk."""
+        ...
+
+    def known(self) -> Sequence[KnownSpeechModel]:
+        """Return what can be installed."""
+        ...
 
 
 class SpeechService(Protocol):

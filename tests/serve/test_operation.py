@@ -35,6 +35,7 @@ def test_health_names_every_part(hub: RunningHub) -> None:
         "models": "ok",
         "embeddings": "ok",
         "recsys": "ok",
+        "speech": "ok",
         "postgres": "ok",
         "redis": "ok",
     }

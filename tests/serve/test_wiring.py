@@ -76,7 +76,7 @@ def test_memory_that_sleep_gave_back_is_told_from_memory_that_is_held(monkeypatc
 
 def test_serve_config_is_valid_and_keeps_parts_in_their_own_applications() -> None:
     config = check_serve_config(SERVE_CONFIG)
-    assert [app.name for app in config.applications] == ["embeddings", "models", "recsys", "hub"]
+    assert [app.name for app in config.applications] == ["embeddings", "models", "recsys", "speech", "hub"]
     assert config.http_options.host == "127.0.0.1"
 
 

@@ -76,7 +76,7 @@ class ModelProcess:
     @property
     def open_recognisers(self) -> int:
         """Recognisers in use."""
-        return len(self._recognisers) - len(self._idle)
+        return len(self._recognisers.keys() - set(self._idle) - self._killed)
 
     async def open(self, options: RecogniserOptions) -> Recogniser:
         """Return a recogniser that listens; raises as `Recogniser.open`."""
