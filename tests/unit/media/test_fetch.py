@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from aihub.core.settings import Settings
 from aihub.media.addresses import is_public
 from aihub.media.fetch import RemoteMediaError, RemoteMediaFetcher, Resolve, resolve_host
-from aihub.media.settings import MediaSettings
 from tests.unit.media.media_files import image
 
 PICTURE = image()
@@ -387,6 +387,6 @@ async def test_cancelling_ends_the_connection(web: Web) -> None:
 
 
 def test_hosts_come_from_the_environment_and_none_is_asked_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MediaSettings().remote_media_hosts == ()
+    assert Settings().remote_media_hosts == ()
     monkeypatch.setenv("AIHUB_REMOTE_MEDIA_HOSTS", "Images.example.org, *.máy.vn")
-    assert MediaSettings().remote_media_hosts == ("images.example.org", "*.xn--my-mia.vn")
+    assert Settings().remote_media_hosts == ("images.example.org", "*.xn--my-mia.vn")

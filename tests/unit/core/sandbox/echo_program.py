@@ -20,14 +20,7 @@ def answer(request: Frame, channel: Channel) -> None:
                 channel.send(Frame({CONTINUES: True, "number": number}, bytes(request.body)))
             channel.send(Frame({}))
         case "gather":
-            pieces = []
-            while True:
-                channel.send(Frame({CONTINUES: True, "more": True}))
-                piece = channel.receive()
-                if "end" in piece.header:
-                    break
-                pieces.append(bytes(piece.body))
-            channel.send(Frame({}, b"".join(pieces)))
+            gather(channel)
         case "exit":
             channel.send(Frame({CONTINUES: True}))
             os._exit(request.header["status"])
@@ -40,6 +33,18 @@ def answer(request: Frame, channel: Channel) -> None:
             time.sleep(60)
         case "connect":
             socket.socket()
+
+
+def gather(channel: Channel) -> None:
+    """Ask for pieces until the end, and send them back as one."""
+    pieces = []
+    while True:
+        channel.send(Frame({CONTINUES: True, "more": True}))
+        piece = channel.receive()
+        if "end" in piece.header:
+            break
+        pieces.append(bytes(piece.body))
+    channel.send(Frame({}, b"".join(pieces)))
 
 
 def load(options: dict[str, Any]) -> Answer:
