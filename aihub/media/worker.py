@@ -122,6 +122,7 @@ def _load(options: dict[str, Any]) -> Answer:
 
     # What libraries say about files of users would fill the hub's log.
     warnings.simplefilter("ignore")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     av.logging.set_level(None)
     PIL.Image.init()
     del np

@@ -2,6 +2,7 @@
 
 import io
 import math
+import random
 import struct
 import time
 import zipfile
@@ -198,6 +199,44 @@ async def test_a_bad_file_ends_in_words_and_a_good_one_follows(kind: str, name: 
     start = time.monotonic()
     assert await outcome(decoder, kind, data) == code
     assert time.monotonic() - start < LONGEST_S
+    assert await hear(decoder, GOOD) == GOOD[44:]
+
+
+def spoilt(data: bytes, chance: random.Random) -> bytes:
+    """The file with some bytes changed, taken out or doubled, most of them near its start."""
+    spoilt = bytearray(data)
+    for _ in range(chance.choice((1, 3, 10, 50))):
+        at = chance.randrange(min(len(spoilt), chance.choice((64, 600, len(spoilt)))))
+        match chance.randrange(4):
+            case 0:
+                spoilt[at : at + 4] = chance.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"))
+            case 1 if len(spoilt) > 100:
+                del spoilt[at : at + chance.randrange(1, len(spoilt) // 4)]
+            case 2:
+                spoilt[at:at] = spoilt[at : at + chance.randrange(1, 200)]
+            case _:
+                spoilt[at] = chance.randrange(256)
+    return bytes(spoilt)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_files_spoilt_at_random_cost_no_more_than_themselves(seed: int, decoder: SandboxedDecoder) -> None:
+    chance = random.Random(seed)  # noqa: S311 - the same files each time
+    files = [
+        *(encoded_audio(*kind) for kind in (("flac", "flac"), ("mp3", "libmp3lame"), ("mp4:frag", "aac"), ("webm", "libopus"))),
+        *(
+            M4A,
+            OGG,
+            GOOD,
+            video(range(0, 1_000, 40), with_audio=True),
+            video(range(0, 1_000, 40), container="webm", codec="libvpx"),
+        ),
+        *(image(name, (200, 150)) for name in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")),
+    ]
+    for _ in range(60):
+        data = spoilt(chance.choice(files), chance)
+        for kind in ("audio", "image", "video"):
+            await outcome(decoder, kind, data)  # raises what is no MediaError
     assert await hear(decoder, GOOD) == GOOD[44:]
 
 
