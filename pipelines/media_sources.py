@@ -74,8 +74,8 @@ class SourceReader:
         if isinstance(part.source, RemoteSource) and self._fetcher is None:
             raise InvalidRequestError(
                 "Web addresses of images and videos are not fetched here. Send the content as a data URL "
-                "(data:image/png;base64,...) or upload it and send its 'file_id'; the hub's operator may switch fetching on with "
-                "AIHUB_FETCH_MEDIA_URLS=true.",
+                "(data:image/png;base64,...) or upload it and send its 'file_id'; the hub's operator may allow hosts with "
+                "AIHUB_REMOTE_MEDIA_HOSTS.",
                 param=param,
                 code="remote_media_off",
             )

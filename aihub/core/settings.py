@@ -189,9 +189,6 @@ class Settings(EnvironmentSettings):
     max_chat_bytes: PositiveInt = Field(
         default=32 * 2**20, description="Largest JSON body of a chat request, which may carry images and recordings in base64."
     )
-    fetch_media_urls: bool = Field(
-        default=False, description="Whether images and videos that a chat request names by http(s) URL are fetched."
-    )
     max_upload_bytes: PositiveInt = Field(default=64 * 2**20, description="Largest uploaded file.")
     max_audio_bytes: PositiveInt = Field(default=128 * 2**20, description="Largest audio file of a transcription.")
     body_timeout_s: PositiveFloat = Field(default=30.0, description="Longest wait for the next piece of a request body.")

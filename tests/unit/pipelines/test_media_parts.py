@@ -279,7 +279,7 @@ class TestBadMedia:
 
     async def test_web_addresses_are_refused_before_other_parts_are_decoded(self, hub: MediaHub) -> None:
         remote = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
-        assert "AIHUB_FETCH_MEDIA_URLS" in (await refused(hub, asking(image(), remote))).message
+        assert "AIHUB_REMOTE_MEDIA_HOSTS" in (await refused(hub, asking(image(), remote))).message
         assert hub.decoder.calls == []
 
     async def test_web_addresses_are_fetched_where_that_is_on(self, hub: MediaHub) -> None:
