@@ -34,6 +34,7 @@ from aihub.embeddings.service import Embedder
 from aihub.finetuning.service import FineTuningService
 from aihub.http.services import Services
 from aihub.media.decoder import SandboxedDecoder
+from aihub.media.fetch import RemoteMediaFetcher
 from aihub.models.configuration import HubConfiguration
 from aihub.models.service import LifecycleService, ModelManager, RegistryService
 from aihub.speech.service import SpeechService
@@ -137,7 +138,7 @@ class Composition:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
         self._settings = settings
-        self._decoder = SandboxedDecoder()
+        self._decoder = SandboxedDecoder(settings.media_processes)
         metrics = Metrics()
         embedder = embedder_client(self._embeddings)
         speech = service_client(SpeechService, self._speech)
@@ -206,7 +207,8 @@ class Composition:
         )
 
     def _build_media(self, speech: SpeechService) -> MediaParts:
-        sources = SourceReader(self._documents.files, None)
+        hosts = self._settings.remote_media_hosts
+        sources = SourceReader(self._documents.files, RemoteMediaFetcher(hosts) if hosts else None)
         readers = MediaReaders(sources=sources, decoder=self._decoder, speech=speech, parser=self._documents.parser)
         return MediaParts(readers, self.engines.list)
 

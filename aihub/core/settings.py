@@ -189,6 +189,13 @@ class Settings(EnvironmentSettings):
     max_chat_bytes: PositiveInt = Field(
         default=32 * 2**20, description="Largest JSON body of a chat request, which may carry images and recordings in base64."
     )
+    remote_media_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hosts, separated by commas, that images and videos of chat requests may be fetched from; `*` for any.",
+    )
+    media_processes: PositiveInt = Field(
+        default=2, description="Images and videos that each replica of the ingress decodes at a time."
+    )
     max_upload_bytes: PositiveInt = Field(default=64 * 2**20, description="Largest uploaded file.")
     max_audio_bytes: PositiveInt = Field(default=128 * 2**20, description="Largest audio file of a transcription.")
     body_timeout_s: PositiveFloat = Field(default=30.0, description="Longest wait for the next piece of a request body.")
@@ -203,7 +210,7 @@ class Settings(EnvironmentSettings):
     storage_timeout_s: PositiveFloat = Field(default=2.0, description="Longest wait for a PostgreSQL connection.")
     cache_timeout_s: PositiveFloat = Field(default=0.25, description="Longest wait for Redis before it counts as a miss.")
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "remote_media_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return parse_names(value.split(",") if isinstance(value, str) else value)

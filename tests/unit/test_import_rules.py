@@ -37,7 +37,7 @@ COMPAT = {
     ("vllm", "deployments.vllm_compat"),
     ("vllm", "deployments.vllm_cpu_adapters"),  # lives in the engine's process, which must not import Ray Serve
 }
-HEAVY = {"vllm", "torch", "vosk", "av", "lightgbm", "transformers", "sentence_transformers", "nncf", "openvino"}
+HEAVY = {"vllm", "torch", "vosk", "av", "PIL", "lightgbm", "transformers", "sentence_transformers", "nncf", "openvino"}
 # Loads untrusted bytes as code.
 UNSAFE = {"pickle", "cloudpickle", "joblib", "dill", "marshal", "shelve"}
 MOST_LINES = 300

@@ -89,6 +89,20 @@ def video(
     return file.getvalue()
 
 
+def steady_video(container: str, codec: str, pixels: str) -> bytes:
+    """Two seconds at 25 frames a second; frame `i` is of grey `5 * i`."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, pixels
+        for index in range(50):
+            frame = av.VideoFrame.from_ndarray(np.full((96, 128, 3), 5 * index, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
 def image(
     name: str = "PNG", size: tuple[int, int] = (40, 30), *, mode: str = "RGB", color: Any = (200, 30, 30), **options: Any
 ) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from aihub.media.limits import MediaLimits
 from aihub.media.service import MediaError, SampledVideo
 from aihub.media.video import sample_video
-from tests.unit.media.media_files import image, opened, spoken_wav, video
+from tests.unit.media.media_files import image, opened, spoken_wav, steady_video, video
 
 EVEN = range(0, 4_000, 40)
 MATRIX = struct.Struct(">9i")
@@ -46,6 +46,22 @@ def test_frames_lie_at_even_distances_with_the_first_and_the_last(container: str
     assert all(abs(grey - 255 * time / 4) < 8 for grey, time in zip(greys_of(result), times_of(result), strict=True))
     assert result.duration_s == pytest.approx(4.0, abs=0.05)
     assert all(frame.image.media_type == "image/jpeg" for frame in result.frames)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "pixels"),
+    [
+        ("mov", "mjpeg", "yuvj420p"),
+        ("mov", "prores", "yuv422p10le"),
+        ("mp4", "libsvtav1", "yuv420p"),
+        ("matroska", "mpeg2video", "yuv420p"),
+        ("matroska", "mpeg1video", "yuv420p"),
+    ],
+)
+def test_codecs_of_cameras_and_archives_are_read(container: str, codec: str, pixels: str) -> None:
+    result = sampled(steady_video(container, codec, pixels), 4)
+    assert times_of(result) == [0.0, 0.64, 1.28, 1.96]
+    assert all(abs(grey - 125 * time) < 12 for grey, time in zip(greys_of(result), times_of(result), strict=True))
 
 
 @pytest.mark.parametrize("key_every", [1, 5, 1000])

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import hashlib
 import unicodedata
 
@@ -150,11 +151,12 @@ async def test_a_parser_can_be_closed_while_its_processes_end(tokenizer_path: st
 
 
 def worker_processes() -> set[int]:
-    return {
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE and "aihub.documents.parsing.worker" in process.cmdline()
-    }
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end just now
+            if process.status() != psutil.STATUS_ZOMBIE and "aihub.documents.parsing.worker" in process.cmdline():
+                found.add(process.pid)
+    return found
 
 
 async def test_text_that_is_given_is_cut_as_it_is(parser: DocumentParser) -> None:
