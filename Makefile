@@ -12,7 +12,7 @@ PORT ?=
 DEMO_DATA ?= ../shared/data/online-retail/online_retail.csv.xz
 CODE := aihub pipelines deployments training tests benchmarks examples scripts
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys bench-train demo-shop encoder-peers lock clean
+.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys bench-speech bench-train demo-shop encoder-peers lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -66,6 +66,9 @@ bench-retrieval: install ## Print nDCG@10 for text, vector and hybrid search
 
 bench-recsys: install ## Print the figures and times of recommendations (ARGS="--only trending")
 	@$(BIN)/python -m benchmarks.recsys $(ARGS)
+
+bench-speech: install ## Compare speech with the bare vosk package, and time questions asked by voice (ARGS="--only words speed")
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.speech $(ARGS)
 
 bench-train: install ## Train adapters through a running hub: speed beside a plain loop, recall of facts, banking77 (ARGS="--only facts")
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.finetuning_hub $(ARGS)

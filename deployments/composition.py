@@ -23,6 +23,7 @@ from aihub.documents.parsing.options import ParseLimits
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.documents.search.bm25 import LexicalIndexCache
 from aihub.documents.search.retriever import Retriever
+from aihub.documents.service import MediaReader
 from aihub.documents.tables.chunks import ChunkTable
 from aihub.documents.tables.file_batches import FileBatchTable
 from aihub.documents.tables.files import FileTable
@@ -32,6 +33,7 @@ from aihub.documents.vector_stores import VectorStores
 from aihub.embeddings.service import Embedder
 from aihub.finetuning.service import FineTuningService
 from aihub.http.services import Services
+from aihub.media.decoder import SandboxedDecoder
 from aihub.models.configuration import HubConfiguration
 from aihub.models.service import LifecycleService, ModelManager, RegistryService
 from aihub.speech.service import SpeechService
@@ -42,8 +44,12 @@ from deployments.replica_metrics import ReplicaMetrics
 from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
+from pipelines.media_parts import MediaParts
+from pipelines.media_readers import MediaReaders
+from pipelines.media_sources import SourceReader
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
+from pipelines.transcribing_reader import TranscribingReader
 from pipelines.voice import VoicePipeline
 
 
@@ -80,7 +86,13 @@ class Documents:
 
 
 def _build_documents(
-    database: Database, embedder: Embedder, metrics: Metrics, settings: Settings, profile: Profile, tokenizer_path: str
+    database: Database,
+    embedder: Embedder,
+    metrics: Metrics,
+    settings: Settings,
+    profile: Profile,
+    tokenizer_path: str,
+    media_reader: MediaReader,
 ) -> Documents:
     files, stores, store_files = FileTable(database), VectorStoreTable(database), VectorStoreFileTable(database)
     chunks = ChunkTable(database)
@@ -92,6 +104,7 @@ def _build_documents(
         stores=stores,
         store_files=store_files,
         parser=parser,
+        media_reader=media_reader,
         embedder=embedder,
         metrics=metrics,
         worker_id=uuid.uuid4().hex,
@@ -124,24 +137,33 @@ class Composition:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
         self._settings = settings
+        self._decoder = SandboxedDecoder()
         metrics = Metrics()
         embedder = embedder_client(self._embeddings)
-        self._documents = _build_documents(self._database, embedder, metrics, settings, profile, tokenizer_path)
+        speech = service_client(SpeechService, self._speech)
         is_alone = profile.hub.autoscaling.max_replicas == 1
         manager = service_client(ModelManager, self._models)
         self._replicas = None if is_alone else ReplicaMetrics(manager, metrics.registry)
         self._tasks: list[asyncio.Task[None]] = []
         self.prompts = load_prompts()
         self._build_engines(profile, model_id, metrics)
+        reader = TranscribingReader(
+            decoder=self._decoder,
+            speech=speech,
+            engines=self._directory,
+            prompts=self.prompts,
+            caption_language=settings.caption_language,
+        )
+        self._documents = _build_documents(self._database, embedder, metrics, settings, profile, tokenizer_path, reader)
         self.lifecycle = service_client(LifecycleService, self._models)
         self._waits, self.recsys = recsys_client(self._recsys)
         rag = RagPipeline(
             finder=self._documents.retriever, stores=self._documents.stores, embedder=embedder, prompts=self.prompts
         )
+        media = self._build_media(speech)
         # Between a caller by handle and the hub no proxy cuts silence.
-        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s)
-        chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s)
-        speech = service_client(SpeechService, self._speech)
+        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, media=media)
+        chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media)
         self.services = Services(
             settings=settings,
             chat=chat,
@@ -183,6 +205,11 @@ class Composition:
             history=history,
         )
 
+    def _build_media(self, speech: SpeechService) -> MediaParts:
+        sources = SourceReader(self._documents.files, None)
+        readers = MediaReaders(sources=sources, decoder=self._decoder, speech=speech, parser=self._documents.parser)
+        return MediaParts(readers, self.engines.list)
+
     async def start(self) -> None:
         """Open what can be opened; a part that is missing now is used when it comes."""
         self._models.start()
@@ -201,7 +228,7 @@ class Composition:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self._documents.parser.close(), self._waits.close())
+        await asyncio.gather(self._documents.parser.close(), self._decoder.close(), self._waits.close())
         connections = (self._models, self._embeddings, self._recsys, self._speech)
         await asyncio.gather(*(connection.close() for connection in connections), self._cache.close())
         await asyncio.gather(self._directory.close(), self._pool.close())

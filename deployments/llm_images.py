@@ -56,7 +56,7 @@ def _checked_part(part: Any, max_images: int, param: str) -> dict[str, Any]:
     if kind != "image_url":
         raise InvalidRequestError(f"The model's engine takes text and images, no {kind!r} part.", param=param)
     if not max_images:
-        raise InvalidRequestError("The model reads text only. Choose one that sees.", param=param, code="model_without_vision")
+        raise InvalidRequestError("The model reads text only. Choose one that sees.", param=param, code="model_reads_no_images")
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str) or not url.startswith(_PREFIXES):

@@ -131,6 +131,9 @@ class LocalFastPath:
                         await _pass(socket, scope, body, receive, send)
                         return
             receive = taken.receive
+        if scope["type"] == "websocket":
+            in_step = _InStep(receive, send)
+            receive, send = in_step.receive, in_step.send
         is_ours = scope["type"] == "http" and not scope["path"].startswith(_OF_SERVE)
         await self._app(scope, receive, _in_own_shape(scope, send) if is_ours else send)
 
@@ -151,6 +154,33 @@ def _in_own_shape(scope: Scope, send: Send) -> Send:
             await send(message)
 
     return send_shaped
+
+
+class _InStep:
+    """A websocket of which a frame is read only once the one before is answered.
+
+    Serve queues what it reads without end, in the proxy and in the replica, so a client that does not wait for answers could fill
+    the memory of both. Every frame of the hub's websockets has one answer.
+    """
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._answered = asyncio.Event()
+        self._answered.set()
+
+    async def receive(self) -> Message:
+        await self._answered.wait()
+        message = await self._receive()
+        if message.get("bytes") is not None:
+            self._answered.clear()
+        return message
+
+    async def send(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        finally:
+            self._answered.set()  # also when the client has left: `receive` tells that
 
 
 class _Taken:

@@ -156,7 +156,8 @@ class ModelDirectory:
         for view in sorted(self._report.models, key=lambda view: (view.state != "ready", view.model_id != self._default_model)):
             if view.fits and view.failure is None:
                 ready = self._report.directory.ready.get(view.model_id)
-                model_infos.append(ChatModelInfo(view.model_id, view.context_tokens, ready.created if ready else 0))
+                created = ready.created if ready else 0
+                model_infos.append(ChatModelInfo(view.model_id, view.context_tokens, created, max_images=view.max_images))
         context_tokens = {model_info.model_id: model_info.context_tokens for model_info in model_infos}
         for adapter in self._report.adapters:
             if adapter.base in context_tokens:

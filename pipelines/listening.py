@@ -136,7 +136,7 @@ class Listener:
         return question
 
     async def _hear_all(self) -> HeardQuestion:
-        stream = await self._speech.open_stream(self._principal, self._options)
+        stream = await self._open()
         is_open = True
         try:
             async with aclosing(self._audio):
@@ -149,6 +149,14 @@ class Listener:
             if is_open:
                 await self._give_up(stream)
         return HeardQuestion(stream.model_id, stream.language, tuple(self._segments))
+
+    async def _open(self) -> LiveStream:
+        try:
+            return await self._speech.open_stream(self._principal, self._options)
+        except InvalidRequestError as error:
+            if error.param == "model":  # beside it stands a chat model, which bears that name
+                error.param = "speech_model"
+            raise
 
     async def _give_up(self, stream: LiveStream) -> None:
         # A recogniser that cannot be reached ends by itself a stream that is no longer fed.

@@ -13,7 +13,7 @@ from typing import Any
 from aihub.chat.messages import UserMessage
 from aihub.chat.routing import AUTO
 from aihub.chat.schemas import ChatCompletionRequest
-from aihub.chat.service import ChatEngine, ChatModelInfo, hold
+from aihub.chat.service import OWNER, ChatEngine, ChatModelInfo, hold
 from aihub.core.errors import InvalidRequestError, OverloadedError
 from aihub.core.limits import MAX_VIDEO_FRAMES
 from aihub.core.principal import Principal
@@ -67,6 +67,7 @@ class MediaParts:
             await self._read(principal, media, self._readers.read_text, lambda task: task.tells)
             engine = await find(media.current())
         else:
+            await self._require_no_blind_model(request.model, media)
             engine = await find(request)
         await self._require_sight(engine, media)
         with hold(engine):
@@ -107,11 +108,7 @@ class MediaParts:
             return
         model_info = await engine.model_info()
         if not model_info.max_images:
-            raise InvalidRequestError(
-                f"The model {model_info.model_id!r} reads no images. {await self._advice()}",
-                param=media.first_shown,
-                code="model_reads_no_images",
-            )
+            raise await self._blind(f"The model {model_info.model_id!r} reads no images.", media)
         if images + videos > model_info.max_images:
             raise InvalidRequestError(
                 f"The messages hold {images} images and {videos} videos. The model {model_info.model_id!r} reads at most "
@@ -125,9 +122,18 @@ class MediaParts:
 
     async def _require_any_sight(self, media: "_Media") -> None:
         if media.first_shown is not None and not await self._seeing():
-            raise InvalidRequestError(
-                f"No model here reads images. {await self._advice()}", param=media.first_shown, code="model_reads_no_images"
-            )
+            raise await self._blind("No model here reads images.", media)
+
+    async def _require_no_blind_model(self, model_id: str, media: "_Media") -> None:
+        """Refuse images for a local model that is known to read none, instead of loading it first."""
+        if media.first_shown is not None and any(
+            model_info.model_id == model_id and model_info.owned_by == OWNER and not model_info.max_images
+            for model_info in await self._models()
+        ):
+            raise await self._blind(f"The model {model_id!r} reads no images.", media)
+
+    async def _blind(self, reason: str, media: "_Media") -> InvalidRequestError:
+        return InvalidRequestError(f"{reason} {await self._advice()}", param=media.first_shown, code="model_reads_no_images")
 
     async def _seeing(self) -> list[str]:
         return [model_info.model_id for model_info in await self._models() if model_info.max_images]

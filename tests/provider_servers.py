@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from aihub.chat.fake import FakeChatEngine
-from aihub.core.errors import HubError
+from aihub.core.errors import ContextLengthError, HubError
 
 
 class Fault:
@@ -87,7 +87,7 @@ class ProviderServer:
         self.faults.clear()
         self.bodies.clear()
         self.headers.clear()
-        self.engine.error = None
+        self.engine = FakeChatEngine("upstream-model", token_s=0.003)
 
     async def _take(self, request: Request) -> tuple[dict[str, Any], Fault | None]:
         body = await request.json() if request.method == "POST" else {}
@@ -182,7 +182,7 @@ class OllamaServer(ProviderServer):
 
     async def chat(self, request: Request) -> Response:
         body, fault = await self._take(request)
-        asked = _openai_body(body) | {"messages": body["messages"]}
+        asked = _openai_body(body) | {"messages": [_openai_message(message) for message in body["messages"]]}
         return self._failed(fault) or await self._answer(body, fault, self.engine.chat(asked), self.engine.stream_chat(asked))
 
     async def generate(self, request: Request) -> Response:
@@ -200,7 +200,8 @@ class OllamaServer(ProviderServer):
             lines = await _first(self._lines(body, stream))
         except HubError as error:
             # What Ollama's runner says when `truncate` is false and the prompt is longer than num_ctx.
-            return JSONResponse({"error": f"the input length exceeds the context length: {error.message}"}, status_code=400)
+            too_long = "the input length exceeds the context length: " if isinstance(error, ContextLengthError) else ""
+            return JSONResponse({"error": f"{too_long}{error.message}"}, status_code=400)
         return StreamingResponse(cut(lines, fault.cut_after if fault else None), media_type="application/x-ndjson")
 
     async def _lines(self, body: dict[str, Any], stream: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
@@ -233,6 +234,11 @@ class OllamaServer(ProviderServer):
             native["message"] = {"role": "assistant", "content": "", "tool_calls": [{"function": self.tool_call}]}
         counts = {"prompt_eval_count": usage["prompt_tokens"], "eval_count": usage["completion_tokens"]}
         return native | {"done": True, "done_reason": choice["finish_reason"], "total_duration": 5_000_000} | counts
+
+
+def _openai_message(message: dict[str, Any]) -> dict[str, Any]:
+    images = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}} for data in message.get("images", ())]
+    return message | {"content": [*images, {"type": "text", "text": message["content"]}]} if images else message
 
 
 def _openai_body(body: dict[str, Any]) -> dict[str, Any]:

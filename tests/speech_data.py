@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aihub.media.service import SAMPLE_RATE_HZ, MediaError, MediaFacts, PreparedImage, SampledVideo
@@ -15,6 +16,7 @@ from aihub.media.service import SAMPLE_RATE_HZ, MediaError, MediaFacts, Prepared
 SHARED_DATA = Path(os.environ.get("AIHUB_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SPEECH_FOLDER = SHARED_DATA.parent / "vosk"
 _BYTES_PER_S = 2 * SAMPLE_RATE_HZ
+_LOUD = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,27 @@ def wav_of(samples: bytes) -> bytes:
         file.setframerate(SAMPLE_RATE_HZ)
         file.writeframes(samples)
     return target.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An utterance of a recording, and when its sound begins and ends."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+def record_utterances(language: str, *, pause_s: float = 1.5) -> tuple[bytes, list[Said]]:
+    """Return a WAV of the clear utterances of a language with pauses between, and where each is; skips the test without them."""
+    samples, said = bytearray(), []
+    for utterance in utterances(language):
+        if not utterance.is_noisy:
+            loud = np.flatnonzero(np.abs(np.frombuffer(utterance.samples, "<i2").astype(np.int32)) > _LOUD)
+            start_s = len(samples) / _BYTES_PER_S
+            said.append(Said(utterance.transcript, start_s + loud[0] / SAMPLE_RATE_HZ, start_s + loud[-1] / SAMPLE_RATE_HZ))
+            samples += utterance.samples + silence(pause_s)
+    return wav_of(bytes(samples)), said
 
 
 def silence(seconds: float) -> bytes:

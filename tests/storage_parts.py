@@ -71,7 +71,7 @@ class Documents:
         )
 
     async def file(self, data: bytes = b"Xin ch\xc3\xa0o", filename: str = "a.txt") -> FileRecord:
-        return await self.files.create(self.tenant, filename, "assistants", pieces(data), 2**20)
+        return await self.files.create(self.tenant, filename, "assistants", pieces(data), 2**23)
 
     async def attach(self, store_id: str, file_id: str, attributes: Attributes | None = None) -> VectorStoreFileRecord:
         return await self.links.attach(self.tenant, store_id, file_id, attributes=attributes or {}, chunking_strategy=CHUNKING)

@@ -6,7 +6,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -101,56 +101,45 @@ Base64Data = Annotated[InlineSource, PlainValidator(_read_data), _TEXT_SCHEMA]
 
 
 class _OneSource(LenientModel):
-    """Base of what names its content in one of two ways: the field `own`, or `file_id`."""
+    """Base of what names its content in one of two ways: by `file_id` or by a field of its own."""
+
+    own_field: ClassVar[str] = "url"
 
     file_id: ObjectId | None = Field(default=None, description="Id of an uploaded file.")
 
-    @property
-    def own(self) -> tuple[str, MediaSource | None]:
-        """Name and value of the other field."""
-        raise NotImplementedError
-
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        name, source = self.own
-        if (source is None) == (self.file_id is None):
-            raise PydanticCustomError("media_source", "needs either '{name}' or 'file_id'", {"name": name})
+        if (getattr(self, self.own_field) is None) == (self.file_id is None):
+            raise PydanticCustomError("media_source", "needs either '{name}' or 'file_id'", {"name": self.own_field})
         return self
 
     @property
     def source(self) -> MediaSource:
-        return UploadedSource(self.file_id) if self.file_id is not None else self.own[1]  # type: ignore[return-value]
+        if self.file_id is not None:
+            return UploadedSource(self.file_id)
+        own: MediaSource = getattr(self, self.own_field)
+        return own
 
     @property
     def source_field(self) -> str:
         """Name of the field that was sent."""
-        return "file_id" if self.file_id is not None else self.own[0]
+        return "file_id" if self.file_id is not None else self.own_field
 
 
 class ImageUrl(_OneSource):
     url: ImageLocation | None = None
     detail: Detail = "auto"
 
-    @property
-    def own(self) -> tuple[str, MediaSource | None]:
-        return "url", self.url
-
 
 class VideoUrl(_OneSource):
     url: VideoLocation | None = None
 
-    @property
-    def own(self) -> tuple[str, MediaSource | None]:
-        return "url", self.url
-
 
 class InputFile(_OneSource):
+    own_field: ClassVar[str] = "file_data"
+
     file_data: Base64Data | None = Field(default=None, description="Base64, bare or as a data URL.")
     filename: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
-
-    @property
-    def own(self) -> tuple[str, MediaSource | None]:
-        return "file_data", self.file_data
 
 
 class InputAudio(LenientModel):

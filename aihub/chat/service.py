@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from aihub.chat.schemas import ChatCompletionRequest
 
 
+OWNER = "aihub"
+"""Owner of the models of this cluster."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatModelInfo:
     """What a pipeline must know of a chat model.
@@ -34,7 +38,7 @@ class ChatModelInfo:
     model_id: str
     context_tokens: int
     created: int
-    owned_by: str = "aihub"
+    owned_by: str = OWNER
     special_tokens: tuple[str, ...] = ()
     max_images: int = 0
 

@@ -14,6 +14,7 @@ from aihub.core.settings import Settings
 from aihub.finetuning.cli import commands as finetuning
 from aihub.models.cli import commands, plan
 from aihub.recsys import cli as recsys
+from aihub.speech import cli as speech
 
 database_commands = typer.Typer(help="Migrate and check the database of DATABASE_URL, or the embedded one.", no_args_is_help=True)
 
@@ -81,6 +82,7 @@ app.add_typer(database_commands, name="db")
 app.add_typer(commands.app, name="models")
 app.add_typer(recsys.app, name="recsys")
 app.add_typer(finetuning.app, name="train")
+app.add_typer(speech.app, name="speech")
 app.command(name="plan")(plan.plan)
 app.command(name="serve")(serve.serve)
 

@@ -201,7 +201,7 @@ class Settings(EnvironmentSettings):
         description="Longest wait of an answer that is not streamed for its model's load; most proxies cut silence at 60 s.",
     )
     transcription_timeout_s: PositiveFloat = Field(default=3600.0, description="Longest transcription, streamed or not.")
-    live_idle_timeout_s: PositiveFloat = Field(default=60.0, description="Longest silence of a client of `/v1/audio/stream`.")
+    live_idle_timeout_s: PositiveFloat = Field(default=45.0, description="Longest silence of a client of `/v1/audio/stream`.")
     live_timeout_s: PositiveFloat = Field(default=14_400.0, description="Longest connection to `/v1/audio/stream`.")
     storage_timeout_s: PositiveFloat = Field(default=2.0, description="Longest wait for a PostgreSQL connection.")
     cache_timeout_s: PositiveFloat = Field(default=0.25, description="Longest wait for Redis before it counts as a miss.")

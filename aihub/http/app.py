@@ -16,10 +16,12 @@ from aihub.http.middleware import RequestContext
 from aihub.http.routes import docs_router
 from aihub.http.routes import router as operation
 from aihub.http.services import PredictionServices, Services
+from aihub.http.websockets import WebSocketContext
 from aihub.models.routes import loaded_models_router, models_router
 from aihub.models.store.routes import router as model_registry
 from aihub.recsys.routes import predictions_router, training_router
 from aihub.speech.routes import router as speech
+from aihub.speech.stream_routes import router as live_speech
 from aihub.speech.voice_routes import voice_router
 
 _DESCRIPTION = """\
@@ -31,6 +33,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     chat,
     embeddings,
     speech,
+    live_speech,
     voice_router,
     files_router,
     vector_stores_router,
@@ -83,4 +86,5 @@ def _with_edge(app: FastAPI, services: Services | PredictionServices, *, sends_r
     app.state.services = services
     install_error_handlers(app)
     app.add_middleware(RequestContext, sends_id=sends_request_id)
+    app.add_middleware(WebSocketContext)
     return app

@@ -5,7 +5,7 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, Response
 
 from aihub.core.errors import HubError, InternalError, InvalidRequestError, MethodNotAllowedError, NotFoundError
@@ -48,7 +48,9 @@ def error_response(error: HubError, *, status: int | None = None, headers: dict[
     return JSONResponse(error.to_openai(), status_code=code, headers=all_headers)
 
 
-async def _on_hub_error(_: Request, error: Exception) -> Response:
+async def _on_hub_error(connection: HTTPConnection, error: Exception) -> Response:
+    if connection.scope["type"] == "websocket":
+        raise error  # Starlette would drop the answer; `aihub.http.websockets` sends it.
     return error_response(public_error(error))
 
 

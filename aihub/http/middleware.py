@@ -51,7 +51,7 @@ def check_request(scope: Scope, allowed_hosts: tuple[str, ...]) -> None:
     """Refuse what a page of another site may have sent. Clients that are no browsers only have to name an allowed host.
 
     Args:
-        scope: Of an HTTP request.
+        scope: Of an HTTP request, or of a websocket, which counts as changing something.
         allowed_hosts: Names beside `localhost` and all addresses, as `aihub.core.settings.parse_names` returns them.
 
     Raises:
@@ -60,7 +60,7 @@ def check_request(scope: Scope, allowed_hosts: tuple[str, ...]) -> None:
         ForeignPageError: The request changes something, and the browser says that a page of another site sent it.
     """
     host = _check_host(_values(scope, b"host"), allowed_hosts)
-    if scope["method"] in _READING:
+    if scope.get("method") in _READING:
         return
     sites, origins = _values(scope, b"sec-fetch-site"), _values(scope, b"origin")
     # Browsers leave Sec-Fetch-Site out over plain http to other machines, and send Origin there.
@@ -128,7 +128,7 @@ class RequestContext:
         started_s = time.perf_counter()
         services: Services | PredictionServices = scope["app"].state.services
         metrics: RequestMetrics = services.metrics
-        header_bytes, sent_id = _scan_headers(scope)
+        header_bytes, sent_id = scan_headers(scope)
         current = sent_id or f"req_{secrets.token_hex(12)}"
         token = request_id.set(current)
         id_header = (b"x-request-id", current.encode())
@@ -148,7 +148,7 @@ class RequestContext:
 
         metrics.in_flight.inc()
         try:
-            refusal = _refuse_head(scope, header_bytes, services.settings.allowed_hosts)
+            refusal = refuse_head(scope, header_bytes, services.settings.allowed_hosts)
             if refusal is not None:
                 await refusal(scope, receive, send_with_id)
             else:
@@ -176,7 +176,8 @@ def _record(metrics: RequestMetrics, scope: Scope, status: int, seconds: float, 
         logger.info("The client left; its request was cancelled." if has_left else "answered", extra={"fields": fields})
 
 
-def _refuse_head(scope: Scope, header_bytes: int, allowed_hosts: tuple[str, ...]) -> Response | None:
+def refuse_head(scope: Scope, header_bytes: int, allowed_hosts: tuple[str, ...]) -> Response | None:
+    """Return the refusal of a request by its head alone, None for a good one."""
     if header_bytes > MAX_HEADER_BYTES:
         too_large = InvalidRequestError(f"The headers are larger than {MAX_HEADER_BYTES} bytes.", code="headers_too_large")
         return error_response(too_large, status=431)
@@ -191,7 +192,8 @@ def _refuse_head(scope: Scope, header_bytes: int, allowed_hosts: tuple[str, ...]
     return None
 
 
-def _scan_headers(scope: Scope) -> tuple[int, str | None]:
+def scan_headers(scope: Scope) -> tuple[int, str | None]:
+    """Return the size of all headers in bytes, and the well-formed request id among them."""
     size = 0
     sent_id: str | None = None
     for name, value in scope["headers"]:

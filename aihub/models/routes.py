@@ -1,10 +1,11 @@
 """`/v1/models`: what can be asked now. `/api/v1/models`: local models in memory. What can be installed is under `/models`."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from aihub.core.errors import NotFoundError, UnavailableError
+from aihub.core.errors import EngineTimeoutError, NotFoundError, UnavailableError
 from aihub.core.schemas import Success
 from aihub.http.bodies import StrictRoute
 from aihub.http.services import Services, ServicesDep
@@ -26,12 +27,15 @@ from aihub.models.schemas import (
 )
 from aihub.models.service import LifecycleService
 
+SPEECH_TIMEOUT_S = 1.0
+"""A busy speech service must not hold up who looks for a chat model."""
+
 models_router = APIRouter(route_class=StrictRoute, prefix="/v1/models", tags=["models"])
 
 
 @models_router.get("")
 async def list_models(services: ServicesDep) -> ModelList:
-    """Every chat and embedding model that answers now; one that is loading or down is left out."""
+    """Every chat, embedding and speech model that answers now; one that is loading or down is left out."""
     return ModelList(data=await _models(services))
 
 
@@ -46,12 +50,25 @@ async def get_model(model_id: str, services: ServicesDep) -> ModelObject:
 
 
 async def _models(services: Services) -> list[ModelObject]:
-    models = [ModelObject.model_validate(model) for model in await services.chat.models()]
+    chat, embedding, speech = await asyncio.gather(services.chat.models(), _embedding_models(services), _speech_models(services))
+    return [*(ModelObject.model_validate(model) for model in chat), *embedding, *speech]
+
+
+async def _embedding_models(services: Services) -> list[ModelObject]:
     try:
         model_info = await services.embedder.model_info()
     except UnavailableError:
-        return models  # /health says why.
-    return [*models, ModelObject(id=model_info.model_id, created=model_info.created, owned_by="aihub")]
+        return []  # /health says why.
+    return [ModelObject(id=model_info.model_id, created=model_info.created, owned_by="aihub")]
+
+
+async def _speech_models(services: Services) -> list[ModelObject]:
+    try:
+        async with asyncio.timeout(SPEECH_TIMEOUT_S):
+            models = await services.speech.models()
+    except (TimeoutError, EngineTimeoutError, UnavailableError):
+        return []  # The other models are listed all the same; /health says why.
+    return [ModelObject(id=model.model_id, created=model.created, owned_by="vosk") for model in models]
 
 
 loaded_models_router = APIRouter(route_class=StrictRoute, prefix="/api/v1/models", tags=["loaded models"])

@@ -64,6 +64,7 @@ class ModelView:
     Attributes:
         state: As people see it, see `ModelState`.
         is_starting: The load that a start of the hub began has not ended.
+        max_images: Images one request may hold; 0 for a model that reads text only.
     """
 
     model_id: str
@@ -75,6 +76,7 @@ class ModelView:
     context_tokens: int
     weights_bytes: int
     fits: bool
+    max_images: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from aihub.core.errors import InvalidRequestError
-from aihub.core.schemas import ModelName, ResponseModel, validate
-from aihub.speech.service import AUTO_MODEL, RecognitionOptions
+from aihub.core.schemas import ClosedModel, ModelName, ResponseModel, validate
+from aihub.speech.service import AUTO_MODEL, LiveOptions, RecognitionOptions
 
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 Granularity = Literal["word", "segment"]
@@ -46,6 +46,18 @@ Phrase = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PHRASE_CH
 Phrases = Annotated[list[Phrase], Field(max_length=MAX_PHRASES)]
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _switch(value: Any) -> Any:
+    return bool(value) if value in (0, 1) else value
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+"""True or false; clients of vosk-server also send 1 and 0."""
+
+
 def _phrases(values: Any) -> Any:
     """Take the phrases of one form field that holds a JSON list."""
     if not isinstance(values, list) or len(values) != 1 or not values[0].startswith("[") or values[0] == "[unk]":
@@ -56,7 +68,7 @@ def _phrases(values: Any) -> Any:
         raise ValueError("must be a JSON list of texts, or the field repeated for each phrase") from None
 
 
-class _VoiceActivity(BaseModel):
+class VoiceActivityFields(BaseModel):
     """OpenAI's `server_vad`. The hub cuts at silences of its own finding, so nothing of it can be tuned."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -77,7 +89,7 @@ class TranscriptionFields(BaseModel):
     timestamp_granularities: Annotated[list[Granularity], Field(max_length=16)] = []
     stream: bool = False
     phrases: Annotated[Phrases, BeforeValidator(_phrases)] = []
-    chunking_strategy: Literal["auto"] | _VoiceActivity | None = None
+    chunking_strategy: Literal["auto"] | VoiceActivityFields | None = None
 
     @model_validator(mode="after")
     def _fit_together(self) -> "TranscriptionFields":
@@ -173,3 +185,34 @@ class VerboseTranscription(Transcription):
     duration: float
     segments: list[TranscribedSegment] | None = None
     words: list[TranscribedWord] | None = None
+
+
+class LiveConfig(ClosedModel):
+    """The `config` object of vosk-server's protocol, with its defaults.
+
+    `language`, `partial_words` and `encoding` are the hub's own.
+
+    Attributes:
+        sample_rate: In Hz.
+        phrase_list: All that may be heard, as `phrases` of a file.
+    """
+
+    sample_rate: Annotated[int, BeforeValidator(_whole), Field(ge=4_000, le=192_000)] = 8_000
+    words: Switch = True
+    partial_words: Switch = False
+    max_alternatives: Annotated[int, Field(ge=0, le=10)] = 0
+    phrase_list: Phrases = []
+    model: ModelName = AUTO_MODEL
+    language: LanguageCode | None = None
+    encoding: Literal["pcm_s16le", "container"] = "pcm_s16le"
+
+    def options(self) -> LiveOptions:
+        """Return what the recogniser has to know."""
+        return LiveOptions(
+            RecognitionOptions(self.model, self.language, tuple(self.phrase_list)),
+            encoding=self.encoding,
+            sample_rate=self.sample_rate,
+            words=self.words,
+            partial_words=self.partial_words,
+            max_alternatives=self.max_alternatives,
+        )

@@ -72,22 +72,25 @@ async def ask_by_voice(request: Request, services: ServicesDep, principal: Princ
     body = VoiceBody(request, max_bytes=settings.max_upload_bytes, stall_s=settings.body_timeout_s)
     fields, chat = read_options(await body.read_fields())
     question = fields.question(chat)
-    observe = usage_observer(services.metrics, request)
     timeout_s = ARRIVAL_S + settings.chat_timeout_s
     watched = Request(request.scope, body.receive_after)
     if not fields.stream:
         answering = services.voice.ask(principal, question, body.audio())
         answer = await until_disconnect(watched, answering, timeout_s=timeout_s, advice="Ask a shorter question.")
-        observe.answer(answer)
+        usage_observer(services.metrics, request).answer(answer)
         return JSONResponse(answer)
     opening = services.voice.open_ask_stream(principal, question, body.audio())
     frames = await until_disconnect(watched, opening, timeout_s=timeout_s, advice="Ask a shorter question.")
+    observer = usage_observer(services.metrics, request)
 
-    def observe_answer(frame: str) -> None:
-        if not frame.startswith(_TRANSCRIPT_EVENT):
-            observe.frame(frame)
+    def observe(frame: str) -> None:
+        nonlocal observer
+        if frame.startswith(_TRANSCRIPT_EVENT):  # the time to the first token begins where the speech ended
+            observer = usage_observer(services.metrics, request)
+        else:
+            observer.frame(frame)
 
-    return _VoiceStream(frames, body.receive_after, timeout_s=timeout_s, on_frame=observe_answer)
+    return _VoiceStream(frames, body.receive_after, timeout_s=timeout_s, on_frame=observe)
 
 
 class _VoiceStream(EventStream):

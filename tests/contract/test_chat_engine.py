@@ -10,9 +10,11 @@ import pytest
 
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.service import ChatEngine
-from aihub.core.errors import ContextLengthError
+from aihub.core.errors import ContextLengthError, InvalidRequestError
 
 STOPPED_WITHIN_S = 1.0
+# Of one red pixel.
+PNG_URL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 
 
 async def chat_body(engine: ChatEngine, text: str = "Xin chào, bạn là ai?", **fields: Any) -> dict[str, Any]:
@@ -145,10 +147,52 @@ class ChatEngineContract:
                 await asyncio.sleep(0.02)
 
 
-class TestFakeChatEngine(ChatEngineContract):
+async def image_body(engine: ChatEngine, images: int = 1, **fields: Any) -> dict[str, Any]:
+    """A question with images of one pixel before it."""
+    shown = [{"type": "image_url", "image_url": {"url": PNG_URL, "detail": "auto"}}] * images
+    content = [*shown, {"type": "text", "text": "Màu gì?"}]
+    return await chat_body(engine, **fields) | {"messages": [{"role": "user", "content": content}]}
+
+
+class ImageContract:
+    """What engines promise of images; needs the fixtures `seeing`, which reads one or more, and `blind`, which reads text."""
+
+    async def test_image_is_answered_whole_and_streamed(self, seeing: ChatEngine) -> None:
+        assert (await seeing.model_info()).max_images >= 1
+        assert (await seeing.chat(await image_body(seeing)))["choices"][0]["message"]["content"]
+        _, last = await collect(seeing.stream_chat(await image_body(seeing, stream=True)))
+        assert last == "data: [DONE]"
+
+    async def test_image_counts_as_tokens_whatever_its_data(self, seeing: ChatEngine) -> None:
+        with_image = await seeing.count_tokens(await image_body(seeing))
+        text_alone = await seeing.count_tokens(await chat_body(seeing, "Màu gì?"))
+        assert text_alone < with_image < text_alone + 3_000
+
+    async def test_model_without_sight_refuses_an_image_before_its_first_frame(self, blind: ChatEngine) -> None:
+        with pytest.raises(InvalidRequestError):
+            await blind.chat(await image_body(blind))
+        with pytest.raises(InvalidRequestError):
+            await anext(blind.stream_chat(await image_body(blind, stream=True)))
+        assert (await blind.chat(await chat_body(blind)))["choices"]
+
+
+class TestFakeChatEngine(ChatEngineContract, ImageContract):
     @pytest.fixture
     def engine(self) -> FakeChatEngine:
         return FakeChatEngine(token_s=0.0005)
+
+    @pytest.fixture
+    def seeing(self) -> FakeChatEngine:
+        return FakeChatEngine(max_images=2)
+
+    @pytest.fixture
+    def blind(self) -> FakeChatEngine:
+        return FakeChatEngine()
+
+    async def test_more_images_than_the_model_reads_are_refused(self, seeing: FakeChatEngine) -> None:
+        assert (await seeing.chat(await image_body(seeing, images=2)))["choices"]
+        with pytest.raises(InvalidRequestError, match="at most 2"):
+            await seeing.chat(await image_body(seeing, images=3))
 
     async def active(self, engine: FakeChatEngine) -> int:
         return engine.active

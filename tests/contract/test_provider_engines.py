@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from aihub.chat.fake import FakeChatEngine
 from aihub.chat.providers.connection import ProviderMetrics
 from aihub.chat.providers.failures import ProviderError, ProviderKeyError, ProviderUnavailableError
 from aihub.chat.providers.origin import MAX_LINE_BYTES
@@ -23,21 +24,22 @@ from aihub.chat.providers.settings import (
 )
 from aihub.chat.service import ChatEngine
 from aihub.core.errors import EngineTimeoutError, HubError, InvalidRequestError, NotFoundError, RateLimitError
-from tests.contract.test_chat_engine import ChatEngineContract, chat_body, collect
+from tests.contract.test_chat_engine import PNG_URL, ChatEngineContract, ImageContract, chat_body, collect, image_body
 from tests.provider_servers import Fault, OllamaServer, OpenAIServer, ProviderServer
 
 KEY = "sk-test-0123456789"
 QUICK = RetryPolicy(attempts=3, base_delay_s=0.01, max_delay_s=0.02, max_retry_after_s=1.0)
 KNOWN_MODEL = KnownModel(name="upstream-model", context_tokens=4096)
+SEEING_MODEL = KnownModel(name="seeing-model", context_tokens=4096, types=("chat", "vision"))
 
 
 def known() -> KnownProviders:
-    provider = KnownProvider(default_model="upstream-model", context_tokens=4096, models=(KNOWN_MODEL,))
+    provider = KnownProvider(default_model="upstream-model", context_tokens=4096, models=(KNOWN_MODEL, SEEING_MODEL))
     retired = provider.model_copy(update={"retired": load_known_providers().github.retired})
     return KnownProviders(local=provider, openai=provider, github=retired, ollama=provider)
 
 
-class ProviderContract(ChatEngineContract):
+class ProviderContract(ChatEngineContract, ImageContract):
     """The suite of all chat engines, and what a provider promises besides."""
 
     provider: ProviderName
@@ -66,6 +68,19 @@ class ProviderContract(ChatEngineContract):
     @pytest.fixture
     def engine(self, pool: ProviderPool) -> ChatEngine:
         return pool.engine(self.provider, "upstream-model")
+
+    @pytest.fixture
+    def seeing(self, pool: ProviderPool, server: ProviderServer) -> ChatEngine:
+        server.engine = FakeChatEngine("upstream-model", token_s=0.003, max_images=4)
+        return pool.engine(self.provider, "seeing-model")
+
+    @pytest.fixture
+    def blind(self, engine: ChatEngine) -> ChatEngine:
+        return engine
+
+    async def test_model_info_says_what_is_known_of_images(self, pool: ProviderPool) -> None:
+        infos = [await pool.engine(self.provider, name).model_info() for name in ("upstream-model", "seeing-model", "unheard-of")]
+        assert [bool(model_info.max_images) for model_info in infos] == [False, True, True]
 
     async def active(self, engine: ChatEngine) -> int:
         return self._server.engine.active
@@ -238,6 +253,12 @@ class OpenAIShapedContract(ProviderContract):
         chunks, _ = await collect(engine.stream_chat(await chat_body(engine, stream=True)))
         assert len(chunks) == 1
 
+    async def test_images_are_sent_in_openais_shape(self, seeing: ChatEngine, server: ProviderServer) -> None:
+        await seeing.chat(await image_body(seeing, images=2))
+        image = {"type": "image_url", "image_url": {"url": PNG_URL, "detail": "auto"}}
+        content = [image, image, {"type": "text", "text": "Màu gì?"}]
+        assert server.bodies[-1]["messages"] == [{"role": "user", "content": content}]
+
 
 class TestOpenAI(OpenAIShapedContract):
     provider = "openai"
@@ -323,6 +344,12 @@ class TestOllama(ProviderContract):
         await engine.complete({"model": "any", "prompt": "Xin chào", "max_tokens": 3})
         assert (server.bodies[-1]["raw"], server.bodies[-1]["prompt"]) == (True, "Xin chào")
 
+    async def test_images_are_sent_as_bare_base64_beside_the_text(self, seeing: ChatEngine, server: ProviderServer) -> None:
+        await seeing.chat(await image_body(seeing, images=2))
+        [message] = server.bodies[-1]["messages"]
+        data = PNG_URL.partition(",")[2]
+        assert message == {"role": "user", "content": "Màu gì?", "images": [data, data]}
+
     async def test_missing_model_names_the_command_that_gets_it(self, engine: ChatEngine, server: ProviderServer) -> None:
         server.faults.append(Fault(404, {"error": "model 'gemma2:9b' not found"}))
         with pytest.raises(NotFoundError, match="aihub models download"):
@@ -375,3 +402,7 @@ class TestOllama(ProviderContract):
 
     async def test_installed_models_are_listed(self, pool: ProviderPool) -> None:
         assert [model_info.model_id for model_info in await pool.models()] == ["ollama/gemma2:9b", "ollama/upstream-model"]
+
+    async def test_installed_models_that_nothing_is_known_of_are_not_named_as_seeing(self, pool: ProviderPool) -> None:
+        assert not any(model_info.max_images for model_info in await pool.models())
+        assert (await pool.engine("ollama", "gemma2:9b").model_info()).max_images

@@ -18,7 +18,9 @@ from ray import serve
 from aihub.core.health import PartHealth
 from aihub.core.profiles import EmbeddingsProfile, load_profile
 from aihub.models.memory.host import ModelSpec
+from aihub.models.memory.planner import load_shapes
 from aihub.models.memory.requirement import GIB, MemoryRequirement
+from aihub.models.memory.vision import VisionSupport
 from deployments.engine_state import engine_error
 from deployments.llm import EngineOptions, LLMDeployment
 
@@ -66,11 +68,11 @@ class PretendedEmbeddings:
         return {"cards": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
 
-def spec(folder: Path, name: str, *, weights_gib: float, kv_gib: float) -> ModelSpec:
+def spec(folder: Path, name: str, *, weights_gib: float, kv_gib: float, vision: VisionSupport | None = None) -> ModelSpec:
     path = folder / name
     path.mkdir(exist_ok=True)
     requirement = MemoryRequirement(int(weights_gib * GIB), int(kv_gib * GIB), GIB)
-    return ModelSpec(name, f"local:{name}", path, "cuda:0", requirement, context_tokens=4096, max_num_seqs=16)
+    return ModelSpec(name, f"local:{name}", path, "cuda:0", requirement, context_tokens=4096, max_num_seqs=16, vision=vision)
 
 
 async def try_start(host: Any, model: ModelSpec) -> dict[str, Any]:
@@ -90,15 +92,17 @@ async def deploy(folder: Path) -> dict[str, Any]:
 
     host = ServeModelHost(load_profile(PROFILE), lambda _: {})
     told: dict[str, Any] = {}
+    sees = load_shapes()["hf:Qwen/Qwen2.5-VL-3B-Instruct-AWQ"].vision(4096)
     for model in (
         spec(folder, "first", weights_gib=5.6, kv_gib=2.8),
-        spec(folder, "second", weights_gib=2.0, kv_gib=1.0),
+        spec(folder, "second", weights_gib=2.0, kv_gib=1.0, vision=sees),
         spec(folder, "broken", weights_gib=1.0, kv_gib=1.0),
         spec(folder, "shaky", weights_gib=1.0, kv_gib=1.0),
     ):
         told[model.model_id] = await try_start(host, model)
     for model_id in ("first", "second"):
         told[model_id] |= await host.call(model_id, "seen") or {}
+        told[model_id]["max_images"] = (await host.call(model_id, "model_info")).max_images
     told["running"] = sorted(await host.running())
     await host.stop("broken")
     await host.stop("second")

@@ -54,6 +54,14 @@ def test_worker_stays_in_the_process_that_sees_the_card_and_takes_what_the_ledge
     assert arguments["enable_sleep_mode"] is True
 
 
+def test_model_that_sees_takes_images_of_bounded_size_and_its_neighbour_none(told: dict[str, Any]) -> None:
+    arguments = told["second"]["arguments"]
+    assert arguments["limit_mm_per_prompt"] == {"image": 16, "video": 0, "audio": 0}
+    assert arguments["mm_processor_kwargs"] == {"size": {"shortest_edge": 4 * 28 * 28, "longest_edge": 1024 * 28 * 28}}
+    assert (told["first"]["max_images"], told["second"]["max_images"]) == (0, 16)
+    assert "limit_mm_per_prompt" not in told["first"]["arguments"]
+
+
 def test_start_that_cannot_succeed_is_tried_once_and_says_its_innermost_cause(told: dict[str, Any]) -> None:
     broken = told["broken"]
     assert (broken["error"], broken["tries"]) == ("CannotStartError", 1)

@@ -148,7 +148,9 @@ class Origin:
                 yield piece
 
     async def _raw_pieces(self, method: str, path: str, body: dict[str, Any] | None) -> AsyncGenerator[bytes, None]:
-        request = self._client.build_request(method, self.base_url + path, json=body)
+        build = partial(self._client.build_request, method, self.base_url + path, json=body)
+        # Megabytes of base64 are written as JSON in a thread.
+        request = await asyncio.to_thread(build) if _carries_images(body) else build()
         with self._told():
             response = await self._client.send(request, stream=True)
         try:
@@ -204,6 +206,11 @@ class Origin:
             raise ProviderUnavailableError(
                 f"The connection to the provider {self.provider!r} broke off. Retry in a few seconds."
             ) from error
+
+
+def _carries_images(body: dict[str, Any] | None) -> bool:
+    messages = (body or {}).get("messages") or ()
+    return any(isinstance(message.get("content"), list) or "images" in message for message in messages)
 
 
 def parse_object(provider: str, raw: bytes) -> dict[str, Any]:

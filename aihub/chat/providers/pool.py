@@ -5,6 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -132,11 +133,17 @@ class ProviderPool:
         return (self._settings.ollama_model if provider == "ollama" else None) or known.default_model
 
     async def models(self) -> list[ChatModelInfo]:
-        """Cards of the models that configured providers offer; an Ollama server that does not answer offers none."""
+        """Cards of the models that configured providers offer; an Ollama server that does not answer offers none.
+
+        A model that nothing is known of counts as one that reads no images here, though it is given them when it is asked.
+        """
         model_infos = []
         for provider in self._connections:
             names = await self._ollama_names() if provider == "ollama" else [m.name for m in self._known.of(provider).models]
-            model_infos += [self._model_info(provider, name) for name in names]
+            known = self._known.of(provider)
+            for name in names:
+                model_info = self._model_info(provider, name)
+                model_infos.append(model_info if known.find(name) is not None else replace(model_info, max_images=0))
         return model_infos
 
     def _model_info(self, provider: ProviderName, model: str) -> ChatModelInfo:

@@ -53,6 +53,8 @@ class ProcessSession:
 
     async def _run(self, step: Callable[[], Result]) -> Result:
         """Run a blocking step on a thread; a cancelled caller gets back when the process it used is gone."""
+        if self._abandoned:
+            raise UnavailableError(f"The {self._program.name} was closed.")
         self._is_answering = True
         thread = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._executor, step))
         try:

@@ -65,6 +65,7 @@ class LocalModel:
             context_tokens=status.context_tokens,
             weights_bytes=self.weights_bytes,
             fits=status.need_bytes <= capacity_bytes,
+            max_images=self.spec.vision.max_images if self.spec.vision is not None else 0,
         )
 
 

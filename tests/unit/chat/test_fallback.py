@@ -180,3 +180,25 @@ async def test_last_engine_is_never_given_up_however_many_calls_fail_there(local
     assert [type(error) for error in errors] == [ModelUnavailableError] * 4
     remote.error = None
     assert (await engine.chat(BODY))["model"] == "openai/m"
+
+
+IMAGE_BODY: dict[str, Any] = {
+    "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]
+}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_stand_in_that_cannot_see_is_passed_over(is_stream: bool) -> None:
+    down, blind, seeing = FakeChatEngine("a", max_images=1), FakeChatEngine("b"), FakeChatEngine("c", max_images=1)
+    down.error = ModelUnavailableError("gone")
+    engine = FallbackEngine([candidate(down, "local"), candidate(blind, "ollama"), candidate(seeing, "openai")])
+    said = await frames_of(engine.stream_chat(IMAGE_BODY)) if is_stream else str(await engine.chat(IMAGE_BODY))
+    assert "model_reads_no_images" in said
+    assert (len(blind.bodies), len(seeing.bodies)) == (0, 1)
+
+
+async def test_failure_is_unavailable_where_no_stand_in_sees(local: FakeChatEngine, engine: FallbackEngine) -> None:
+    local.error = ModelUnavailableError("gone")
+    with pytest.raises(ModelUnavailableError, match="cannot stand in"):
+        await engine.chat(IMAGE_BODY)
+    assert (await engine.chat(BODY))["choices"]

@@ -78,7 +78,7 @@ async def test_model_that_reads_text_only_takes_text_parts_and_says_so_of_images
     assert (await check_parts(body(TEXT, TEXT), 0))["messages"][1]["content"] == [TEXT, TEXT]
     with pytest.raises(InvalidRequestError, match="text only") as refused:
         await check_parts(body(TEXT, image()), 0)
-    assert refused.value.code == "model_without_vision"
+    assert refused.value.code == "model_reads_no_images"
 
 
 async def test_warm_up_image_is_one_that_requests_may_send() -> None:

@@ -95,3 +95,9 @@ async def test_ready_model_is_as_its_replica_says(directory: ModelDirectory) -> 
     assert directory.health() == PartHealth("ok")
     Connection.of_model.health = LOST
     assert directory.health() == LOST
+
+
+@pytest.mark.parametrize("state", ["ready", "unloaded"])
+async def test_models_that_see_are_told_apart_before_they_are_loaded(directory: ModelDirectory, state: str) -> None:
+    await health_with(directory, state=state, types=("chat", "vision"), max_images=16)
+    assert [(model_info.model_id, model_info.max_images) for model_info in await directory.list()] == [("m", 16)]

@@ -18,7 +18,6 @@ from deployments.service_client import methods_of
 from deployments.speech import Speech, speech_places
 from tests.speech_data import speech_model, utterances, wav_of
 
-
 # Serve awaits `__del__`; Python would call it, and await nothing.
 _OF_SERVE = {"__del__", "__dict__", "__weakref__"}
 Held: Any = type("Held", (), {name: value for name, value in vars(Speech).items() if name not in _OF_SERVE})

@@ -10,6 +10,7 @@ from aihub.http.bodies import StrictRoute
 from tests.unit.conftest import assert_refused
 
 ROUTES = """
+- /v1/audio/stream
 DELETE /api/v1/adapters/{adapter_id:path}
 DELETE /api/v1/training/jobs/{job_id}
 DELETE /models/jobs/{job_id}
@@ -46,6 +47,7 @@ GET /models/versions/{key:path}
 GET /openapi.json
 GET /train/jobs/{job_id}
 GET /train/status/{store_id}
+GET /v1/audio/stream
 GET /v1/files
 GET /v1/files/{file_id}
 GET /v1/files/{file_id}/content
@@ -105,6 +107,7 @@ POST /v1/vector_stores/{store_id}/file_batches/{batch_id}/cancel
 POST /v1/vector_stores/{store_id}/files
 POST /v1/vector_stores/{store_id}/files/{file_id}
 POST /v1/vector_stores/{store_id}/search
+POST /v1/voice/ask
 """
 
 

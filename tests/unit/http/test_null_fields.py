@@ -95,4 +95,4 @@ def test_no_request_has_another_base() -> None:
     others = {
         model.__name__ for model in requests() if not issubclass(model, NullIsAbsent | ResponseModel | AnswerModel | RootModel)
     }
-    assert others == {"FileFields", "FileExpiresAfter"}
+    assert others == {"FileFields", "FileExpiresAfter", "TranscriptionFields", "VoiceActivityFields"}

@@ -84,7 +84,7 @@ def test_embeddings_are_the_same_as_numbers_and_as_base64(hub: OpenAI) -> None:
 
 
 def test_models_are_listed_and_found(hub: OpenAI) -> None:
-    assert [model.id for model in hub.models.list()] == ["fake-chat", "fake-embedder"]
+    assert [model.id for model in hub.models.list()] == ["fake-chat", "fake-embedder", "vosk:en", "vosk:vi"]
     assert hub.models.retrieve("fake-chat").owned_by == "aihub"
     with pytest.raises(openai.NotFoundError):
         hub.models.retrieve("org/other-model")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic_core import from_json
 
 from aihub.core.errors import InvalidRequestError
+from aihub.http import strict_json
 from aihub.http.strict_json import POLITE_BYTES, parse_strict_json
 
 GOOD = [
@@ -142,3 +143,12 @@ def test_parse_hostile_four_megabytes_is_refused_in_bounded_cpu_time(name: str) 
     with pytest.raises(InvalidRequestError):
         parse_strict_json(HOSTILE_4_MB[name])
     assert time.thread_time() - started_s < 0.5
+
+
+@pytest.mark.parametrize("shift", range(3))
+def test_strings_that_cross_blocks_are_still_strings(monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
+    monkeypatch.setattr(strict_json, "_BLOCK_BYTES", 8)
+    value = {"a" * shift: ["[[[", "}{", 'x"y', "\\", ""], "b": {"c": "[" * 200}}
+    assert parse_strict_json(json.dumps(value).encode()) == value
+    with pytest.raises(InvalidRequestError, match="nested deeper"):
+        parse_strict_json(b'{"' + b"a" * shift + b'": ' + b"[" * 100 + b"]" * 100 + b"}")

@@ -6,6 +6,7 @@ import struct
 import time
 import zipfile
 import zlib
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -204,7 +205,7 @@ async def test_a_bad_file_ends_in_words_and_a_good_one_follows(kind: str, name: 
 async def test_a_bad_file_that_comes_in_pieces_ends_in_words_too(name: str, decoder: SandboxedDecoder) -> None:
     data, code = AUDIO[name]
 
-    async def pieces():  # noqa: ANN202 - a generator of bytes
+    async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(data), 3_000):
             yield data[start : start + 3_000]
 

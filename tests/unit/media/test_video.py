@@ -27,6 +27,12 @@ def times_of(result: SampledVideo) -> list[float]:
     return [round(frame.time_s, 3) for frame in result.frames]
 
 
+def claiming(duration_s: float, webm: bytes) -> bytes:
+    """The same file with another duration in its header."""
+    at = webm.index(b"\x44\x89\x88") + 3
+    return webm[:at] + struct.pack(">d", duration_s * 1_000) + webm[at + 8 :]
+
+
 def greys_of(result: SampledVideo) -> list[int]:
     return [opened(frame.image.data).getpixel((frame.image.width - 4, frame.image.height - 4))[0] for frame in result.frames]
 
@@ -95,21 +101,14 @@ def test_videos_of_phones_are_turned_upright() -> None:
 
 
 def test_a_video_of_ten_hours_is_refused_by_its_header() -> None:
-    data = bytearray(video(EVEN, codec="mpeg4"))
-    delta = data.index(b"stts") + 16
-    struct.pack_into(">I", data, delta, struct.unpack_from(">I", data, delta)[0] * 9_000)
     with pytest.raises(MediaError, match="longer than 3600 s") as caught:
-        sampled(bytes(data), max_duration_s=3600)
+        sampled(claiming(36_000.0, video(EVEN, container="webm", codec="libvpx")), max_duration_s=3600)
     assert caught.value.code == "media_too_long"
 
 
 def test_a_video_that_is_longer_than_its_header_says_is_refused() -> None:
-    """A recording of a browser says nothing."""
-    data = bytearray(video([0, 1_000, 36_000_000], container="webm", codec="libvpx"))
-    duration = data.index(b"\x44\x89\x88")
-    data[duration + 3 : duration + 11] = struct.pack(">d", 2_000.0)
     with pytest.raises(MediaError) as caught:
-        sampled(bytes(data), max_duration_s=3600)
+        sampled(claiming(4.0, video([0, 1_000, 36_000_000], container="webm", codec="libvpx")), max_duration_s=3600)
     assert caught.value.code == "media_too_long"
 
 

@@ -137,3 +137,40 @@ def test_last_user_message_is_found_behind_tool_results() -> None:
 def test_conversation_without_a_user_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="role 'user'"):
         last_user_position([{"role": "system"}])
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "auto"}}
+
+
+def with_parts(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": list(parts)}]}
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_images_keep_their_places_around_the_sources(position: int) -> None:
+    parts: list[dict[str, Any]] = [{"type": "text", "text": "What is it?"}, {"type": "text", "text": "And this?"}]
+    parts.insert(position, IMAGE)
+    packed = await pack_sources(
+        FakeChatEngine(max_images=1),
+        with_parts(*parts),
+        template=TEMPLATE,
+        sources=[SourceText(1, "a.txt", "A fact.")],
+        reserve=10,
+    )
+    content = packed.body["messages"][0]["content"]
+    assert content[position] == IMAGE
+    first, second = (part["text"] for part in content if part != IMAGE)
+    assert first.endswith(" What is it?")
+    assert "A fact." in first
+    assert second == "And this?"
+
+
+async def test_tokens_of_images_leave_less_room_for_sources() -> None:
+    sources = [SourceText(number, "a.txt", "word " * 20) for number in range(1, 9)]
+    engine = FakeChatEngine(context_tokens=190, max_images=9)
+    texts = [{"type": "text", "text": "What?"}]
+    few, many = [
+        await pack_sources(engine, with_parts(*[IMAGE] * count, *texts), template=TEMPLATE, sources=sources, reserve=10)
+        for count in (1, 8)
+    ]
+    assert len(many.used) < len(few.used) < 8

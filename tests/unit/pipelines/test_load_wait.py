@@ -9,9 +9,10 @@ import pytest
 
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.service import ChatEngine
-from aihub.core.errors import HubError, ModelUnavailableError, NotFoundError, OverloadedError
+from aihub.core.errors import HubError, InvalidRequestError, ModelUnavailableError, NotFoundError, OverloadedError
 from aihub.core.sse import DONE, comment, events, payload
-from pipelines.load_wait import COMMENT_PERIOD_S, GRACE_S, LoadWait
+from pipelines.load_wait import COMMENT_PERIOD_S, GRACE_S, WORK_GRACE_S, LoadWait
+from tests.unit.pipelines.media_fakes import BROKEN_PNG, MediaHub, image
 from tests.unit.pipelines.rag_parts import BATTERY, CALLER, Hub, OneModel, data_of, hub, normalised, request, transcript
 from tests.unit.pipelines.test_chat import completion
 
@@ -238,3 +239,36 @@ def test_comment_is_one_line_whatever_the_model_is_called(name: str) -> None:
     assert len(frame.splitlines()) == 2
     assert len(frame) < 400
     assert [payload(event) for event in events(frame)] == [None]
+
+
+async def test_stream_that_reads_media_for_long_says_so() -> None:
+    parts = MediaHub()
+    parts.decoder.delay_s = 25.0
+    stream = await parts.chat.open_chat_stream(CALLER, request(messages=[{"role": "user", "content": [image()]}], stream=True))
+    comments, answer = split(await transcript(stream))
+    assert comments[0] == comment("reading images and recordings, 10 s")
+    assert len(comments) == 4
+    assert DONE in answer
+
+
+async def test_what_is_wrong_with_media_is_an_http_status_within_the_first_seconds() -> None:
+    parts = MediaHub()
+    parts.decoder.delay_s = WORK_GRACE_S - 1.0
+    with pytest.raises(InvalidRequestError):
+        await parts.chat.open_chat_stream(CALLER, request(messages=[{"role": "user", "content": [image(BROKEN_PNG)]}]))
+
+
+async def test_load_for_a_request_with_media_is_noted_as_ever() -> None:
+    parts = MediaHub()
+    parts.chat._engines = Loading(parts.engine, load_s=12.0)
+    stream = await parts.chat.open_chat_stream(CALLER, request(messages=[{"role": "user", "content": [image()]}], stream=True))
+    comments, _ = split(await transcript(stream))
+    assert [text.startswith(": loading fake-chat") for text in comments] == [True] * 3
+
+
+async def test_media_that_take_too_long_end_the_stream_with_an_error() -> None:
+    parts = MediaHub(timeout_s=20.0)
+    parts.decoder.delay_s = 100.0
+    stream = await parts.chat.open_chat_stream(CALLER, request(messages=[{"role": "user", "content": [image()]}], stream=True))
+    assert "engine_timeout" in await transcript(stream)
+    assert parts.decoder.active == 0

@@ -36,7 +36,7 @@ from tests.unit.pipelines.media_fakes import (
     uploaded,
     video,
 )
-from tests.unit.pipelines.rag_parts import CALLER, data_of, request, transcript
+from tests.unit.pipelines.rag_parts import CALLER, OneModel, data_of, request, transcript
 
 PREPARED = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64(b'prepared ' + PNG[8:])}", "detail": "auto"}}
 
@@ -190,6 +190,23 @@ class TestWhatAModelTakes:
         assert str(error.param).startswith("messages.0.content.1.")
         assert "aihub models download" in error.message
 
+    async def test_blind_model_of_this_cluster_is_not_loaded_to_be_refused(self) -> None:
+        engine = FakeChatEngine()
+        engines = OneModel(engine)
+        hub = MediaHub(engine=engine, engines=engines)
+        assert (await refused(hub, asking(image()))).code == "model_reads_no_images"
+        assert [model_id for model_id, _ in engines.asked] == ["fake-chat"], "only the good request after it"
+
+    async def test_model_of_another_name_is_judged_by_its_engine(self) -> None:
+        hub = MediaHub(engine=FakeChatEngine())
+
+        async def others() -> list[Any]:
+            return []
+
+        hub.media._models = others
+        assert (await refused(hub, asking(image()))).code == "model_reads_no_images"
+        assert hub.decoder.calls == []
+
     async def test_refusal_names_the_models_that_see(self) -> None:
         hub = MediaHub(engine=FakeChatEngine())
         seeing = await FakeChatEngine("qwen-vl", max_images=4).model_info()
@@ -231,7 +248,7 @@ class TestWhatAModelTakes:
             held.append(engine.is_held)
             return await work(*args, **limits)
 
-        hub.decoder._work = watched  # type: ignore[method-assign]
+        hub.decoder._work = watched
         await hub.chat.chat(CALLER, asking(image()))
         assert held == [True]
 
@@ -375,7 +392,7 @@ class TestConcurrency:
     async def test_cancelled_request_ends_its_decoding(self, hub: MediaHub) -> None:
         hub.decoder.delay_s = 30.0
         task = asyncio.create_task(hub.chat.chat(CALLER, asking(image(), image(), audio())))
-        while hub.decoder.active < 3:  # noqa: ASYNC110
+        while hub.decoder.active < 3:  # noqa: ASYNC110  # a count can only be looked at
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -407,7 +424,7 @@ class TestConcurrency:
             most = max(most, hub.decoder.active + 1)
             return await work(*args, **limits)
 
-        hub.decoder._work = counted  # type: ignore[method-assign]
+        hub.decoder._work = counted
         await asyncio.gather(*(hub.chat.chat(CALLER, asking(*[image()] * 10)) for _ in range(20)))
         assert most <= media_parts.MAX_REQUESTS * media_parts.MAX_PARALLEL_PARTS
         assert len(hub.decoder.calls) == 200
@@ -416,7 +433,7 @@ class TestConcurrency:
         hub.decoder.delay_s = 30.0
         many = media_parts.MAX_REQUESTS + media_parts.MAX_WAITING
         tasks = [asyncio.create_task(hub.chat.chat(CALLER, asking(audio()))) for _ in range(many)]
-        while hub.media._waiting < media_parts.MAX_WAITING:  # noqa: ASYNC110
+        while hub.media._waiting < media_parts.MAX_WAITING:  # noqa: ASYNC110  # a count can only be looked at
             await asyncio.sleep(0.001)
         with pytest.raises(OverloadedError):
             await hub.chat.chat(CALLER, asking(audio()))

@@ -18,6 +18,7 @@ from aihub.core.errors import (
     StorageUnavailableError,
     UnavailableError,
 )
+from aihub.speech.service import RecognitionOptions
 from pipelines import early_retrieval, listening
 from pipelines.early_retrieval import STABLE_S, StableText
 from tests.unit.pipelines.rag_parts import CALLER, store
@@ -299,6 +300,13 @@ async def test_speech_part_that_is_away_is_told() -> None:
     hub.speech.models_here = ()
     with pytest.raises(ModelUnavailableError, match="aihub models download"):
         await hub.stream("how long does the battery last")
+
+
+async def test_unknown_speech_model_is_told_by_the_name_of_its_option() -> None:
+    asked = replace(question(), recognition=RecognitionOptions(model="vosk:xx"))
+    with pytest.raises(NotFoundError, match="vosk:xx") as refused:
+        await VoiceHub().voice.ask(CALLER, asked, _said("how long does the battery last"))
+    assert refused.value.param == "speech_model"
 
 
 async def test_all_places_taken_is_told() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -194,6 +195,21 @@ async def test_client_that_leaves_during_the_answer_stops_the_engine(session: ai
         await until(lambda: hub.engine.active == 0, within_s=1.0)
     finally:
         await asyncio.to_thread(server.stop)
+
+
+async def test_time_to_the_first_token_counts_from_the_end_of_the_speech(
+    live: LiveServer, session: aiohttp.ClientSession
+) -> None:
+    upload = Upload()
+    upload.say(QUESTION)
+    async with session.post(f"{live.url}/v1/voice/ask", data=upload.body(), headers=HEADERS) as response:
+        await asyncio.sleep(0.6)
+        upload.stop()
+        await response.read()
+    async with session.get(f"{live.url}/metrics") as response:
+        metrics = await response.text()
+    [first_token_s] = re.findall(r'first_token_seconds_sum\{route="/v1/voice/ask"\} (\S+)', metrics)
+    assert float(first_token_s) < 0.5
 
 
 def test_no_speech_is_a_400_of_its_own(live: LiveServer) -> None:

@@ -55,6 +55,15 @@ def test_gpt_oss_needs_the_16_gb_card_for_itself_and_the_reason_has_numbers(card
     assert all("gpt-oss-20b" not in names for names in card.together)
 
 
+def test_models_that_see_fit_the_16_gb_card_beside_the_embeddings_and_tell_what_an_image_takes(card: Plan) -> None:
+    for model_id in ("qwen2.5-vl-3b-instruct-awq", "qwen2.5-vl-7b-instruct-awq", "qwen3-vl-4b-instruct-fp8"):
+        seeing = model(card, model_id)
+        assert (seeing.verdict, seeing.image_tokens) == ("fits", 1032)
+        assert "an image takes up to 1032 of 16384 tokens" in seeing.reason
+    assert model(card, "qwen3-vl-8b-instruct-fp8").verdict == "alone"
+    assert model(card, "qwen2.5-7b-instruct-awq").image_tokens is None
+
+
 def test_sets_fit_and_none_can_take_another_model_in(card: Plan) -> None:
     sizes = {one.model_id: one.requirement.total_bytes for one in card.models if one.requirement and one.verdict == "fits"}
     assert card.together
@@ -93,6 +102,14 @@ def test_wrong_shape_is_named(tmp_path: Path) -> None:
     path = tmp_path / "shapes.yaml"
     path.write_text("hf:org/x: {num_hidden_layers: 0}\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="hf:org/x"):
+        load_shapes(path)
+
+
+def test_wrong_shape_of_an_image_encoder_is_named(tmp_path: Path) -> None:
+    text = "num_hidden_layers: 1, num_attention_heads: 1, hidden_size: 8, vocab_size: 9"
+    path = tmp_path / "shapes.yaml"
+    path.write_text(f"hf:org/x: {{{text}, vision_config: {{image_size: big}}}}\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="hf:org/x.*image_size"):
         load_shapes(path)
 
 

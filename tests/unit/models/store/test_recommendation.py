@@ -23,6 +23,7 @@ def test_laptop_without_a_card_gets_small_models_on_its_processor() -> None:
         "package:smollm2",
         "package:minilm",
         "hf:Qwen/Qwen2.5-1.5B-Instruct",
+        "hf:HuggingFaceTB/SmolVLM-500M-Instruct",
         "hf:intfloat/multilingual-e5-small",
         "vosk:vi",
         "vosk:en",
@@ -37,6 +38,11 @@ def test_card_with_16_gb_gets_the_vietnamese_and_the_code_model() -> None:
         "hf:Qwen/Qwen2.5-Coder-7B-Instruct-AWQ",
         "hf:intfloat/multilingual-e5-small",
     } <= taken(BOX)
+
+
+def test_card_with_16_gb_gets_a_model_that_sees_beside_the_embeddings() -> None:
+    best = [str(item.entry.key) for item in recommend(CATALOGUE, BOX, with_ollama=False) if "best here for vision" in item.reason]
+    assert best == ["hf:Qwen/Qwen2.5-VL-7B-Instruct-AWQ"]
 
 
 def test_model_that_fills_the_card_fits_but_is_not_recommended() -> None:

@@ -1,24 +1,21 @@
 """Text of recordings and images, for vector stores: what is said in them, or what a vision model sees in them."""
 
-import base64
 import logging
 from contextlib import aclosing
-from typing import get_args
 
 from aihub.chat.service import ChatEngine, hold
 from aihub.core.errors import InvalidRequestError, UnavailableError
+from aihub.core.limits import IMAGE_PIXELS
 from aihub.core.principal import Principal
 from aihub.documents.parsing.clean import DocumentError, DocumentErrorCode, clean, tidy
 from aihub.documents.service import MediaText, TimeSpan
 from aihub.media.service import MediaDecoder, MediaFacts, PreparedImage
 from aihub.speech.service import RecognitionOptions, Segment, SpeechService, TranscriptionEnd, TranscriptionProgress
 from pipelines.chat import EngineDirectory
+from pipelines.media_readers import data_url
 from pipelines.prompts import Prompts
 
 logger = logging.getLogger(__name__)
-
-MAX_CAPTIONED_PIXELS = 768 * 768
-"""Images are made no larger: vision models spend tokens on pixels, and captions need no fine print."""
 
 MAX_CAPTION_TOKENS = 400
 
@@ -95,7 +92,7 @@ class TranscribingReader:
 
     async def _caption(self, data: bytes) -> str:
         engine = await self._vision_engine()
-        image = await self._decoder.prepare_image(data, max_pixels=MAX_CAPTIONED_PIXELS)
+        image = await self._decoder.prepare_image(data, max_pixels=IMAGE_PIXELS)
         with hold(engine):
             answer = await engine.chat(self._question(image))
         caption = tidy(clean(answer["choices"][0]["message"].get("content") or ""))
@@ -104,8 +101,7 @@ class TranscribingReader:
         return caption
 
     def _question(self, image: PreparedImage) -> dict[str, object]:
-        url = f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self._caption_prompt}]
+        content = [{"type": "image_url", "image_url": {"url": data_url(image)}}, {"type": "text", "text": self._caption_prompt}]
         return {
             "messages": [{"role": "user", "content": content}],
             "max_completion_tokens": MAX_CAPTION_TOKENS,
@@ -164,7 +160,17 @@ class TranscriptText:
         self._length += len(text)
 
 
+_DOCUMENT_CODES: dict[str, DocumentErrorCode] = {
+    "unsupported_media": "unsupported_file",
+    "empty_media": "empty_file",
+    "media_too_long": "too_large",
+    "media_too_large": "too_large",
+    "image_too_large": "too_large",
+    "media_timeout": "parse_timeout",
+    "media_memory": "parse_memory",
+}
+
+
 def _refused(error: InvalidRequestError) -> DocumentError:
     """Turn what is wrong with a recording or an image into what is wrong with a document."""
-    code: DocumentErrorCode = next((known for known in get_args(DocumentErrorCode) if known == error.code), "invalid_file")
-    return DocumentError(error.message, code=code)
+    return DocumentError(error.message, code=_DOCUMENT_CODES.get(error.code, "invalid_file"))

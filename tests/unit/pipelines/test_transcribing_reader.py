@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, ModelUnavailableError, OverloadedError, UnavailableError
+from aihub.core.limits import IMAGE_PIXELS
 from aihub.core.principal import Principal
 from aihub.documents.parsing.clean import DocumentError, clean
 from aihub.documents.service import MediaText
-from aihub.media.service import MediaError, MediaFacts, PreparedImage, SampledVideo
+from aihub.media.service import MediaDecoder, MediaError, MediaFacts, PreparedImage, SampledVideo
 from aihub.speech.fake import FakeSpeech, spoken
 from aihub.speech.service import RecognitionOptions, Segment, TranscriptionEvent, TranscriptionStart, Word
 from pipelines.chat import model_not_found
 from pipelines.load_wait import LoadWait
-from pipelines.media_reader import MAX_CAPTIONED_PIXELS, TranscribingReader, TranscriptText
 from pipelines.prompts import load_prompts
+from pipelines.transcribing_reader import TranscribingReader, TranscriptText
 
 CALLER = Principal("tenant-a")
 AUDIO = MediaFacts("audio", "wav", 4.0, has_audio=True)
@@ -117,7 +118,7 @@ def reader(
     *,
     speech: FakeSpeech | None = None,
     models: LocalModels | None = None,
-    decoder: KnowingDecoder | None = None,
+    decoder: MediaDecoder | None = None,
     language: str = "en",
 ) -> TranscribingReader:
     return TranscribingReader(
@@ -193,15 +194,27 @@ async def test_video_without_sound_is_refused() -> None:
     assert "no sound" in (await refusal(reader(SILENT_VIDEO))).message
 
 
-async def test_damaged_media_are_refused_with_the_decoders_reason() -> None:
-    error = await refusal(reader(decoder=KnowingDecoder(AUDIO, MediaError("The file ends in the middle of its header."))))
-    assert (error.code, error.message) == ("invalid_file", "The file ends in the middle of its header.")
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("invalid_media", "invalid_file"),
+        ("unsupported_media", "unsupported_file"),
+        ("empty_media", "empty_file"),
+        ("image_too_large", "too_large"),
+        ("media_memory", "parse_memory"),
+        ("media_timeout", "parse_timeout"),
+    ],
+)
+async def test_media_that_cannot_be_decoded_are_refused_with_the_decoders_reason(code: str, told: str) -> None:
+    error = await refusal(reader(decoder=KnowingDecoder(AUDIO, MediaError("The reason.", code=code))))
+    assert (error.code, error.message) == (told, "The reason.")
 
 
 async def test_recording_that_is_too_long_is_refused_by_the_speech_services_reason() -> None:
     speech = FakeSpeech()
     speech.error = MediaError("It lasts longer than 4 hours.", code="media_too_long")
-    assert (await refusal(reader(speech=speech))).message == "It lasts longer than 4 hours."
+    error = await refusal(reader(speech=speech))
+    assert (error.code, error.message) == ("too_large", "It lasts longer than 4 hours.")
 
 
 @pytest.mark.parametrize("error", [ModelUnavailableError("Restarting."), OverloadedError("Busy."), UnavailableError("Stopping.")])
@@ -258,7 +271,7 @@ async def test_image_is_read_by_the_caption_of_a_model_that_sees(language: str, 
     media = await reader(models=models, decoder=decoder, language=language).read(CALLER, b"cat")
     assert media == MediaText("Một con mèo.", "image")
     assert models.resolved == ["seeing"]
-    assert decoder.prepared == [MAX_CAPTIONED_PIXELS]
+    assert decoder.prepared == [IMAGE_PIXELS]
     [body] = engine.bodies
     picture, question = body["messages"][0]["content"]
     assert question == {"type": "text", "text": load_prompts().for_language(used).caption}
