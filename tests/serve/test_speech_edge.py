@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import srt
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.cluster import RunningHub
@@ -98,3 +102,12 @@ async def test_openai_s_client_streams_a_file(url: str, said: Utterance) -> None
             await refusal
     assert events[-1].type == "transcript.text.done"
     assert events[-1].text == said.transcript
+
+
+def test_command_line_writes_subtitles(url: str, said: Utterance, tmp_path: Path) -> None:
+    (tmp_path / "said.wav").write_bytes(wav_of(said.samples))
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "aihub"), "speech", "transcribe", "said.wav", "--model", MODEL, "--format", "srt"],
+        cwd=tmp_path, env=os.environ | {"AIHUB_URL": url}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert " ".join(cue.content for cue in srt.parse(done.stdout)).split() == said.transcript.split()
