@@ -10,9 +10,7 @@ from pathlib import Path
 
 from aihub.core.settings import Settings
 from aihub.media.decoder import SandboxedDecoder
-from aihub.models.store.catalogue import load_catalogue
-from aihub.models.store.installs import InstallStore
-from aihub.models.store.local import INSTALLS_FOLDER
+from aihub.models.store.speech_models import open_speech_models
 from aihub.speech.engine import SpeechEngine, SpeechPlaces
 from aihub.speech.models import SpeechModel, SpeechModels
 from aihub.speech.settings import SpeechSettings
@@ -54,10 +52,7 @@ def speech_folder() -> Path | None:
 
 def installed_models() -> SpeechModels:
     """Return what a hub of this state folder would recognise with."""
-    settings = Settings()
-    return SpeechModels(
-        InstallStore(settings.home_path / INSTALLS_FOLDER), settings.models_path, speech_folder(), load_catalogue()
-    )
+    return SpeechModels(open_speech_models(Settings().model_copy(update={"speech_model": speech_folder()})))
 
 
 def find_models() -> list[SpeechModel]:

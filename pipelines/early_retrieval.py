@@ -97,13 +97,16 @@ class EarlyRetrieval:
         self._options = options
         self._question = ""
         self._task: asyncio.Task[None] | None = None
+        self._ending: list[asyncio.Task[None]] = []
 
     def begin(self, question: str) -> None:
         """Search for a question in the background; a search for another one is given up."""
         if self._options is None or question == self._question:
             return
         self._question = question
-        self._task = asyncio.create_task(self._search(question, self._options, self._task))
+        # Given up here: a task that is cancelled before its first step could not do it for those before it.
+        self._give_up()
+        self._task = asyncio.create_task(self._search(question, self._options, tuple(self._ending)))
 
     async def settle(self, question: str) -> bool:
         """Wait for the search for the whole question where it has begun, and give up any other; return whether it had."""
@@ -117,14 +120,21 @@ class EarlyRetrieval:
 
     async def close(self) -> None:
         """Stop searching."""
+        self._give_up()
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def _give_up(self) -> None:
+        """Cancel the search; it goes on for a moment, until it has let go of what it holds."""
+        self._ending = [task for task in self._ending if not task.done()]
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            self._ending.append(self._task)
+            self._task = None
 
-    async def _search(self, question: str, options: RetrievalOptions, earlier: "asyncio.Task[None] | None") -> None:
-        if earlier is not None:
-            earlier.cancel()
-            await asyncio.gather(earlier, return_exceptions=True)
+    async def _search(self, question: str, options: RetrievalOptions, earlier: "tuple[asyncio.Task[None], ...]") -> None:
+        if earlier:
+            await asyncio.wait(earlier)
         try:
             await self.rag.find(self._principal, question, options)
         except Exception as error:  # noqa: BLE001  # the search at the end tells the client, if it fails as well

@@ -1,10 +1,11 @@
 """Text of recordings and images, for vector stores: what is said in them, or what a vision model sees in them."""
 
+import asyncio
 import logging
 from contextlib import aclosing
 
 from aihub.chat.service import ChatEngine, hold
-from aihub.core.errors import InvalidRequestError, UnavailableError
+from aihub.core.errors import EngineTimeoutError, InvalidRequestError, UnavailableError
 from aihub.core.limits import IMAGE_PIXELS
 from aihub.core.principal import Principal
 from aihub.documents.parsing.clean import DocumentError, DocumentErrorCode, clean, tidy
@@ -18,6 +19,8 @@ from pipelines.prompts import Prompts
 logger = logging.getLogger(__name__)
 
 MAX_CAPTION_TOKENS = 400
+CAPTION_TIMEOUT_S = 600.0
+"""Of one caption, the load of its model included."""
 
 _RECOGNISER_DIED = "recogniser_died"
 _ATTEMPTS = 2
@@ -91,10 +94,16 @@ class TranscribingReader:
         raise UnavailableError("The speech service stopped before the end of the recording.")
 
     async def _caption(self, data: bytes) -> str:
-        engine = await self._vision_engine()
-        image = await self._decoder.prepare_image(data, max_pixels=IMAGE_PIXELS)
-        with hold(engine):
-            answer = await engine.chat(self._question(image))
+        try:
+            async with asyncio.timeout(CAPTION_TIMEOUT_S) as limit:
+                engine = await self._vision_engine()
+                image = await self._decoder.prepare_image(data, max_pixels=IMAGE_PIXELS)
+                with hold(engine):
+                    answer = await engine.chat(self._question(image))
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise EngineTimeoutError(f"The vision model did not answer within {CAPTION_TIMEOUT_S:.0f} s.") from error
         caption = tidy(clean(answer["choices"][0]["message"].get("content") or ""))
         if not caption:
             raise DocumentError("The vision model said nothing about the image.", code="empty_file")

@@ -17,6 +17,10 @@ _PAUSE_S = 0.3
 """A pause of this length is sought; the cut lies in its quietest place."""
 
 
+_GRID_BYTES = int(0.03 * SAMPLE_RATE_HZ) * SAMPLE_BYTES
+"""Parts begin on Kaldi's grid of 30 ms, so that their frames are those of the whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class CutOptions:
     """Lengths in seconds.
@@ -70,6 +74,7 @@ async def cut_at_silences(pieces: AsyncIterable[bytes], options: CutOptions) -> 
             if sent + len(held) <= max(limit, longest):
                 break
             cut = find_pause(bytes(held[: longest - sent]))
+            cut = max(0, cut - (sent + cut) % _GRID_BYTES)
             yield PartPiece(part, part_start / BYTES_PER_S, _take(held, cut))
             part, part_start, sent = part + 1, part_start + sent + cut, 0
     if held:

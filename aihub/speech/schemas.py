@@ -197,7 +197,7 @@ class LiveConfig(ClosedModel):
         phrase_list: All that may be heard, as `phrases` of a file.
     """
 
-    sample_rate: Annotated[int, BeforeValidator(_whole), Field(ge=4_000, le=192_000)] = 8_000
+    sample_rate: Annotated[int, BeforeValidator(_whole), Field(ge=8_000, le=48_000)] = 8_000
     words: Switch = True
     partial_words: Switch = False
     max_alternatives: Annotated[int, Field(ge=0, le=10)] = 0

@@ -138,6 +138,16 @@ async def test_live_stream_hears_partials_and_finals(case: Case) -> None:
     assert all({"word", "start", "end", "conf"} <= set(word) for word in words)
 
 
+async def test_file_that_comes_in_as_a_live_stream_is_heard(case: Case) -> None:
+    stream = await case.service.open_stream(SOMEBODY, LiveOptions(recognition=case.options, encoding="container"))
+    finals, file = [], wav_of(case.samples)
+    for start in range(0, len(file), 10_000):
+        finals.extend((await case.service.feed(SOMEBODY, stream.stream_id, file[start : start + 10_000])).finals)
+    finals.extend((await case.service.finish(SOMEBODY, stream.stream_id)).finals)
+    transcript = await case.service.transcribe(SOMEBODY, file, case.options)
+    assert " ".join(final["text"] for final in finals if final["text"]) == transcript.text
+
+
 async def test_alternatives_replace_the_one_result(case: Case) -> None:
     stream = await case.service.open_stream(SOMEBODY, LiveOptions(recognition=case.options, max_alternatives=2))
     finals = list((await case.service.feed(SOMEBODY, stream.stream_id, case.samples[:128_000])).finals)

@@ -15,7 +15,7 @@ from aihub.speech.service import LiveOptions, RecognitionOptions, SpeechService
 from deployments.client import HubClient
 from deployments.handles import AppConnection
 from deployments.service_client import service_client
-from tests.cluster import RunningHub
+from tests.cluster import RunningHub, title
 from tests.speech_data import Utterance, speech_model, utterances, wav_of
 
 MODEL = "vosk:spoken-en"
@@ -82,8 +82,8 @@ async def test_killed_replica_ends_its_streams_and_is_replaced(
 ) -> None:
     stream = await speech.open_stream(Principal(), LiveOptions(recognition=RecognitionOptions(model=MODEL)))
     await speech.feed(Principal(), stream.stream_id, said.samples)
-    launchers = hub.processes("aihub.speech.recognition.launcher")
     (replica,) = hub.processes("ServeReplica:speech")
+    launchers = [child for child in replica.children() if "aihub.speech.recognition.launcher" in title(child)]
     assert launchers
     replica.kill()
     with pytest.raises((NotFoundError, UnavailableError)):

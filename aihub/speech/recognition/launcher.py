@@ -6,6 +6,7 @@ of the new process, and `kill`; each process's end is told as `ended`. Sockets, 
 (seccomp) before the first fork.
 """
 
+import errno
 import gc
 import json
 import logging
@@ -113,17 +114,26 @@ class Launcher:
         launcher_pid = os.getpid()
         # Told to end between the fork and the next line, the new process would take its siblings along.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        pid = os.fork()
-        if pid == 0:
-            signal.set_wakeup_fd(-1)
-            for signum in (signal.SIGCHLD, signal.SIGTERM):
-                signal.signal(signum, signal.SIG_DFL)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._listen(descriptor, launcher_pid)
+            self._numbers[pid] = number
+        except OSError as error:
+            logger.error("No process for a speech recogniser can be had: %s", error)
+            self._tell({"ended": number, "exit_code": errno.EAGAIN})
+        finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-            self._control.close()
-            Listener(self._model, socket.socket(fileno=descriptor), self._limits).run(launcher_pid)
-        self._numbers[pid] = number
+            os.close(descriptor)
+
+    def _listen(self, descriptor: int, launcher_pid: int) -> NoReturn:
+        """Be the new process."""
+        signal.set_wakeup_fd(-1)
+        for signum in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        os.close(descriptor)
+        self._control.close()
+        Listener(self._model, socket.socket(fileno=descriptor), self._limits).run(launcher_pid)
 
     def _kill(self, number: int) -> None:
         for pid, of_pid in self._numbers.items():

@@ -1,8 +1,10 @@
-"""Parts read by the real decoder and the real document parser, in their processes."""
+"""Parts read by the real decoder, document parser and recogniser, in their processes."""
 
+import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import av
@@ -14,6 +16,8 @@ from aihub.core.errors import InvalidRequestError
 from aihub.core.limits import IMAGE_PIXELS, LOW_DETAIL_PIXELS
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.media.decoder import SandboxedDecoder
+from tests.contract.test_speech import engine_of
+from tests.speech_data import speech_model, utterances, wav_of
 from tests.unit.pipelines.media_fakes import FakeDecoder, MediaHub, audio, file, image, text, video
 from tests.unit.pipelines.rag_parts import CALLER, request
 
@@ -41,6 +45,22 @@ def shown(content: list[dict[str, Any]]) -> list[Image.Image]:
     """The images of a content, decoded."""
     urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
     return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2], validate=True))) for url in urls]
+
+
+def clip_with_sound(samples: bytes) -> bytes:
+    """A video of two seconds of grey, and as much sound as there is: 16 kHz, 16 bits, one channel."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as container:
+        pictures, sound = container.add_stream("mpeg4", rate=5), container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        pictures.width, pictures.height = 64, 48
+        for _ in range(10):
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, dtype=np.uint8), format="rgb24")))
+        container.mux(pictures.encode())
+        heard = av.AudioFrame.from_ndarray(np.frombuffer(samples, dtype=np.int16)[None, :], format="s16", layout="mono")
+        heard.sample_rate = 16_000
+        container.mux(sound.encode(heard))
+        container.mux(sound.encode())
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -106,3 +126,17 @@ async def test_bad_media_are_refused_by_field_and_the_next_ones_are_read(hub: Me
     assert str(caught.value.param).startswith("messages.0.content.1.")
     await hub.chat.chat(CALLER, asking(image(picture(8, 8))))
     assert [picture.size for picture in shown(hub.content)] == [(8, 8)]
+
+
+async def test_recordings_and_videos_are_heard_by_the_recogniser(hub: MediaHub, tmp_path: Path) -> None:
+    said = utterances("en")[0]
+    async with engine_of(speech_model("en").parent, tmp_path) as engine:
+        hub.media._readers._speech = engine
+        spoken = audio(wav_of(said.samples))
+        await asyncio.gather(*(hub.chat.chat(CALLER, asking(text(f"Question {n}"), spoken)) for n in range(3)))
+        await hub.chat.chat(CALLER, asking(video(clip_with_sound(said.samples)), text("What is said?")))
+    *recordings, sound = [body["messages"][0]["content"] for body in hub.engine.bodies]
+    assert all(f'"""\n{said.transcript}\n"""' in content for content in recordings)
+    assert sorted(content.partition("\n")[0] for content in recordings) == ["Question 0", "Question 1", "Question 2"]
+    assert said.transcript in sound[-1]["text"]
+    assert sum(part["type"] == "image_url" for part in sound) == 8

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.service import ChatEngine, ChatModelInfo
-from aihub.core.errors import HubError, ModelUnavailableError, OverloadedError, UnavailableError
+from aihub.core.errors import EngineTimeoutError, HubError, ModelUnavailableError, OverloadedError, UnavailableError
 from aihub.core.limits import IMAGE_PIXELS
 from aihub.core.principal import Principal
 from aihub.documents.parsing.clean import DocumentError, clean
@@ -305,6 +305,15 @@ async def test_vision_model_that_is_being_loaded_is_waited_for() -> None:
     engine.error = ModelUnavailableError("The model is loading.")
     with pytest.raises(ModelUnavailableError):
         await reader(IMAGE, models=LocalModels([engine])).read(CALLER, b"cat")
+
+
+async def test_vision_model_that_never_answers_is_given_up_and_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.transcribing_reader.CAPTION_TIMEOUT_S", 0.05)
+    engine = SeeingEngine()
+    monkeypatch.setattr(engine, "chat", lambda body: asyncio.sleep(60))
+    with pytest.raises(EngineTimeoutError) as gave_up:
+        await reader(IMAGE, models=LocalModels([engine])).read(CALLER, b"cat")
+    assert gave_up.value.retryable
 
 
 @pytest.mark.parametrize("caption", [None, "", " \n\0 "])

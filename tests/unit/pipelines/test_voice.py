@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aihub.chat.fake import FakeChatEngine
+from aihub.chat.schemas import RetrievalOptions
 from aihub.core.errors import (
     InvalidRequestError,
     ModelUnavailableError,
@@ -20,7 +21,7 @@ from aihub.core.errors import (
 )
 from aihub.speech.service import RecognitionOptions
 from pipelines import early_retrieval, listening
-from pipelines.early_retrieval import STABLE_S, StableText
+from pipelines.early_retrieval import STABLE_S, EarlyRetrieval, StableText
 from tests.unit.pipelines.rag_parts import CALLER, store
 from tests.unit.pipelines.voice_parts import PAUSE, Microphone, VoiceHub, WordFinder, question, until
 
@@ -166,6 +167,28 @@ async def test_search_for_less_is_given_up_and_at_most_one_runs() -> None:
     assert hub.finder.cancelled == ["battery warranty"]
     assert hub.finder.most == 1
     assert answer["retrieval"]["search_query"] == "battery warranty years"
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_searches_given_up_before_they_began_still_end_those_before_them(is_closed: bool) -> None:
+    async def wait(query: str) -> None:
+        if query == "battery":
+            await asyncio.Event().wait()
+
+    hub = VoiceHub(finder=WordFinder(wait=wait))
+    early = EarlyRetrieval(hub.rag, CALLER, RetrievalOptions(vector_store_ids=["vs_shop"]))
+    early.begin("battery")
+    await until(lambda: hub.finder.asked == ["battery"])
+    early.begin("battery warranty")
+    if is_closed:
+        await early.close()
+        assert hub.finder.asked == ["battery"]
+    else:
+        early.begin("battery warranty years")
+        assert await early.settle("battery warranty years")
+        assert hub.finder.asked == ["battery", "battery warranty years"]
+    assert hub.finder.cancelled == ["battery"]
+    assert hub.finder.most == 1
 
 
 async def test_search_that_is_under_way_at_the_end_is_waited_for() -> None:

@@ -112,8 +112,8 @@ class VoiceHub:
     stores: MemoryStores = field(default_factory=MemoryStores)
 
     def __post_init__(self) -> None:
-        rag = RagPipeline(finder=self.finder, stores=self.stores, embedder=CardOnlyEmbedder(), prompts=load_prompts())
-        self.voice = VoicePipeline(self.speech, ChatPipeline(OneModel(self.engine), rag, timeout_s=30.0), rag)
+        self.rag = RagPipeline(finder=self.finder, stores=self.stores, embedder=CardOnlyEmbedder(), prompts=load_prompts())
+        self.voice = VoicePipeline(self.speech, ChatPipeline(OneModel(self.engine), self.rag, timeout_s=30.0), self.rag)
 
     async def ask(self, *pieces: str, **changes: Any) -> dict[str, Any]:
         return await self.voice.ask(CALLER, question(**changes), audio(pieces))

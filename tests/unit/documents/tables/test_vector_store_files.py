@@ -332,3 +332,16 @@ async def test_cancel_leaves_a_completed_file_alone(documents: Documents) -> Non
     store = await documents.store()
     record = await documents.indexed(store.id, ["một"])
     assert await documents.links.cancel(documents.tenant, store.id, record.file_id) == record
+
+
+async def test_media_and_documents_are_claimed_apart(documents: Documents) -> None:
+    store = await documents.store()
+    recording, text = await documents.file(b"OggS\0" + bytes(50), "a.txt"), await documents.file(filename="b.ogg")
+    for file in (recording, text):
+        await documents.attach(store.id, file.id)
+    assert (await documents.claim()).file_id == text.id
+    assert await documents.links.claim(60, "w") is None
+    media = await documents.links.claim(60, "w", media=True)
+    assert media is not None
+    assert media.file_id == recording.id
+    assert await documents.links.claim(60, "w", media=True) is None
