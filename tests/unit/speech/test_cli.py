@@ -67,7 +67,7 @@ def test_json_is_the_api_s(speech: FakeSpeech, file: str) -> None:
 
 def test_phrases_reach_the_recogniser(speech: FakeSpeech, file: str) -> None:
     assert run("transcribe", file, "--phrases", "xin chào", "--phrases", "tạm biệt").exit_code == 0
-    assert speech.options[-1].phrases == ("xin chào", "tạm biệt")  # type: ignore[union-attr]
+    assert speech.options[-1].phrases == ("xin chào", "tạm biệt")
 
 
 def test_refusal_is_one_line_and_exit_code_2(speech: FakeSpeech, file: str) -> None:

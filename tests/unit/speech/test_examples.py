@@ -56,7 +56,7 @@ def test_file_is_streamed_at_the_speed_asked_for(live: LiveServer, tmp_path: Pat
     file.write_bytes(wav(4.0, 16_000))
     done = run("stream_file.py", str(file), "--url", live.url, "--model", "vosk:vi", "--speed", "20")
     assert (done.returncode, done.stdout) == (0, "".join(f"{text}\n" for text in SCRIPT)), done.stderr
-    assert live.parts.speech.options[-1].sample_rate == 16_000  # type: ignore[union-attr]
+    assert live.parts.speech.options[-1].sample_rate == 16_000
 
 
 def test_other_files_are_left_to_the_hub_to_decode(live: LiveServer, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_other_files_are_left_to_the_hub_to_decode(live: LiveServer, tmp_path: P
         writer.writeframes(bytes(64_000))
     done = run("stream_file.py", str(file), AIHUB_URL=live.url)
     assert done.returncode == 0, done.stderr
-    assert live.parts.speech.options[-1].encoding == "container"  # type: ignore[union-attr]
+    assert live.parts.speech.options[-1].encoding == "container"
 
 
 def test_refusal_of_the_hub_ends_the_example_with_its_message(live: LiveServer, tmp_path: Path) -> None:

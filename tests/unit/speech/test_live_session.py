@@ -52,7 +52,7 @@ async def test_place_that_cannot_be_given_back_breaks_nothing(caplog: pytest.Log
 
     session = LiveSession(speech, Principal())
     await session.hear(bytes(100))
-    speech.close = close  # type: ignore[method-assign]
+    speech.close = close
     with caplog.at_level("INFO"):
         await session.aclose()
     assert "The speech service is away." in caplog.text

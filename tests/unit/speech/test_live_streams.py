@@ -91,7 +91,7 @@ async def test_without_config_the_defaults_are_those_of_vosk_server(live: LiveSe
     results = await transcribe(live.url, bytes(16_000))  # a second of 8 kHz
     assert results[-2]["text"] == "xin chào"
     options = speech.options[-1]
-    assert (options.sample_rate, options.words, options.max_alternatives) == (8000, True, 0)  # type: ignore[union-attr]
+    assert (options.sample_rate, options.words, options.max_alternatives) == (8000, True, 0)
 
 
 async def test_config_reaches_the_recogniser_and_a_second_one_adds_to_the_first(live: LiveServer, speech: FakeSpeech) -> None:
@@ -101,9 +101,9 @@ async def test_config_reaches_the_recogniser_and_a_second_one_adds_to_the_first(
         second = {"partial_words": True, "language": "vi"}
         assert [answer async for answer in answers(connection, SECOND, second)]
     options = speech.options[-1]
-    assert (options.sample_rate, options.words, options.partial_words, options.max_alternatives) == (44100, False, True, 2)  # type: ignore[union-attr]
-    assert options.recognition.phrases == ("xin chào", "[unk]")  # type: ignore[union-attr]
-    assert options.recognition.language == "vi"  # type: ignore[union-attr]
+    assert (options.sample_rate, options.words, options.partial_words, options.max_alternatives) == (44100, False, True, 2)
+    assert options.recognition.phrases == ("xin chào", "[unk]")
+    assert options.recognition.language == "vi"
 
 
 async def test_reset_ends_an_utterance_and_times_go_on_from_the_start(live: LiveServer) -> None:

@@ -44,7 +44,7 @@ def test_transcription_has_text_and_usage(hub: OpenAI) -> None:
 
 @pytest.mark.parametrize("response_format", ["text", "srt", "vtt"])
 def test_texts_come_as_texts(hub: OpenAI, response_format: str) -> None:
-    answer = hub.audio.transcriptions.create(file=FILE, model="vosk:vi", response_format=response_format)  # type: ignore[call-overload]
+    answer = hub.audio.transcriptions.create(file=FILE, model="vosk:vi", response_format=response_format)
     assert isinstance(answer, str)
     assert "xin chào" in answer
 
@@ -64,7 +64,7 @@ def test_verbose_transcription_has_words_segments_and_confidences(hub: OpenAI) -
     assert (answer.language, answer.duration) == ("vi", 9.0)
     assert answer.words is not None and answer.segments is not None
     assert [word.word for word in answer.words] == TEXT.split()
-    assert answer.words[0].confidence == 0.9  # type: ignore[attr-defined]
+    assert answer.words[0].confidence == 0.9
     assert [segment.text for segment in answer.segments] == list(SCRIPT)
     assert answer.segments[0].tokens == []
 
@@ -74,7 +74,7 @@ def test_stream_is_iterated_to_the_whole_text(hub: OpenAI) -> None:
     events = list(stream)
     deltas = [event for event in events if event.type == "transcript.text.delta"]
     assert "".join(event.delta for event in deltas) == TEXT
-    assert deltas[-1].progress == {"done_s": 2.75, "duration_s": 9.0}  # type: ignore[union-attr]
+    assert deltas[-1].progress == {"done_s": 2.75, "duration_s": 9.0}
     done = events[-1]
     assert done.type == "transcript.text.done"
     assert done.text == TEXT

@@ -237,7 +237,7 @@ async def test_verbose_stream_has_words_in_segments_and_all_at_the_end(client: h
 
 async def test_stream_of_silence_ends_with_an_empty_text(client: httpx.AsyncClient, parts: Parts) -> None:
     parts.speech = FakeSpeech(script=())
-    client._transport.app.state.services = parts.services()  # type: ignore[attr-defined]
+    client._transport.app.state.services = parts.services()
     first, done = await stream_events(client)
     assert (first["delta"], done["text"]) == ("", "")
 
@@ -248,7 +248,7 @@ async def test_failure_in_the_middle_of_a_stream_is_an_error_event(client: httpx
         raise UnavailableError("The recogniser died. Send the file again.")
 
     parts.speech = FakeSpeech(hear=hear)
-    client._transport.app.state.services = parts.services()  # type: ignore[attr-defined]
+    client._transport.app.state.services = parts.services()
     *_, error = await stream_events(client)
     assert error["error"]["code"] == "service_unavailable"
     assert parts.speech.active == 0
@@ -259,7 +259,7 @@ async def test_slow_recogniser_keeps_the_stream_alive(
 ) -> None:
     monkeypatch.setattr("aihub.speech.routes.KEEP_ALIVE_S", 0.02)
     parts.speech = FakeSpeech(script=SCRIPT, delay_s=0.1)
-    client._transport.app.state.services = parts.services()  # type: ignore[attr-defined]
+    client._transport.app.state.services = parts.services()
     answer = await post(client, stream="true")
     assert ": still running" in answer.text
     assert json.loads(answer.text.strip().rpartition("data: ")[2])["text"] == TEXT
@@ -268,7 +268,7 @@ async def test_slow_recogniser_keeps_the_stream_alive(
 async def test_transcription_longer_than_its_time_is_504(client: httpx.AsyncClient, parts: Parts) -> None:
     parts.speech = FakeSpeech(script=SCRIPT, delay_s=5.0)
     parts.settings = Settings(transcription_timeout_s=0.05)
-    client._transport.app.state.services = parts.services()  # type: ignore[attr-defined]
+    client._transport.app.state.services = parts.services()
     error = assert_refused(await post(client), 504)
     assert "AIHUB_TRANSCRIPTION_TIMEOUT_S" in error["message"]
     assert parts.speech.active == 0

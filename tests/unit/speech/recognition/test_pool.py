@@ -114,7 +114,7 @@ async def test_cancelled_caller_ends_its_recogniser_at_once(pool: RecogniserPool
                 await recogniser.hear(said.samples * 20)
 
     task = asyncio.create_task(listen())
-    while not opened:  # noqa: ASYNC110
+    while not opened:  # noqa: ASYNC110 - set by another task
         await asyncio.sleep(0.01)
     child = min(children_of(pool.loaded()[model]))
     await asyncio.sleep(0.05)
