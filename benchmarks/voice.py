@@ -23,7 +23,7 @@ PIECE_S = 0.1
 SILENCE_S = 0.6
 """Sent after the last word, as a client needs some to notice that the speaker has ended."""
 QUESTIONS = 6
-DOCUMENTS = 200
+DOCUMENTS = 40
 _BOUNDARY = "bench-speech"
 
 
