@@ -1,7 +1,7 @@
-"""What a process gives up of the kernel before it reads untrusted input (Linux, seccomp): sockets, programs, changes of files; after
-its fork signals to others.
+"""What a process gives up of the kernel before it reads untrusted input (Linux, seccomp).
 
-The filters hold for the process and all it forks, and cannot be taken off. Files can still be read, as libraries are loaded late.
+First sockets, programs and changes of files, and after its fork signals to others. The filters hold for the process and all it
+forks, and cannot be taken off. Files can still be read, as libraries are loaded late.
 """
 
 import ctypes
