@@ -23,9 +23,8 @@ LIVE_TRIAL_SOUND_S = 3.0
 """Sound after which the language is decided."""
 LIVE_TRIAL_PAUSE_S = 1.5
 """Quiet after a whole utterance in which it is decided on less: a short command, whose speaker waits."""
-LONGEST_LIVE_TRIAL_S = 10.0
-"""Audio that is kept; of more without a whole utterance, only the end is."""
-_CARRIED_S = 4.0
+LONGEST_LIVE_TRIAL_S = 20.0
+"""Audio that is kept at most; a trial ends there, and half way in the next quiet."""
 _NOTHING_YET: dict[str, Any] = {"partial": ""}
 Outcome = TypeVar("Outcome")
 
@@ -85,8 +84,6 @@ class ChoosingRecogniser:
             await self._try(piece)
             if self._is_ripe():
                 heard = await self._decide() or heard
-            elif len(self._kept) > LONGEST_LIVE_TRIAL_S * self._bytes_per_s:
-                await self._begin_again()
         if self._chosen is None or (not audio and heard.partial is not _NOTHING_YET):
             return heard
         after = await self._chosen.hear(audio)
@@ -108,8 +105,14 @@ class ChoosingRecogniser:
             self._chosen.close()
 
     def _is_ripe(self) -> bool:
+        """Whether enough was said, or nothing is being said: trials never end within a word, but at their longest."""
+        is_quiet = self._meter.quiet_s >= LIVE_TRIAL_PAUSE_S
         has_utterance = any(trial.segments for trial in self._trials)
-        return self._meter.sound_s >= LIVE_TRIAL_SOUND_S or (has_utterance and self._meter.quiet_s >= LIVE_TRIAL_PAUSE_S)
+        return (
+            self._meter.sound_s >= LIVE_TRIAL_SOUND_S
+            or (is_quiet and (has_utterance or self.kept_s >= LONGEST_LIVE_TRIAL_S / 2))
+            or self.kept_s >= LONGEST_LIVE_TRIAL_S
+        )
 
     async def _try(self, audio: bytes) -> None:
         self._kept += audio
@@ -141,8 +144,8 @@ class ChoosingRecogniser:
         return self._shifted(heard)
 
     async def _begin_again(self) -> None:
-        """Try anew from the last seconds on: what came before has no words, but a word may have begun."""
-        dropped_bytes = max(0, len(self._kept) - int(_CARRIED_S * self._options.sample_rate) * SAMPLE_BYTES)
+        """Try anew from the last 1.5 s on: what came before has no words, but one may have begun."""
+        dropped_bytes = max(0, len(self._kept) - int(LIVE_TRIAL_PAUSE_S * self._options.sample_rate) * SAMPLE_BYTES)
         dropped_bytes -= dropped_bytes % (int(GRID_S * self._options.sample_rate) * SAMPLE_BYTES)
         del self._kept[:dropped_bytes]
         self._dropped_bytes += dropped_bytes

@@ -35,8 +35,13 @@ def models(tmp_path: Path) -> list[SpeechModel]:
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[RecogniserPool]:
-    opened = RecogniserPool()
+def deaths() -> list[int | None]:
+    return []
+
+
+@pytest.fixture
+async def pool(deaths: list[int | None]) -> AsyncIterator[RecogniserPool]:
+    opened = RecogniserPool(died=deaths.append)
     yield opened
     await opened.close()
 
@@ -128,7 +133,9 @@ async def test_file_is_heard_in_its_language_while_it_comes(make_streams: MakeSt
     assert decided_at(results) < len(results) - 1
 
 
-@pytest.mark.parametrize("before", [silence(25), noise(8) + silence(2)], ids=["silence", "noise"])
+@pytest.mark.parametrize(
+    "before", [silence(25), silence(8.5), noise(8) + silence(2)], ids=["silence", "shorter silence", "noise"]
+)
 async def test_time_without_words_decides_nothing_and_counts(
     make_streams: MakeStreams, models: list[SpeechModel], before: bytes
 ) -> None:
@@ -136,19 +143,26 @@ async def test_time_without_words_decides_nothing_and_counts(
     results = await hear(make_streams(), models, before + said)
     named = await hear(make_streams(), one_of(models, "vi"), said)
     assert decided_at(results) >= len(before) // 4000
-    assert (results[-1].language, text_of(results).split()[-6:]) == ("vi", text_of(named).split()[-6:])
-    shifted = [start + len(before) / 32_000 for start in starts_of(named)]
-    assert starts_of(results)[-6:] == pytest.approx(shifted[-6:], abs=0.1)
+    assert (results[-1].language, text_of(results)) == ("vi", text_of(named))
+    assert starts_of(results) == pytest.approx([start + len(before) / 32_000 for start in starts_of(named)], abs=0.1)
 
 
-async def test_no_more_audio_is_kept_than_the_trial_needs(pool: RecogniserPool, models: list[SpeechModel]) -> None:
+@pytest.mark.parametrize(
+    ("audio", "most_s"),
+    [(silence(30), LONGEST_LIVE_TRIAL_S / 2), ((noise(0.02) + silence(0.98)) * 30, LONGEST_LIVE_TRIAL_S)],
+    ids=["silence", "clicks"],
+)
+async def test_no_more_audio_is_kept_than_the_trial_needs(
+    pool: RecogniserPool, models: list[SpeechModel], audio: bytes, most_s: float
+) -> None:
     choice = ChoosingRecogniser(pool, models, RecogniserOptions(partials=True))
     await choice.open()
-    for _ in range(30):
-        await choice.hear(silence(1))
-        assert choice.kept_s <= LONGEST_LIVE_TRIAL_S + BLOCK_S
+    for start in range(0, len(audio), 8000):
+        await choice.hear(audio[start : start + 8000])
+        assert choice.kept_s <= most_s + BLOCK_S
     await choice.hear(b"".join(utterance.samples for utterance in clean("en")[:6]))
-    assert (choice.model, choice.kept_s) == (one_of(models, "en")[0], 0)
+    assert choice.model is not None
+    assert choice.kept_s == 0
     choice.close()
     assert pool.open_recognisers == 0
 
@@ -225,7 +239,7 @@ async def test_stream_takes_one_place_and_gives_it_back(
 
 @pytest.mark.parametrize("language", ["en", "vi"])
 async def test_death_of_a_candidate_ends_the_stream_and_frees_the_others(
-    make_streams: MakeStreams, pool: RecogniserPool, models: list[SpeechModel], language: str
+    make_streams: MakeStreams, pool: RecogniserPool, deaths: list[int | None], models: list[SpeechModel], language: str
 ) -> None:
     streams, said = make_streams(), clean("vi")[0]
     stream = await streams.open(SOMEBODY, models, LiveOptions())
@@ -237,6 +251,9 @@ async def test_death_of_a_candidate_ends_the_stream_and_frees_the_others(
     assert pool.open_recognisers == 0
     with pytest.raises(NotFoundError):
         await streams.finish(SOMEBODY, stream.stream_id)
+    async with asyncio.timeout(5):
+        while len(deaths) < 2:  # noqa: ASYNC110  # the one forked ahead was killed too
+            await asyncio.sleep(0.01)
     assert text_of(await hear(streams, models, said.samples)) == said.transcript
 
 
