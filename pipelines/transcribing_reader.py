@@ -97,8 +97,8 @@ class TranscribingReader:
         try:
             async with asyncio.timeout(CAPTION_TIMEOUT_S) as limit:
                 engine = await self._vision_engine()
-                image = await self._decoder.prepare_image(data, max_pixels=IMAGE_PIXELS)
-                with hold(engine):
+                with hold(engine):  # from here on: the model must not be unloaded while the image is prepared for it
+                    image = await self._decoder.prepare_image(data, max_pixels=IMAGE_PIXELS)
                     answer = await engine.chat(self._question(image))
         except TimeoutError as error:
             if not limit.expired():

@@ -20,7 +20,7 @@ from aihub.documents.service import MediaText
 from aihub.media.service import MediaDecoder, MediaError, MediaFacts, PreparedImage, SampledVideo
 from aihub.speech.fake import FakeSpeech, spoken
 from aihub.speech.service import RecognitionOptions, Segment, TranscriptionEvent, TranscriptionStart, Word
-from pipelines.chat import model_not_found
+from pipelines.chat import EngineDirectory, model_not_found
 from pipelines.load_wait import LoadWait
 from pipelines.prompts import load_prompts
 from pipelines.transcribing_reader import TranscribingReader, TranscriptText
@@ -117,7 +117,7 @@ def reader(
     facts: MediaFacts = AUDIO,
     *,
     speech: FakeSpeech | None = None,
-    models: LocalModels | None = None,
+    models: EngineDirectory | None = None,
     decoder: MediaDecoder | None = None,
     language: str = "en",
 ) -> TranscribingReader:
