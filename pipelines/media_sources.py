@@ -1,13 +1,13 @@
 """The bytes of content parts: base64 of the request, uploaded files of the caller, and web addresses where they are allowed."""
 
 import asyncio
-import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from aihub.chat.parts import InlineSource, MediaPart, MediaSource, RemoteSource
+from aihub.core.base64_text import decode_slices
 from aihub.core.errors import InvalidRequestError
 from aihub.core.limits import MAX_MEDIA_BYTES
 from aihub.core.principal import Principal
@@ -127,7 +127,7 @@ def decode_base64(text: str) -> bytes:
         InvalidRequestError: It is none (`invalid_base64`).
     """
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
+        return b"".join(decode_slices(text))
     except ValueError as error:
         raise InvalidRequestError(
             "The data is not valid base64: send the letters A-Z a-z 0-9 + / with padding and without blanks or line breaks.",
