@@ -130,7 +130,7 @@ class UserMessage(LenientModel):
     """A question: text, or text parts with images, recordings, videos and files among them."""
 
     role: Literal["user"]
-    sent: Annotated[str | Annotated[list[UserPart], Field(min_length=1)], Field(alias="content")]
+    sent: Annotated[str | Annotated[list[UserPart], Field(min_length=1, fail_fast=True)], Field(alias="content")]
     name: Name | None = None
 
     @property
