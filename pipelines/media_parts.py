@@ -13,7 +13,7 @@ from typing import Any
 from aihub.chat.messages import UserMessage
 from aihub.chat.routing import AUTO
 from aihub.chat.schemas import ChatCompletionRequest
-from aihub.chat.service import OWNER, ChatEngine, ChatModelInfo, hold
+from aihub.chat.service import OWNER, ChatEngine, ChatModelInfo, hold, model_info_for
 from aihub.core.errors import InvalidRequestError, OverloadedError
 from aihub.core.limits import MAX_VIDEO_FRAMES
 from aihub.core.principal import Principal
@@ -106,7 +106,7 @@ class MediaParts:
         images, videos = media.count("image"), media.count("video")
         if not images + videos:
             return
-        model_info = await engine.model_info()
+        model_info = await model_info_for(engine, images + videos)
         if not model_info.max_images:
             raise await self._blind(f"The model {model_info.model_id!r} reads no images.", media)
         if images + videos > model_info.max_images:

@@ -1,7 +1,7 @@
 """The words around what is read from recordings, videos and documents, in the language of the conversation.
 
-What was heard or read is data from outside: it stands between quotes that it cannot close, and markers of chat templates, of thoughts
-and of tool calls in it are broken. What was spoken is not called "not instructions", as people speak their questions.
+What was heard or read is data from outside: it stands between quotes that it cannot close, and markers of chat templates,
+thoughts and tool calls in it are broken. What was spoken is not called "not instructions", as people speak their questions.
 """
 
 from collections.abc import Iterator

@@ -23,7 +23,7 @@ MAX_NAME_CHARS = 120
 
 QUOTE = '"""'
 
-# `neutralise_markers` leaves these to the model at hand, as they can be meant; in retrieved or attached text nothing is lost by it.
+# `neutralise_markers` leaves these to the model at hand, as they can be meant; in retrieved and attached text nothing is lost.
 _MORE_MARKERS = (
     *("<s>", "</s>", "<unk>", "<pad>", "<think>", "</think>"),
     *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),

@@ -1,11 +1,14 @@
 import asyncio
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from aihub.chat.fake import FakeChatEngine
+from aihub.chat.fallback import Candidate, FallbackEngine
+from aihub.chat.service import ChatEngine, ChatModelInfo, images_of
 from aihub.core.errors import (
     ContextLengthError,
     EngineTimeoutError,
@@ -206,6 +209,28 @@ class TestWhatAModelTakes:
         hub.media._models = others
         assert (await refused(hub, asking(image()))).code == "model_reads_no_images"
         assert hub.decoder.calls == []
+
+    async def test_images_go_to_the_stand_in_that_sees_when_the_model_is_away(self) -> None:
+        class Away(FakeChatEngine):
+            async def model_info(self) -> ChatModelInfo:
+                raise ModelUnavailableError("gone")
+
+        async def ready(engine: ChatEngine) -> ChatEngine:
+            return engine
+
+        class Chained(OneModel):
+            async def resolve(self, *_: Any, **__: Any) -> ChatEngine:
+                return chain
+
+        seeing = FakeChatEngine("seeing", max_images=2)
+        engines = {"away": Away("away"), "blind": FakeChatEngine("blind"), "seeing": seeing}
+        chain = FallbackEngine([Candidate("local", name, partial(ready, engine)) for name, engine in engines.items()])
+        hub = MediaHub(engines=Chained(seeing))
+        answer = await hub.chat.chat(CALLER, asking(image(), video(SILENT_MP4), text("What?")))
+        assert answer["aihub"]["model"] == "seeing"
+        assert [failed["model"] for failed in answer["aihub"]["fallback_from"]] == ["away", "blind"]
+        [body] = seeing.bodies
+        assert len(images_of(body)) == 2
 
     async def test_refusal_names_the_models_that_see(self) -> None:
         hub = MediaHub(engine=FakeChatEngine())
