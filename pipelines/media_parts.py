@@ -15,10 +15,10 @@ from aihub.chat.routing import AUTO
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.chat.service import OWNER, ChatEngine, ChatModelInfo, hold, model_info_for
 from aihub.core.errors import InvalidRequestError, OverloadedError
-from aihub.core.limits import MAX_VIDEO_FRAMES
+from aihub.core.limits import MAX_TEXT_CHARS, MAX_VIDEO_FRAMES
 from aihub.core.principal import Principal
 from pipelines.media_readers import MediaReaders, PartTask
-from pipelines.media_sources import ByteBudget
+from pipelines.media_sources import ByteBudget, TextBudget
 
 MAX_REQUESTS = 8
 """Requests whose media are read at a time in one process; each holds as much as its limits allow."""
@@ -76,9 +76,9 @@ class MediaParts:
 
     def _tasks(self, request: ChatCompletionRequest) -> list[PartTask]:
         said = "\n".join(message.question for message in request.messages if isinstance(message, UserMessage))
-        budget = ByteBudget()
+        budget, text_budget = ByteBudget(), TextBudget(MAX_TEXT_CHARS - request.text_chars)
         tasks = [
-            PartTask(part, number, position, said, request.retrieval is not None, budget)
+            PartTask(part, number, position, said, request.retrieval is not None, budget, text_budget)
             for number, message in enumerate(request.messages)
             if isinstance(message, UserMessage)
             for position, part in message.media.items()

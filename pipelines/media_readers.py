@@ -1,7 +1,10 @@
 """What reads one content part: the decoder for images and frames, the speech service for sound, the parser for documents."""
 
+import asyncio
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from aihub.chat.parts import (
@@ -25,11 +28,11 @@ from aihub.core.limits import (
     MAX_VIDEO_FRAMES,
 )
 from aihub.core.principal import Principal
+from aihub.documents.parsing.clean import DocumentError
 from aihub.documents.parsing.formats.media import begins_as_media
-from aihub.documents.parsing.options import MAX_CHUNK_TOKENS, ChunkingOptions, ParsedDocument
 from aihub.media.service import MediaDecoder, MediaError, MediaFacts, PreparedImage
 from aihub.speech.service import RecognitionOptions, SpeechService, Transcript
-from pipelines.media_sources import ByteBudget, MediaFile, SourceReader, blaming
+from pipelines.media_sources import ByteBudget, MediaFile, SourceReader, TextBudget, blaming
 from pipelines.media_words import document_text, frame_text, recording_text, sound_text, video_text, words_for
 
 PartKind = Literal["image", "audio", "video", "document"]
@@ -39,15 +42,16 @@ _JUDGED_CHARS = 2_000
 _HELD = {"image": "an image", "audio": "a recording", "video": "a video without sound"}
 _KINDS: dict[type, PartKind] = {ImagePart: "image", AudioPart: "audio", VideoPart: "video"}
 _PART_TYPES = {"image": "image_url", "audio": "input_audio", "video": "video_url"}
-_WHOLE = ChunkingOptions(MAX_CHUNK_TOKENS)  # of no interest here; large chunks cost the parser least
+_QUICK_CHARS = 16 * 2**10
+"""Longer texts are put between their words in a thread: their markers are looked for letter by letter."""
 
 
 class TextParser(Protocol):
     """`aihub.documents.parsing.parser.DocumentParser`."""
 
-    async def parse(
-        self, filename: str, data: bytes, chunking: ChunkingOptions, *, encoding: str | None = None
-    ) -> ParsedDocument: ...
+    async def extract_text(self, filename: str, data: bytes, *, max_characters: int) -> str:
+        """Return the text of a file; `DocumentError` where there is none, or more (`too_large`)."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +75,7 @@ class PartTask:
     said: str
     has_sources: bool
     budget: ByteBudget
+    text_budget: TextBudget
     kind: PartKind | None = None
     max_frames: int = MAX_VIDEO_FRAMES
     file: MediaFile | None = None
@@ -199,17 +204,32 @@ class MediaReaders:
     async def _transcribe(self, principal: Principal, task: PartTask, file: MediaFile) -> ReadyText:
         with blaming(task.param):
             transcript = await self._speech.transcribe(principal, file.data, RecognitionOptions())
-        words = words_for(task.said or transcript.text)
+            heard = transcript.text
+            task.text_budget.take(len(heard))
+        words = words_for(task.said or heard)
         if task.kind == "video":
             # What is said in a video is what the question is about, and not the question.
-            return ReadyText(sound_text(words, transcript))
-        return ReadyText(recording_text(words, transcript, file.name), question=_lines(transcript))
+            return ReadyText(await _rendered(len(heard), partial(sound_text, words, transcript)))
+        text = await _rendered(len(heard), partial(recording_text, words, transcript, file.name))
+        return ReadyText(text, question=_lines(transcript))
 
     async def _read_document(self, task: PartTask, file: MediaFile) -> ReadyText:
+        budget = task.text_budget
         with blaming(task.param):
-            document = await self._parser.parse(file.name or _UNNAMED, file.data, _WHOLE)
-        words = words_for(task.said or document.text[:_JUDGED_CHARS])
-        return ReadyText(document_text(words, file.name, document.text, has_sources=task.has_sources))
+            budget.require_some()
+            try:
+                text = await self._parser.extract_text(file.name or _UNNAMED, file.data, max_characters=budget.left)
+            except DocumentError as error:
+                if error.code != "too_large":
+                    raise
+                budget.take(budget.left + 1)
+            budget.take(len(text))
+        words = words_for(task.said or text[:_JUDGED_CHARS])
+        return ReadyText(await _rendered(len(text), partial(document_text, words, file.name, text, has_sources=task.has_sources)))
+
+
+async def _rendered(chars: int, render: Callable[[], str]) -> str:
+    return render() if chars <= _QUICK_CHARS else await asyncio.to_thread(render)
 
 
 def data_url(image: PreparedImage) -> str:

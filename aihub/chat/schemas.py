@@ -185,13 +185,18 @@ class ChatCompletionRequest(SamplingRequest):
         """Whether parts are still to be read before an engine can be asked."""
         return any(isinstance(message, UserMessage) and message.media for message in self.messages)
 
+    @property
+    def text_chars(self) -> int:
+        """Characters of all messages."""
+        return sum(len(message.content or "") for message in self.messages)
+
     def require_bounded_text(self) -> None:
         """Refuse more text than one request may hold.
 
         Raises:
             InvalidRequestError: It does (`context_length_exceeded`).
         """
-        chars = sum(len(message.content or "") for message in self.messages)
+        chars = self.text_chars
         if chars > MAX_TEXT_CHARS:
             raise InvalidRequestError(
                 f"The messages hold {chars} characters; at most {MAX_TEXT_CHARS} are allowed. Send less text.",

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from aihub.core.errors import (
 from aihub.core.limits import IMAGE_PIXELS, LOW_DETAIL_PIXELS, MAX_MEDIA_BYTES, MAX_RECORDING_S
 from aihub.core.principal import Principal
 from aihub.speech.fake import FakeSpeech, spoken
-from pipelines import media_parts
+from pipelines import media_parts, media_readers
 from tests.unit.pipelines.media_fakes import (
     BROKEN_PNG,
     LONG_WAV,
@@ -338,7 +339,31 @@ class TestBadMedia:
 
     async def test_documents_count_against_the_text_of_a_request(self, hub: MediaHub) -> None:
         error = await refused(hub, asking(file(b"a" * 1_000_001)))
+        assert (error.code, error.param) == (ContextLengthError.code, "messages.0.content.0.file.file_data")
+
+    async def test_documents_share_the_text_that_a_request_may_hold(self, hub: MediaHub) -> None:
+        documents = [file(b"a" * 300_000)] * 3
+        await hub.chat.chat(CALLER, asking(text("b" * 99_000), *documents))
+        assert len(hub.content) > 999_000
+        error = await refused(hub, asking(text("b" * 101_000), *documents))
         assert error.code == ContextLengthError.code
+
+    async def test_reading_documents_ends_at_the_first_that_is_too_much(self, hub: MediaHub) -> None:
+        await refused(hub, asking(text("b" * 400_000), *[file(b"a" * 500_000)] * 30))
+        assert len(hub.parser.limits) <= 2 * 2 * media_parts.MAX_PARALLEL_PARTS, "of the whole answer and of the stream"
+        assert max(hub.parser.limits) == 600_000
+
+    async def test_loop_goes_on_while_a_long_document_is_put_between_its_words(self, hub: MediaHub, monkeypatch: Any) -> None:
+        rendered_in: list[bool] = []
+        render = media_readers.document_text
+
+        def watched(*args: Any, **options: Any) -> str:
+            rendered_in.append(threading.current_thread() is threading.main_thread())
+            return render(*args, **options)
+
+        monkeypatch.setattr(media_readers, "document_text", watched)
+        await hub.chat.chat(CALLER, asking(file(b"short"), file(b"a" * 500_000)))
+        assert sorted(rendered_in) == [False, True]
 
     async def test_recording_without_a_speech_model_is_unavailable_and_says_how_to_get_one(self, hub: MediaHub) -> None:
         hub.speech.models_here = ()
