@@ -65,6 +65,8 @@ class PartTask:
         has_sources: Whether retrieval puts numbered sources into the prompt.
         kind: Of what it holds; None for a file that was not looked into.
         max_frames: Of a video.
+        file: While it is being read.
+        size_bytes: Of the file, once it was read; reading it again counts no more against the budget.
         texts: Read from sound or document; None before that.
         images: Read from an image, or a video's frames with their times; None before that.
     """
@@ -79,6 +81,7 @@ class PartTask:
     kind: PartKind | None = None
     max_frames: int = MAX_VIDEO_FRAMES
     file: MediaFile | None = None
+    size_bytes: int | None = None
     texts: list[ReadyText] | None = None
     images: list[ReadyPart] | None = None
 
@@ -174,7 +177,9 @@ class MediaReaders:
     async def _file(self, principal: Principal, task: PartTask) -> MediaFile:
         if task.file is None:
             limit = MAX_IMAGE_BYTES if task.kind == "image" else MAX_MEDIA_BYTES
-            file = await self.sources.read(principal, task.part, task.param, max_bytes=limit, budget=task.budget)
+            budget = task.budget if task.size_bytes is None else ByteBudget(task.size_bytes)
+            file = await self.sources.read(principal, task.part, task.param, max_bytes=limit, budget=budget)
+            task.size_bytes = len(file.data)
             task.file = MediaFile(file.data, _given_name(task.part) or file.name)
         return task.file
 

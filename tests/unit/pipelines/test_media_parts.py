@@ -24,6 +24,7 @@ from aihub.core.limits import IMAGE_PIXELS, LOW_DETAIL_PIXELS, MAX_MEDIA_BYTES, 
 from aihub.core.principal import Principal
 from aihub.speech.fake import FakeSpeech, spoken
 from pipelines import media_parts, media_readers
+from pipelines.media_readers import PartTask
 from tests.unit.pipelines.media_fakes import (
     BROKEN_PNG,
     LONG_WAV,
@@ -148,7 +149,7 @@ class TestWhatEachPartBecomes:
         hub.files.add("file-1", "a.png", PNG)
         await hub.chat.chat(CALLER, asking(uploaded("file-1", kind)))
         assert hub.content == [PREPARED]
-        assert hub.files.read == ["file-1"]
+        assert hub.files.read == ["file-1"] * (2 if kind == "file" else 1), "what a file holds is found out first"
 
     async def test_uploaded_video_is_read(self, hub: MediaHub) -> None:
         hub.files.add("file-1", "trip.mp4", MP4)
@@ -438,6 +439,19 @@ class TestRetrieval:
         assert "searches by" in (await refused(hub, asking(image(), retrieval=True))).message
 
 
+class LoadingModel(OneModel):
+    """Its model is loaded when `is_loaded` is set."""
+
+    def __init__(self, engine: ChatEngine) -> None:
+        super().__init__(engine)
+        self.is_loaded = asyncio.Event()
+
+    async def resolve(self, model_id: str, body: Any = None, *, wait: Any = None) -> ChatEngine:
+        engine = await super().resolve(model_id, body, wait=wait)
+        await self.is_loaded.wait()
+        return engine
+
+
 class TestConcurrency:
     async def test_cancelled_request_ends_its_decoding(self, hub: MediaHub) -> None:
         hub.decoder.delay_s = 30.0
@@ -483,7 +497,7 @@ class TestConcurrency:
         hub.decoder.delay_s = 30.0
         many = media_parts.MAX_REQUESTS + media_parts.MAX_WAITING
         tasks = [asyncio.create_task(hub.chat.chat(CALLER, asking(audio()))) for _ in range(many)]
-        while hub.media._waiting < media_parts.MAX_WAITING:  # noqa: ASYNC110  # a count can only be looked at
+        while hub.media._requests < many:  # noqa: ASYNC110  # a count can only be looked at
             await asyncio.sleep(0.001)
         with pytest.raises(OverloadedError):
             await hub.chat.chat(CALLER, asking(audio()))
@@ -492,6 +506,44 @@ class TestConcurrency:
         await asyncio.gather(*tasks, return_exceptions=True)
         hub.decoder.delay_s = 0.0
         await hub.chat.chat(CALLER, asking(audio()))
+
+    async def test_request_that_is_refused_has_loaded_no_model_and_one_that_waited_is_not_refused(self) -> None:
+        loading = LoadingModel(FakeChatEngine(max_images=10))
+        hub = MediaHub(engine=loading._engine, engines=loading)
+        many = media_parts.MAX_REQUESTS + media_parts.MAX_WAITING
+        tasks = [asyncio.create_task(hub.chat.chat(CALLER, asking(image(), file(b"a")))) for _ in range(many)]
+        while len(loading.asked) < many:  # noqa: ASYNC110  # a count can only be looked at
+            await asyncio.sleep(0.001)
+        with pytest.raises(OverloadedError):
+            await hub.chat.chat(CALLER, asking(image()))
+        assert len(loading.asked) == many
+        loading.is_loaded.set()
+        assert len(await asyncio.gather(*tasks)) == many
+
+    @pytest.mark.parametrize("model", ["auto", "fake-chat"])
+    async def test_no_bytes_are_held_while_a_model_is_loaded(self, model: str, monkeypatch: Any) -> None:
+        tasks: list[PartTask] = []
+        make = PartTask.__post_init__
+
+        def watched(task: PartTask) -> None:
+            tasks.append(task)
+            make(task)
+
+        monkeypatch.setattr(PartTask, "__post_init__", watched)
+        loading = LoadingModel(FakeChatEngine("fake-chat" if model != "auto" else "auto", max_images=10))
+        hub = MediaHub(engine=loading._engine, engines=loading)
+        hub.files.add("file-1", "a.wav", WAV)
+        hub.files.add("file-2", "a.mp4", MP4)
+        asked = asking(uploaded("file-1"), uploaded("file-2"), uploaded("file-2", "video_url"), model=model)
+        answer = asyncio.create_task(hub.chat.chat(CALLER, asked))
+        while not loading.asked:  # noqa: ASYNC110  # a count can only be looked at
+            await asyncio.sleep(0.001)
+        assert [task.kind for task in tasks] == ["audio", "video", "video"]
+        assert [task.file for task in tasks] == [None] * 3
+        loading.is_loaded.set()
+        await answer
+        assert [task.file for task in tasks] == [None] * 3
+        assert tasks[0].budget.left == MAX_MEDIA_BYTES - len(WAV) - 2 * len(MP4), "each is counted once"
 
     async def test_callers_get_their_own_media(self, hub: MediaHub) -> None:
         hub.files.add("file-1", "mine.txt", b"mine", tenant_id="a")
