@@ -3,8 +3,9 @@
 import asyncio
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import PurePath
 from typing import Literal, Protocol
 
 from aihub.chat.parts import (
@@ -32,6 +33,7 @@ from aihub.documents.parsing.clean import DocumentError
 from aihub.documents.parsing.formats.media import begins_as_media
 from aihub.media.service import MediaDecoder, MediaError, MediaFacts, PreparedImage
 from aihub.speech.service import RecognitionOptions, SpeechService, Transcript
+from pipelines.media_cache import TextCache
 from pipelines.media_sources import ByteBudget, MediaFile, SourceReader, TextBudget, blaming
 from pipelines.media_words import document_text, frame_text, recording_text, sound_text, video_text, words_for
 
@@ -122,13 +124,23 @@ class MediaReaders:
 
     Args:
         parser: Makes text of documents.
+        known: Texts that were read before; its own one when None.
     """
 
-    def __init__(self, *, sources: SourceReader, decoder: MediaDecoder, speech: SpeechService, parser: TextParser) -> None:
+    def __init__(
+        self,
+        *,
+        sources: SourceReader,
+        decoder: MediaDecoder,
+        speech: SpeechService,
+        parser: TextParser,
+        known: TextCache | None = None,
+    ) -> None:
         self.sources = sources
         self._decoder = decoder
         self._speech = speech
         self._parser = parser
+        self._known = known or TextCache()
 
     async def classify(self, principal: Principal, task: PartTask) -> None:
         """Find out what a file holds, by its first bytes and its header; raises as `MediaParts.prepare`."""
@@ -145,16 +157,26 @@ class MediaReaders:
         """Read what is said in a recording or video, or stands in a document; raises as `MediaParts.prepare`."""
         file = await self._file(principal, task)
         if task.kind == "document":
-            task.texts = [await self._read_document(task, file)]
+            task.texts = [await self._read_document(principal, task, file)]
             return
         facts = await self._probe(task, file)
         self._require_kind(task, facts)
         if task.kind == "video" and not facts.has_audio:
             task.texts = []
-        elif task.kind == "video" and not await self._speech.models():
+            return
+        models = tuple((model.model_id, model.created) for model in await self._speech.models())
+        if task.kind == "video" and not models:
             task.texts = [ReadyText(words_for(task.said).no_recogniser)]
-        else:
-            task.texts = [await self._transcribe(principal, task, file)]
+            return
+        key = await self._known.key(principal.tenant_id, file.data, "sound", models)
+        transcript = self._known.get(key)
+        if not isinstance(transcript, Transcript):
+            with blaming(task.param):
+                heard = await self._speech.transcribe(principal, file.data, RecognitionOptions())
+            # The times of words are of no use here, and most of what a transcript takes.
+            transcript = replace(heard, segments=tuple(replace(segment, words=()) for segment in heard.segments))
+            self._known.put(key, transcript)
+        task.texts = [await self._transcribed(task, file, transcript)]
 
     async def read_images(self, principal: Principal, task: PartTask) -> None:
         """Decode an image, or the frames of a video; raises as `MediaParts.prepare`."""
@@ -206,10 +228,10 @@ class MediaReaders:
             param=task.param,
         )
 
-    async def _transcribe(self, principal: Principal, task: PartTask, file: MediaFile) -> ReadyText:
+    @staticmethod
+    async def _transcribed(task: PartTask, file: MediaFile, transcript: Transcript) -> ReadyText:
+        heard = transcript.text
         with blaming(task.param):
-            transcript = await self._speech.transcribe(principal, file.data, RecognitionOptions())
-            heard = transcript.text
             task.text_budget.take(len(heard))
         words = words_for(task.said or heard)
         if task.kind == "video":
@@ -218,19 +240,28 @@ class MediaReaders:
         text = await _rendered(len(heard), partial(recording_text, words, transcript, file.name))
         return ReadyText(text, question=_lines(transcript))
 
-    async def _read_document(self, task: PartTask, file: MediaFile) -> ReadyText:
-        budget = task.text_budget
+    async def _read_document(self, principal: Principal, task: PartTask, file: MediaFile) -> ReadyText:
+        name = file.name or _UNNAMED
+        # The parser tells formats apart by the name too.
+        key = await self._known.key(principal.tenant_id, file.data, "document", PurePath(name).suffix.lower())
+        text = self._known.get(key)
         with blaming(task.param):
-            budget.require_some()
-            try:
-                text = await self._parser.extract_text(file.name or _UNNAMED, file.data, max_characters=budget.left)
-            except DocumentError as error:
-                if error.code != "too_large":
-                    raise
-                budget.take(budget.left + 1)
-            budget.take(len(text))
+            if not isinstance(text, str):
+                text = await self._extract_text(task.text_budget, name, file.data)
+                self._known.put(key, text)
+            task.text_budget.take(len(text))
         words = words_for(task.said or text[:_JUDGED_CHARS])
         return ReadyText(await _rendered(len(text), partial(document_text, words, file.name, text, has_sources=task.has_sources)))
+
+    async def _extract_text(self, budget: TextBudget, name: str, data: bytes) -> str:
+        budget.require_some()
+        try:
+            return await self._parser.extract_text(name, data, max_characters=budget.left)
+        except DocumentError as error:
+            if error.code != "too_large":
+                raise
+            budget.take(budget.left + 1)
+            raise
 
 
 async def _rendered(chars: int, render: Callable[[], str]) -> str:

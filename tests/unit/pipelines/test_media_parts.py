@@ -23,6 +23,7 @@ from aihub.core.errors import (
 from aihub.core.limits import IMAGE_PIXELS, LOW_DETAIL_PIXELS, MAX_MEDIA_BYTES, MAX_RECORDING_S
 from aihub.core.principal import Principal
 from aihub.speech.fake import FakeSpeech, spoken
+from aihub.speech.service import SpeechModelInfo
 from pipelines import media_parts, media_readers
 from pipelines.media_readers import PartTask
 from tests.unit.pipelines.media_fakes import (
@@ -558,3 +559,66 @@ class TestConcurrency:
         async with aclosing(await hub.chat.open_chat_stream(CALLER, asking(image(), stream=True))) as stream:
             await anext(stream)
         assert (hub.engine.active, hub.decoder.active) == (0, 0)
+
+
+class TestConversations:
+    """Each turn sends what came before it again."""
+
+    async def test_what_was_heard_or_read_once_is_known_in_the_next_turn(self, hub: MediaHub) -> None:
+        first = [text("Listen:"), audio(), video(), file(b"A page.", "page.md")]
+        await hub.chat.chat(CALLER, asking(*first))
+        turn = hub.content
+        for _ in range(3):
+            messages = [
+                {"role": "user", "content": first},
+                {"role": "assistant", "content": "Yes."},
+                {"role": "user", "content": "And?"},
+            ]
+            await hub.chat.chat(CALLER, request(messages=messages))
+            assert hub.engine.bodies[-1]["messages"][0]["content"] == turn
+        assert (len(hub.speech.options), len(hub.parser.limits)) == (2, 1)
+
+    async def test_words_and_names_around_a_known_text_are_those_of_the_request(self, hub: MediaHub) -> None:
+        await hub.chat.chat(CALLER, asking(text("Sum up."), file(b"A page.", "one.txt")))
+        await hub.chat.chat(CALLER, asking(text("Chuyện gì?"), file(b"A page.", "two.txt"), retrieval=True))
+        assert "Nội dung tệp" in hub.content
+        assert "(two.txt)" in hub.content
+        assert len(hub.parser.limits) == 1
+
+    async def test_tenants_share_nothing(self, hub: MediaHub) -> None:
+        for tenant in ("a", "b", "a", "b"):
+            await hub.chat.chat(Principal(tenant), asking(audio(), file(b"A page.")))
+        assert (len(hub.speech.options), len(hub.parser.limits)) == (2, 2)
+
+    async def test_new_speech_model_hears_again(self, hub: MediaHub) -> None:
+        await hub.chat.chat(CALLER, asking(audio()))
+        hub.speech.models_here = (*hub.speech.models_here, SpeechModelInfo("vosk:fr", ("fr",), 5))
+        await hub.chat.chat(CALLER, asking(audio()))
+        assert len(hub.speech.options) == 2
+
+    async def test_known_text_counts_against_the_text_of_a_request(self, hub: MediaHub) -> None:
+        await hub.chat.chat(CALLER, asking(file(b"a" * 600_000)))
+        error = await refused(hub, asking(text("b" * 500_000), file(b"a" * 600_000)))
+        assert error.code == ContextLengthError.code
+
+    async def test_failure_is_not_kept(self, hub: MediaHub) -> None:
+        hub.speech.error = UnavailableError("The recogniser died.")
+        with pytest.raises(UnavailableError):
+            await hub.chat.chat(CALLER, asking(audio()))
+        hub.speech.error = None
+        await hub.chat.chat(CALLER, asking(audio()))
+        assert "how much is it" in hub.content
+
+    async def test_silent_video_needs_no_speech_service(self, hub: MediaHub) -> None:
+        hub.speech.error = UnavailableError("away")
+        await hub.chat.chat(CALLER, asking(video(SILENT_MP4)))
+        assert not hub.speech.options
+
+    async def test_many_callers_at_once_get_their_own_texts(self, hub: MediaHub) -> None:
+        async def ask(number: int) -> str:
+            tenant, page = Principal(f"tenant-{number % 5}"), f"Page {number % 10}."
+            answer = await hub.chat.chat(tenant, asking(file(page.encode())))
+            return str(answer["choices"][0]["message"]["content"])
+
+        answers = await asyncio.gather(*(ask(number) for number in range(60)))
+        assert [f"Page {number % 10}." in answer for number, answer in enumerate(answers)] == [True] * 60
