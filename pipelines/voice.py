@@ -43,8 +43,7 @@ class VoicePipeline:
             answer = await self._chat.with_rag(early.rag).chat(principal, _request(question, heard.text, stream=False))
             return answer | {"transcript": heard.to_dict()}
         finally:
-            await listener.close()
-            await early.close()
+            await _end(listener, early)
 
     async def open_ask_stream(
         self, principal: Principal, question: VoiceQuestion, audio: AsyncGenerator[bytes, None]
@@ -80,8 +79,7 @@ class VoicePipeline:
                 async for frame in frames:
                     yield frame
         finally:
-            await listener.close()
-            await early.close()
+            await _end(listener, early)
 
     def _early(self, principal: Principal, question: VoiceQuestion) -> EarlyRetrieval:
         request = _request(question, "?", stream=False)  # what is wrong with it is told before anything is heard
@@ -97,6 +95,13 @@ class VoicePipeline:
                 early.begin(text)
 
         return Listener(self._speech, principal, question.recognition, audio, on_text)
+
+
+async def _end(listener: Listener, early: EarlyRetrieval) -> None:
+    try:
+        await listener.close()
+    finally:
+        await early.close()
 
 
 def _done(heard: HeardQuestion) -> dict[str, Any]:
