@@ -1,6 +1,5 @@
 """What `/v1/audio/transcriptions` takes, field by field as OpenAI's API has it, and the JSON objects it answers with."""
 
-import json
 import unicodedata
 from typing import Annotated, Any, Literal
 
@@ -8,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from aihub.core.errors import InvalidRequestError
 from aihub.core.schemas import ClosedModel, ModelName, ResponseModel, validate
+from aihub.http.strict_json import parse_strict_json
 from aihub.speech.service import AUTO_MODEL, LiveOptions, RecognitionOptions
 
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
@@ -63,9 +63,23 @@ def _phrases(values: Any) -> Any:
     if not isinstance(values, list) or len(values) != 1 or not values[0].startswith("[") or values[0] == "[unk]":
         return values
     try:
-        return json.loads(values[0])
-    except ValueError:
-        raise ValueError("must be a JSON list of texts, or the field repeated for each phrase") from None
+        return parse_strict_json(values[0].encode())
+    except InvalidRequestError as error:
+        raise ValueError("must be a JSON list of texts, or the field repeated for each phrase") from error
+
+
+def _strategy(value: Any) -> Any:
+    """Take an object in one form field, as well as the fields `chunking_strategy[...]` that OpenAI's client sends."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return parse_strict_json(value.encode())
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"'chunking_strategy' is no valid JSON. {error.message}", param="chunking_strategy") from error
+
+
+VAD_PARAMETERS = frozenset({"prefix_padding_ms", "silence_duration_ms", "threshold"})
+"""What OpenAI's `server_vad` can be given."""
 
 
 class VoiceActivityFields(BaseModel):
@@ -116,6 +130,8 @@ def read_fields(fields: dict[str, Any]) -> TranscriptionFields:
         InvalidRequestError: One is unknown, wrong or of a kind that is not known here.
     """
     sent = {name: value for name, value in fields.items() if value not in ("", [""])}
+    if "chunking_strategy" in sent:
+        sent["chunking_strategy"] = _strategy(sent["chunking_strategy"])
     for name, reason in _REFUSED.items():
         if name in sent:
             raise InvalidRequestError(reason, param=name, code="unsupported_parameter")
@@ -125,7 +141,19 @@ def read_fields(fields: dict[str, Any]) -> TranscriptionFields:
             param="response_format",
             code="unsupported_parameter",
         )
+    _refuse_tuning(sent.get("chunking_strategy"))
     return validate(TranscriptionFields, sent)
+
+
+def _refuse_tuning(strategy: Any) -> None:
+    """Refuse OpenAI's parameters of `server_vad` by what they are; what is no such object is left to the schema."""
+    if isinstance(strategy, dict) and strategy.get("type") == "server_vad":
+        for name in VAD_PARAMETERS & strategy.keys():
+            raise InvalidRequestError(
+                f"`{name}` cannot be tuned here: files are cut at silences that the hub finds. Leave it out.",
+                param=f"chunking_strategy.{name}",
+                code="unsupported_parameter",
+            )
 
 
 class DurationUsage(ResponseModel):
