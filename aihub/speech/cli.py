@@ -120,7 +120,7 @@ def _require_own_results(files: list[Path]) -> None:
     for path in files:
         if (other := first.setdefault(path.stem, path)) is not path:
             raise typer.BadParameter(
-                f"The results of {other} and {path} would have one name. Transcribe them into folders of their own, or rename one.",
+                f"The results of {other} and {path} would have one name. Use a folder for each, or rename one.",
                 param_hint="--output",
             )
 

@@ -278,13 +278,13 @@ async def test_model_that_restarts_while_another_is_stopped_stays_and_rests_late
             await asyncio.to_thread(is_stopping.wait, 5.0)  # the other one
             os.kill(dead, signal.SIGKILL)
             async with asyncio.timeout(5.0):
-                while vietnamese in pool.loaded():
+                while vietnamese in pool.loaded():  # noqa: ASYNC110  # the end of a process is no event
                     await asyncio.sleep(0.01)
         async with await pool.open(vietnamese, RecogniserOptions()):
             await asyncio.sleep(0.4)
             assert pool.loaded().keys() == {vietnamese}
         async with asyncio.timeout(5.0):
-            while pool.loaded():
+            while pool.loaded():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     finally:
         await pool.close()
