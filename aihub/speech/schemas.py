@@ -1,20 +1,17 @@
 """What `/v1/audio/transcriptions` takes, field by field as OpenAI's API has it, and the JSON objects it answers with."""
 
-import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from aihub.core.errors import InvalidRequestError
 from aihub.core.schemas import ClosedModel, ModelName, ResponseModel, validate
 from aihub.http.strict_json import parse_strict_json
-from aihub.speech.service import AUTO_MODEL, LiveOptions, RecognitionOptions
+from aihub.speech.service import AUTO_MODEL, MAX_PHRASE_CHARS, MAX_PHRASES, LiveOptions, RecognitionOptions, as_written
 
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 Granularity = Literal["word", "segment"]
 
-MAX_PHRASES = 1_000
-MAX_PHRASE_CHARS = 200
 MAX_PROMPT_CHARS = 4_096
 LISTS = frozenset({"phrases", "timestamp_granularities", "include", "keywords", "languages"}) | {
     "known_speaker_names",
@@ -35,14 +32,14 @@ def _primary_subtag(value: Any) -> Any:
     return value.replace("_", "-").partition("-")[0].lower() if isinstance(value, str) else value
 
 
-def _as_written(phrase: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", phrase).split())
+def _as_written(value: Any) -> Any:
+    return as_written(value) if isinstance(value, str) else value
 
 
 LanguageCode = Annotated[str, BeforeValidator(_primary_subtag), StringConstraints(pattern=r"^[a-z]{2,3}$")]
 """ISO 639-1 code; of a longer tag such as `vi-VN` the language counts."""
 
-Phrase = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PHRASE_CHARS), AfterValidator(_as_written)]
+Phrase = Annotated[str, BeforeValidator(_as_written), StringConstraints(min_length=1, max_length=MAX_PHRASE_CHARS)]
 Phrases = Annotated[list[Phrase], Field(max_length=MAX_PHRASES)]
 
 
