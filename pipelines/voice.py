@@ -4,16 +4,20 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from aihub.chat.sampling import REFUSED_FIELDS
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.core.errors import InvalidRequestError
 from aihub.core.principal import Principal
 from aihub.core.schemas import validate
 from aihub.core.sse import data_event
+from aihub.http.form_values import read_form_values
 from aihub.speech.service import SpeechService, VoiceQuestion
 from pipelines.chat import ChatPipeline
 from pipelines.early_retrieval import EarlyRetrieval, StableText
 from pipelines.listening import HeardQuestion, Listener
 from pipelines.rag import RagPipeline
+
+_MOST_SHOWN_CHARS = 64
 
 
 class VoicePipeline:
@@ -114,8 +118,17 @@ def _request(question: VoiceQuestion, text: str, *, stream: bool) -> ChatComplet
     Raises:
         InvalidRequestError: A field is wrong.
     """
-    earlier = question.chat.get("messages") or []
+    unknown = question.chat.keys() - ChatCompletionRequest.model_fields.keys() - REFUSED_FIELDS.keys()
+    if unknown:
+        name = min(unknown)[:_MOST_SHOWN_CHARS]
+        raise InvalidRequestError(
+            f"The option `{name}` is none of a spoken question's and no field of a chat request; check its spelling.",
+            param=name,
+            code="unknown_parameter",
+        )
+    chat = read_form_values(ChatCompletionRequest, question.chat)
+    earlier = chat.get("messages") or []
     if not isinstance(earlier, list):
         raise InvalidRequestError("'messages' must be a list: the turns before the question.", param="messages")
     messages = [*earlier, {"role": "user", "content": text}]
-    return validate(ChatCompletionRequest, question.chat | {"messages": messages, "stream": stream})
+    return validate(ChatCompletionRequest, chat | {"messages": messages, "stream": stream})

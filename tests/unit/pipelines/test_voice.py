@@ -74,7 +74,7 @@ async def test_answer_in_one_piece_carries_the_transcript() -> None:
 
 
 async def test_vietnamese_question_finds_and_cites_vietnamese() -> None:
-    answer = await VoiceHub(engine=says("Giá là 65 nghìn đồng.")).ask("phở bò giá ", "bao nhiêu", PAUSE, language="vi")
+    answer = await VoiceHub(engine=says("Giá là 65 nghìn đồng.")).ask("phở bò giá ", "bao nhiêu", PAUSE)
     assert answer["retrieval"]["search_query"] == "phở bò giá bao nhiêu"
     assert [a["quote"] for a in answer["choices"][0]["message"]["annotations"]] == ["Một tô phở bò giá 65 nghìn đồng."]
 
