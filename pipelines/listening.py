@@ -7,6 +7,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from aihub.core.concurrency import cancel, complete
 from aihub.core.errors import HubError, InvalidRequestError, PayloadTooLargeError, RequestTimeoutError
 from aihub.core.principal import Principal
 from aihub.speech.service import LiveOptions, LiveResult, LiveStream, RecognitionOptions, SpeechService
@@ -115,8 +116,7 @@ class Listener:
     async def close(self) -> None:
         """Stop hearing."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel(self._task)
 
     async def _listen(self) -> HeardQuestion:
         try:
@@ -163,7 +163,8 @@ class Listener:
     async def _give_up(self, stream: LiveStream) -> None:
         # A recogniser that cannot be reached ends by itself a stream that is no longer fed.
         with suppress(HubError):
-            await self._speech.close(self._principal, stream.stream_id)
+            # Whole, whoever leaves meanwhile: half a close would leave the place taken until the stream is idle for too long.
+            await complete(self._speech.close(self._principal, stream.stream_id))
 
     def _note_model(self, told: LiveStream | LiveResult) -> None:
         if told.model_id is not None:

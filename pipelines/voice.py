@@ -4,16 +4,20 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from aihub.chat.sampling import REFUSED_FIELDS
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.core.errors import InvalidRequestError
 from aihub.core.principal import Principal
 from aihub.core.schemas import validate
 from aihub.core.sse import data_event
+from aihub.http.form_values import read_form_values
 from aihub.speech.service import SpeechService, VoiceQuestion
 from pipelines.chat import ChatPipeline
 from pipelines.early_retrieval import EarlyRetrieval, StableText
 from pipelines.listening import HeardQuestion, Listener
 from pipelines.rag import RagPipeline
+
+_MOST_SHOWN_CHARS = 64
 
 
 class VoicePipeline:
@@ -43,8 +47,7 @@ class VoicePipeline:
             answer = await self._chat.with_rag(early.rag).chat(principal, _request(question, heard.text, stream=False))
             return answer | {"transcript": heard.to_dict()}
         finally:
-            await listener.close()
-            await early.close()
+            await _end(listener, early)
 
     async def open_ask_stream(
         self, principal: Principal, question: VoiceQuestion, audio: AsyncGenerator[bytes, None]
@@ -80,8 +83,7 @@ class VoicePipeline:
                 async for frame in frames:
                     yield frame
         finally:
-            await listener.close()
-            await early.close()
+            await _end(listener, early)
 
     def _early(self, principal: Principal, question: VoiceQuestion) -> EarlyRetrieval:
         request = _request(question, "?", stream=False)  # what is wrong with it is told before anything is heard
@@ -99,6 +101,13 @@ class VoicePipeline:
         return Listener(self._speech, principal, question.recognition, audio, on_text)
 
 
+async def _end(listener: Listener, early: EarlyRetrieval) -> None:
+    try:
+        await listener.close()
+    finally:
+        await early.close()
+
+
 def _done(heard: HeardQuestion) -> dict[str, Any]:
     return {"type": "transcript.done", "text": heard.text, "model": heard.model_id, "language": heard.language}
 
@@ -109,8 +118,17 @@ def _request(question: VoiceQuestion, text: str, *, stream: bool) -> ChatComplet
     Raises:
         InvalidRequestError: A field is wrong.
     """
-    earlier = question.chat.get("messages") or []
+    unknown = question.chat.keys() - ChatCompletionRequest.model_fields.keys() - REFUSED_FIELDS.keys()
+    if unknown:
+        name = min(unknown)[:_MOST_SHOWN_CHARS]
+        raise InvalidRequestError(
+            f"The option `{name}` is none of a spoken question's and no field of a chat request; check its spelling.",
+            param=name,
+            code="unknown_parameter",
+        )
+    chat = read_form_values(ChatCompletionRequest, question.chat)
+    earlier = chat.get("messages") or []
     if not isinstance(earlier, list):
         raise InvalidRequestError("'messages' must be a list: the turns before the question.", param="messages")
     messages = [*earlier, {"role": "user", "content": text}]
-    return validate(ChatCompletionRequest, question.chat | {"messages": messages, "stream": stream})
+    return validate(ChatCompletionRequest, chat | {"messages": messages, "stream": stream})

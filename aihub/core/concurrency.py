@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,34 @@ async def run_to_end(work: Callable[Arguments, Result], *args: Arguments.args, *
     if (failure := thread.exception()) is not None:
         logger.warning("Work of a cancelled caller failed: %r", failure)
     raise cancelled
+
+
+async def complete(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await `work` in a task of its own; a cancelled caller is held until it has ended.
+
+    For what gives something back: a caller that is being cancelled may be cancelled again, which would end its cleanup half-way.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled; the work has been done, or its failure is in the log.
+        Exception: Whatever `work` raises.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled = await wait_to_end(task)
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        logger.warning("Work of a cancelled caller failed: %r", failure)
+    raise cancelled
+
+
+async def cancel(task: "asyncio.Future[Any]") -> None:
+    """Cancel a task once and wait until it has ended, whatever it came to; a cancelled caller is held meanwhile."""
+    task.cancel()
+    cancelled = await wait_to_end(task)
+    if not task.cancelled():
+        task.exception()  # retrieved, as nobody else may look
+    if cancelled is not None:
+        raise cancelled
 
 
 async def wait_to_end(work: "asyncio.Future[Result]") -> asyncio.CancelledError | None:

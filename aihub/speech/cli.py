@@ -41,6 +41,8 @@ def transcribe(
     """Transcribe files; a bar shows how far each is. Results are in OpenAI's formats."""
     if response_format not in SUFFIXES:
         raise typer.BadParameter(f"{response_format!r} is none of {', '.join(SUFFIXES)}.", param_hint="--format")
+    if output is not None:
+        _require_own_results(files)
     fields = {"model": model, "stream": "true", "response_format": "verbose_json", "phrases": phrases or []}
     if language is not None:
         fields["language"] = language
@@ -110,6 +112,17 @@ def _events(client: httpx.Client, files: dict[str, Any], fields: dict[str, Any])
 def _segment(item: dict[str, Any]) -> Segment:
     words = tuple(Word(word["word"], word["start"], word["end"], word["confidence"]) for word in item["words"])
     return Segment(item["text"], item["start"], item["end"], words)
+
+
+def _require_own_results(files: list[Path]) -> None:
+    """Refuse two files whose results would have one name: the second would replace the first."""
+    first: dict[str, Path] = {}
+    for path in files:
+        if (other := first.setdefault(path.stem, path)) is not path:
+            raise typer.BadParameter(
+                f"The results of {other} and {path} would have one name. Use a folder for each, or rename one.",
+                param_hint="--output",
+            )
 
 
 def _write(path: Path, text: str) -> None:

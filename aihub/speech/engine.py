@@ -19,6 +19,8 @@ from aihub.speech.recognition.options import RecogniserLimits
 from aihub.speech.recognition.pool import RecogniserPool
 from aihub.speech.service import (
     AUTO_MODEL,
+    MAX_PHRASE_CHARS,
+    MAX_PHRASES,
     LiveOptions,
     LiveResult,
     LiveStream,
@@ -33,8 +35,6 @@ from aihub.speech.service import (
 )
 from aihub.speech.settings import SpeechSettings
 
-MAX_PHRASES = 1000
-MAX_PHRASE_CHARS = 200
 _SECONDS_PER_WAITING_FILE = 5
 
 

@@ -8,6 +8,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from aihub.core.concurrency import complete
 from aihub.core.errors import HubError, InvalidRequestError, NotFoundError, PayloadTooLargeError, UnavailableError
 from aihub.core.principal import Principal
 from aihub.core.schemas import validate
@@ -97,7 +98,7 @@ class LiveSession:
         if stream is None:
             return
         try:
-            await self._speech.close(self._principal, stream.stream_id)
+            await complete(self._speech.close(self._principal, stream.stream_id))
         except HubError as error:
             logger.info("A live stream was not closed: %s It ends by itself.", error.message)
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from aihub.core.concurrency import cancel
 from aihub.core.errors import InvalidRequestError
 from aihub.media.service import SAMPLE_RATE_HZ, MediaDecoder
 from aihub.speech.recognition.options import Heard
@@ -142,9 +143,10 @@ class ContainerStream:
 
     async def close(self) -> None:
         """End decoder and recogniser."""
-        self._work.cancel()
-        await asyncio.gather(self._work, return_exceptions=True)
-        await self._samples.close()
+        try:
+            await cancel(self._work)
+        finally:
+            await self._samples.close()
 
     async def _put(self, data: bytes | None) -> None:
         """Hand bytes to the decoder, unless it has ended before they are taken."""

@@ -1,20 +1,17 @@
 """What `/v1/audio/transcriptions` takes, field by field as OpenAI's API has it, and the JSON objects it answers with."""
 
-import json
-import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from aihub.core.errors import InvalidRequestError
 from aihub.core.schemas import ClosedModel, ModelName, ResponseModel, validate
-from aihub.speech.service import AUTO_MODEL, LiveOptions, RecognitionOptions
+from aihub.http.strict_json import parse_strict_json
+from aihub.speech.service import AUTO_MODEL, MAX_PHRASE_CHARS, MAX_PHRASES, LiveOptions, RecognitionOptions, as_written
 
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 Granularity = Literal["word", "segment"]
 
-MAX_PHRASES = 1_000
-MAX_PHRASE_CHARS = 200
 MAX_PROMPT_CHARS = 4_096
 LISTS = frozenset({"phrases", "timestamp_granularities", "include", "keywords", "languages"}) | {
     "known_speaker_names",
@@ -35,14 +32,14 @@ def _primary_subtag(value: Any) -> Any:
     return value.replace("_", "-").partition("-")[0].lower() if isinstance(value, str) else value
 
 
-def _as_written(phrase: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", phrase).split())
+def _as_written(value: Any) -> Any:
+    return as_written(value) if isinstance(value, str) else value
 
 
 LanguageCode = Annotated[str, BeforeValidator(_primary_subtag), StringConstraints(pattern=r"^[a-z]{2,3}$")]
 """ISO 639-1 code; of a longer tag such as `vi-VN` the language counts."""
 
-Phrase = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PHRASE_CHARS), AfterValidator(_as_written)]
+Phrase = Annotated[str, BeforeValidator(_as_written), StringConstraints(min_length=1, max_length=MAX_PHRASE_CHARS)]
 Phrases = Annotated[list[Phrase], Field(max_length=MAX_PHRASES)]
 
 
@@ -63,9 +60,23 @@ def _phrases(values: Any) -> Any:
     if not isinstance(values, list) or len(values) != 1 or not values[0].startswith("[") or values[0] == "[unk]":
         return values
     try:
-        return json.loads(values[0])
-    except ValueError:
-        raise ValueError("must be a JSON list of texts, or the field repeated for each phrase") from None
+        return parse_strict_json(values[0].encode())
+    except InvalidRequestError as error:
+        raise ValueError("must be a JSON list of texts, or the field repeated for each phrase") from error
+
+
+def _strategy(value: Any) -> Any:
+    """Take an object in one form field, as well as the fields `chunking_strategy[...]` that OpenAI's client sends."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return parse_strict_json(value.encode())
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"'chunking_strategy' is no valid JSON. {error.message}", param="chunking_strategy") from error
+
+
+VAD_PARAMETERS = frozenset({"prefix_padding_ms", "silence_duration_ms", "threshold"})
+"""What OpenAI's `server_vad` can be given."""
 
 
 class VoiceActivityFields(BaseModel):
@@ -116,6 +127,8 @@ def read_fields(fields: dict[str, Any]) -> TranscriptionFields:
         InvalidRequestError: One is unknown, wrong or of a kind that is not known here.
     """
     sent = {name: value for name, value in fields.items() if value not in ("", [""])}
+    if "chunking_strategy" in sent:
+        sent["chunking_strategy"] = _strategy(sent["chunking_strategy"])
     for name, reason in _REFUSED.items():
         if name in sent:
             raise InvalidRequestError(reason, param=name, code="unsupported_parameter")
@@ -125,7 +138,19 @@ def read_fields(fields: dict[str, Any]) -> TranscriptionFields:
             param="response_format",
             code="unsupported_parameter",
         )
+    _refuse_tuning(sent.get("chunking_strategy"))
     return validate(TranscriptionFields, sent)
+
+
+def _refuse_tuning(strategy: Any) -> None:
+    """Refuse OpenAI's parameters of `server_vad` by what they are; what is no such object is left to the schema."""
+    if isinstance(strategy, dict) and strategy.get("type") == "server_vad":
+        for name in VAD_PARAMETERS & strategy.keys():
+            raise InvalidRequestError(
+                f"`{name}` cannot be tuned here: files are cut at silences that the hub finds. Leave it out.",
+                param=f"chunking_strategy.{name}",
+                code="unsupported_parameter",
+            )
 
 
 class DurationUsage(ResponseModel):

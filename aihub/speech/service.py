@@ -4,6 +4,7 @@ The `speech` application (`deployments/speech.py`) and the fake (`aihub/speech/f
 `tests/contract` runs on the fake and on the engine with real models.
 """
 
+import unicodedata
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,13 @@ from typing import Any, Literal, Protocol
 from aihub.core.principal import Principal
 
 AUTO_MODEL = "auto"
+MAX_PHRASES = 1000
+MAX_PHRASE_CHARS = 200
+
+
+def as_written(phrase: str) -> str:
+    """Return a phrase as models write theirs: letters with their marks as one character (NFC), single blanks."""
+    return " ".join(unicodedata.normalize("NFC", phrase).split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +89,16 @@ class RecognitionOptions:
     Attributes:
         model: Key of an installed speech model, or `auto`.
         language: ISO 639-1 code; with `auto`, the only language whose models are tried.
-        phrases: Words and phrases to listen for; nothing else is recognised then, but for `[unk]`.
+        phrases: Words and phrases to listen for, kept as `as_written` gives them; nothing else is recognised then, but for
+            `[unk]`.
     """
 
     model: str = AUTO_MODEL
     language: str | None = None
     phrases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phrases", tuple(map(as_written, self.phrases)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +153,8 @@ class VoiceQuestion:
 
     Attributes:
         recognition: How it is heard.
-        chat: Fields of the chat request that answers it, as JSON values and not yet validated; `messages` are the turns before.
+        chat: Fields of the chat request that answers it, as JSON values or as the texts of a form, and not yet validated;
+            `messages` are the turns before.
         early_retrieval: Whether sources are searched for while the speech still arrives. The answer is the same without.
     """
 

@@ -157,6 +157,8 @@ class _Parts:
     def _end_headers(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        if not self._name:
+            raise InvalidRequestError("A part of the body has no name. Name each option, and the speech `file`.")
         self.has_file = self._name == FILE
         if not self.has_file and b"filename" in options:
             raise InvalidRequestError("The speech is the only file of the body; name its part `file`.", param=FILE)

@@ -20,7 +20,7 @@ ARRIVAL_S = 660.0
 
 _TRANSCRIPT_EVENT = 'data: {"type":"transcript.'
 
-_JSON_TEXT = {"type": "string", "description": "JSON, as the chat request has it."}
+_JSON_TEXT = {"type": "string", "description": "As the chat request has it: a text, or JSON where that takes no text."}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,

@@ -1,20 +1,13 @@
 """The options of `POST /v1/voice/ask`, which arrive as the text fields of a form."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from aihub.core.errors import InvalidRequestError
 from aihub.core.schemas import ClosedModel, ModelName, validate
-from aihub.http.strict_json import parse_strict_json
+from aihub.http.form_values import read_form_values
+from aihub.speech.schemas import LanguageCode, Phrases
 from aihub.speech.service import AUTO_MODEL, RecognitionOptions, VoiceQuestion
-
-Phrase = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-LanguageCode = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
-MAX_PHRASES = 1_000
-
-_TEXTS = frozenset({"model", "speech_model", "language"})
-"""Options that are never JSON."""
 
 
 class VoiceFields(ClosedModel):
@@ -29,7 +22,7 @@ class VoiceFields(ClosedModel):
 
     speech_model: ModelName = AUTO_MODEL
     language: LanguageCode | None = None
-    phrases: Annotated[list[Phrase], Field(max_length=MAX_PHRASES)] = Field(default_factory=list)
+    phrases: Phrases = Field(default_factory=list)
     early_retrieval: bool = True
     stream: bool = True
 
@@ -40,24 +33,11 @@ class VoiceFields(ClosedModel):
 
 
 def read_options(fields: dict[str, str]) -> tuple[VoiceFields, dict[str, Any]]:
-    """Return the options and the fields of the chat request.
-
-    Every option but `model`, `speech_model` and `language` is JSON; text that is none stands for itself.
+    """Return the options, and the fields of the chat request as they came; an empty one counts as not sent.
 
     Raises:
         InvalidRequestError: An option is wrong; the message names it.
     """
-    values = {name: value if name in _TEXTS else _json_value(name, value) for name, value in fields.items()}
+    values: dict[str, Any] = {name: value for name, value in fields.items() if value}
     own = {name: values.pop(name) for name in VoiceFields.model_fields if name in values}
-    return validate(VoiceFields, own), {"model": AUTO_MODEL} | values
-
-
-def _json_value(name: str, text: str) -> Any:
-    stripped = text.strip()
-    is_structure = stripped[:1] in {"[", "{"}
-    try:
-        return parse_strict_json(stripped.encode())
-    except InvalidRequestError as error:
-        if is_structure:
-            raise InvalidRequestError(f"The option `{name[:64]}` is no valid JSON. {error.message}", param=name[:64]) from error
-        return text
+    return validate(VoiceFields, read_form_values(VoiceFields, own)), {"model": AUTO_MODEL} | values

@@ -1,4 +1,4 @@
-"""The process of one model: `python -m aihub.speech.recognition.launcher FD`, started by `aihub.speech.recognition.processes`.
+"""The process of one model: `python -m aihub.speech.recognition.launcher FD`, started by `model_process` beside it.
 
 It loads the model once and forks a process for each recogniser, which shares its memory; what Kaldi aborts or leaks stays there.
 Over the control socket, one JSON object a packet: first the setup, answered by `ready` or `failed`; then `fork` with the socket

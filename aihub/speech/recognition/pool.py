@@ -107,6 +107,8 @@ class RecogniserPool:
         while self._processes:
             await asyncio.sleep(self._rest_after_s / 4)
             for folder, process in list(self._processes.items()):
+                if self._processes.get(folder) is not process:
+                    continue  # replaced while another one was being stopped
                 is_idle = process.open_recognisers == 0 and time.monotonic() - process.used_s >= self._rest_after_s
                 if (is_idle or not process.is_alive) and self._executor is not None:
                     del self._processes[folder]

@@ -19,6 +19,7 @@ from aihub.core.errors import (
     StorageUnavailableError,
     UnavailableError,
 )
+from aihub.core.principal import Principal
 from aihub.speech.service import RecognitionOptions
 from pipelines import early_retrieval, listening
 from pipelines.early_retrieval import STABLE_S, EarlyRetrieval, StableText
@@ -73,7 +74,7 @@ async def test_answer_in_one_piece_carries_the_transcript() -> None:
 
 
 async def test_vietnamese_question_finds_and_cites_vietnamese() -> None:
-    answer = await VoiceHub(engine=says("Giá là 65 nghìn đồng.")).ask("phở bò giá ", "bao nhiêu", PAUSE, language="vi")
+    answer = await VoiceHub(engine=says("Giá là 65 nghìn đồng.")).ask("phở bò giá ", "bao nhiêu", PAUSE)
     assert answer["retrieval"]["search_query"] == "phở bò giá bao nhiêu"
     assert [a["quote"] for a in answer["choices"][0]["message"]["annotations"]] == ["Một tô phở bò giá 65 nghìn đồng."]
 
@@ -407,6 +408,27 @@ async def test_client_that_leaves_before_anything_was_heard_stops_everything() -
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
         assert not hub.speech.streams
+
+
+async def test_place_is_given_back_though_the_client_leaves_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, microphone = VoiceHub(), Microphone()
+    close, closing = hub.speech.close, asyncio.Event()
+
+    async def close_slowly(principal: Principal, stream_id: str) -> None:
+        closing.set()
+        await asyncio.sleep(0.02)
+        await close(principal, stream_id)
+
+    monkeypatch.setattr(hub.speech, "close", close_slowly)
+    asking = asyncio.ensure_future(hub.voice.ask(CALLER, question(), microphone.audio()))
+    await until(lambda: bool(hub.speech.streams))
+    asking.cancel()
+    await closing.wait()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert asking.cancelled()
+    assert not hub.speech.streams
+    assert microphone.is_closed
 
 
 async def test_client_that_leaves_during_the_answer_stops_the_engine() -> None:

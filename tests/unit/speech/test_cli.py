@@ -58,6 +58,20 @@ def test_subtitles_go_to_a_folder(speech: FakeSpeech, file: str, tmp_path: Path)
     assert [cue.content for cue in cues] == list(SCRIPT)
 
 
+def test_two_files_of_one_name_are_refused_before_the_first_is_heard(speech: FakeSpeech, tmp_path: Path) -> None:
+    files = [tmp_path / "a" / "bài.wav", tmp_path / "b" / "bài.mp3"]
+    for path in files:
+        path.parent.mkdir()
+        path.write_bytes(wav(1.0))
+    speech.options.clear()
+    result = run("transcribe", *map(str, files), "--output", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    shown = "".join(result.output.split()).replace("│", "")
+    assert all(str(path) in shown for path in files)
+    assert not speech.options
+    assert not (tmp_path / "out").exists()
+
+
 def test_json_is_the_api_s(speech: FakeSpeech, file: str) -> None:
     answer = json.loads(run("transcribe", file, "--model", "vosk:vi", "--format", "verbose_json").stdout)
     assert (answer["text"], answer["language"], answer["duration"]) == (TEXT, "vi", 9.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import unicodedata
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -179,6 +180,19 @@ async def test_phrases_are_spelled_as_the_model_has_them(engine: SpeechEngine) -
     transcript = await engine.transcribe(SOMEBODY, wav_of(utterance.samples), RecognitionOptions(phrases=phrases))
     assert transcript.language == "vi"  # the English model does not know them
     assert set(transcript.text.split()) <= {*utterance.transcript.split(), "[unk]"}
+
+
+async def test_phrases_of_decomposed_letters_are_heard_in_files_and_live(engine: SpeechEngine) -> None:
+    utterance = clean("vi")[0]
+    written = tuple(unicodedata.normalize("NFD", word) for word in utterance.transcript.split())
+    assert written != tuple(utterance.transcript.split())
+    options = RecognitionOptions("vosk:tiny-vi", phrases=written)
+    assert (await engine.transcribe(SOMEBODY, wav_of(utterance.samples), options)).text == utterance.transcript
+    stream = await engine.open_stream(SOMEBODY, LiveOptions(options))
+    await engine.feed(SOMEBODY, stream.stream_id, utterance.samples[: 2**19])
+    heard = (await engine.finish(SOMEBODY, stream.stream_id)).finals
+    assert heard[-1]["text"]
+    assert "[unk]" not in heard[-1]["text"]
 
 
 @pytest.mark.parametrize("phrases", [("nobodyknowsthis",), (" ",), ("one",) * 1001, ("a" * 201,)])

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -202,3 +202,25 @@ async def test_stream_ends_at_its_longest_length(make_streams: MakeStreams, mode
     with pytest.raises(InvalidRequestError, match="at most 1 s"):
         for _ in range(20):
             await streams.feed(SOMEBODY, stream.stream_id, silence(0.25))
+
+
+class _SlowToEnd(WaveDecoder):
+    """A decoder whose work takes a moment to end."""
+
+    async def decode_audio(self, data: bytes | AsyncIterator[bytes], *, max_duration_s: float) -> AsyncGenerator[bytes, None]:
+        try:
+            await asyncio.Event().wait()
+            yield b""
+        finally:
+            await asyncio.sleep(0.05)
+
+
+async def test_close_that_is_cancelled_ends_the_recogniser_all_the_same(pool: RecogniserPool, model: SpeechModel) -> None:
+    streams = LiveStreams(pool, _SlowToEnd(), LiveLimits(max_streams=1))
+    stream = await streams.open(SOMEBODY, model, LiveOptions(encoding="container"))
+    await streams.feed(SOMEBODY, stream.stream_id, b"RIFF")
+    closing = asyncio.create_task(streams.close(SOMEBODY, stream.stream_id))
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    assert pool.open_recognisers == 0

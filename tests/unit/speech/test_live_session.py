@@ -1,5 +1,6 @@
 """Whatever a client of the websocket sends, it is answered or refused in the hub's own words."""
 
+import asyncio
 import json
 from typing import Any, Never
 
@@ -42,6 +43,26 @@ async def test_any_messages_end_in_answers_or_a_typed_refusal_and_free_the_place
     except InvalidRequestError as error:
         assert error.message
     await session.aclose()
+    assert speech.streams == {}
+
+
+async def test_connection_cancelled_twice_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    speech = FakeSpeech()
+    close, closing = speech.close, asyncio.Event()
+
+    async def close_slowly(principal: Principal, stream_id: str) -> None:
+        closing.set()
+        await asyncio.sleep(0.02)
+        await close(principal, stream_id)
+
+    monkeypatch.setattr(speech, "close", close_slowly)
+    session = LiveSession(speech, Principal())
+    await session.hear(bytes(100))
+    ending = asyncio.create_task(session.aclose())
+    await closing.wait()
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
+    assert ending.cancelled()
     assert speech.streams == {}
 
 

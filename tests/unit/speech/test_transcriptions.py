@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import unicodedata
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -86,6 +87,7 @@ async def test_model_and_language_are_optional(client: httpx.AsyncClient, parts:
         {"phrases[]": ["xin chào", "[unk]"]},
         {"phrases": ["xin chào", "[unk]"]},
         {"phrases": '["xin  chào ", "[unk]"]'},
+        {"phrases": unicodedata.normalize("NFD", '["xin chào", "[unk]"]')},
     ],
 )
 async def test_phrases_come_as_repeated_fields_or_as_one_json_list(
@@ -99,7 +101,11 @@ async def test_cutting_by_the_server_is_taken_as_it_always_is(client: httpx.Asyn
     assert (await post(client, chunking_strategy="auto")).status_code == 200
     assert (await post(client, **{"chunking_strategy[type]": "server_vad"})).status_code == 200
     refused = await post(client, **{"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "0.5"})
-    assert_refused(refused, param="chunking_strategy.threshold", code="unknown_parameter")
+    assert_refused(refused, param="chunking_strategy.threshold", code="unsupported_parameter")
+    assert (await post(client, chunking_strategy='{"type": "server_vad"}')).status_code == 200
+    refused = await post(client, chunking_strategy='{"type": "server_vad", "prefix_padding_ms": 300}')
+    error = assert_refused(refused, param="chunking_strategy.prefix_padding_ms", code="unsupported_parameter")
+    assert "tuned" in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +126,10 @@ async def test_cutting_by_the_server_is_taken_as_it_always_is(client: httpx.Asyn
         ({"timestamp_granularities[]": "letter", "response_format": "verbose_json"}, "timestamp_granularities.0"),
         ({"phrases": '["a", 1]'}, "phrases"),
         ({"phrases": '["a"'}, "phrases"),
+        ({"phrases": "[" * 20_000}, "phrases"),
+        ({"chunking_strategy": '{"type": "server_vad"'}, "chunking_strategy"),
+        ({"chunking_strategy": "{" * 20_000}, "chunking_strategy"),
+        ({"chunking_strategy": '{"type": "server_vad", "speed": 1}'}, "chunking_strategy.speed"),
         ({"phrases": "x" * 201}, "phrases.0"),
         ({"include[]": "logprobs"}, "include"),
         ({"keywords[]": "giờ"}, "keywords"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -257,6 +258,8 @@ async def test_recogniser_that_dies_in_the_middle_is_told_in_the_stream(
         ({"phrases": '"hello"'}, "phrases"),
         ({"stream": "maybe"}, "stream"),
         ({"early_retrieval": "2"}, "early_retrieval"),
+        ({"langauge": "vi"}, "langauge"),
+        ({"chat_template": "x"}, "chat_template"),
     ],
 )
 def test_wrong_option_is_a_400_that_names_it(live: LiveServer, fields: dict[str, str], param: str) -> None:
@@ -274,6 +277,26 @@ def test_options_reach_the_recogniser_and_the_model(live: LiveServer, hub: Voice
     body = hub.engine.bodies[-1]
     assert (body["max_completion_tokens"], body["temperature"]) == (7, 0.5)
     assert body["messages"][0]["content"].startswith("Be brief.")
+
+
+def test_options_are_taken_as_clients_write_them(live: LiveServer, hub: VoiceHub) -> None:
+    fields = {"language": "vi-VN", "phrases": unicodedata.normalize("NFD", '["phở bò"]'), "user": "123", "stop": "1"}
+    answer = post(live, stream="False", early_retrieval="True", max_tokens="", **fields)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["object"] == "chat.completion"
+    recognition = hub.speech.options[-1].recognition
+    assert (recognition.language, recognition.phrases) == ("vi", ("phở bò",))
+    assert hub.engine.bodies[-1]["stop"] == "1"
+    assert post(live, language="").status_code == 200
+    assert hub.speech.options[-1].recognition.language is None
+    assert post(live, language="EN").status_code == 200
+    assert hub.speech.options[-1].recognition.language == "en"
+
+
+def test_part_without_a_name_is_refused(live: LiveServer) -> None:
+    for disposition in ('form-data; name=""', "form-data"):
+        nameless = f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\nvi\r\n".encode()
+        assert "no name" in error_of(send(live, nameless + head() + QUESTION.encode() + TAIL), 400, "invalid_request")["message"]
 
 
 def send(live: LiveServer, body: bytes, content_type: str = HEADERS["Content-Type"]) -> httpx.Response:

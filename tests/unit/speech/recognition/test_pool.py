@@ -1,16 +1,20 @@
 """Recogniser processes with a real model: what dies, hangs or leaks in one costs its request only."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from aihub.core.errors import InvalidRequestError, ModelUnavailableError
+from aihub.speech.recognition.model_process import ModelProcess
 from aihub.speech.recognition.options import RecogniserLimits, RecogniserOptions
 from aihub.speech.recognition.pool import RecogniserPool
 from aihub.speech.recognition.recogniser import Recogniser, RecogniserDiedError
@@ -252,3 +256,37 @@ async def test_results_are_those_of_vosk_alone(pool: RecogniserPool, model: Path
         ]
         finals.extend((await recogniser.finish()).finals)
     assert finals == json.loads(printed)
+
+
+async def test_model_that_restarts_while_another_is_stopped_stays_and_rests_later(
+    model: Path, said: Utterance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop, is_stopping = ModelProcess.stop, threading.Event()
+
+    def stop_slowly(process: ModelProcess) -> None:
+        is_stopping.set()
+        time.sleep(0.3)
+        stop(process)
+
+    monkeypatch.setattr(ModelProcess, "stop", stop_slowly)
+    vietnamese = speech_model("vi")
+    pool = RecogniserPool(rest_after_s=0.4)
+    try:
+        await hear(pool, model, said)
+        async with await pool.open(vietnamese, RecogniserOptions()):
+            dead = pool.loaded()[vietnamese]
+            await asyncio.to_thread(is_stopping.wait, 5.0)  # the other one
+            os.kill(dead, signal.SIGKILL)
+            async with asyncio.timeout(5.0):
+                while vietnamese in pool.loaded():  # noqa: ASYNC110  # the end of a process is no event
+                    await asyncio.sleep(0.01)
+        async with await pool.open(vietnamese, RecogniserOptions()):
+            await asyncio.sleep(0.4)
+            assert pool.loaded().keys() == {vietnamese}
+        async with asyncio.timeout(5.0):
+            while pool.loaded():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    finally:
+        await pool.close()
+    gc.collect()
+    assert "never retrieved" not in caplog.text  # by which asyncio tells of a task that has failed behind everybody's back
