@@ -14,6 +14,7 @@ from aihub.core.errors import InvalidRequestError
 from aihub.speech.cutting import BYTES_PER_S, sounding_s
 from aihub.speech.hearing import MESSAGE_BYTES, hear_part
 from aihub.speech.models import SpeechModel
+from aihub.speech.places import Places
 from aihub.speech.recognition.options import RecogniserOptions
 from aihub.speech.recognition.pool import RecogniserPool
 from aihub.speech.service import Segment
@@ -64,7 +65,7 @@ async def read_beginning(pieces: AsyncIterator[bytes]) -> Beginning:
 
 
 async def choose_by_hearing(
-    pool: RecogniserPool, places: asyncio.Semaphore, models: list[SpeechModel], phrases: tuple[str, ...], beginning: Beginning
+    pool: RecogniserPool, places: Places, models: list[SpeechModel], phrases: tuple[str, ...], beginning: Beginning
 ) -> Trial:
     """Let every model hear the beginning and return the best; the first one where nothing is heard.
 
@@ -92,7 +93,7 @@ async def choose_by_hearing(
 
 
 async def _measure_likelihood(
-    pool: RecogniserPool, places: asyncio.Semaphore, model: SpeechModel, phrases: tuple[str, ...], audio: bytes
+    pool: RecogniserPool, places: Places, model: SpeechModel, phrases: tuple[str, ...], audio: bytes
 ) -> float:
     """Return the log likelihood of the best path, which Vosk tells with alternatives only."""
     options = RecogniserOptions(phrases=phrases, max_alternatives=1)
@@ -111,9 +112,7 @@ async def _or_refusal(trial: "asyncio.Task[Trial]") -> Trial | InvalidRequestErr
         return refusal
 
 
-async def _try(
-    pool: RecogniserPool, places: asyncio.Semaphore, model: SpeechModel, phrases: tuple[str, ...], audio: bytes
-) -> Trial:
+async def _try(pool: RecogniserPool, places: Places, model: SpeechModel, phrases: tuple[str, ...], audio: bytes) -> Trial:
     async def whole() -> AsyncGenerator[bytes, None]:
         yield audio
 
