@@ -94,11 +94,11 @@ class ParallelHearing:
                     if part is None or piece.part != number:
                         if part is not None:
                             part.audio.put_nowait(None)
-                        release = partial(self._places.release, is_first=part is None)
-                        await self._places.acquire(is_first=part is None)
+                        is_first = part is None
+                        await self._places.acquire(is_first=is_first)
                         part, number = _Part(piece.start_s), piece.part
                         # Also given back by a task that is cancelled before it begins.
-                        self._start(self._hear(part)).add_done_callback(lambda _, release=release: release())
+                        self._start(self._hear(part)).add_done_callback(partial(self._release, is_first))
                         self._parts.put_nowait(part)
                     part.audio.put_nowait(piece.audio)
                     self._duration_s += len(piece.audio) / BYTES_PER_S
@@ -108,6 +108,9 @@ class ParallelHearing:
         if part is not None:
             part.audio.put_nowait(None)
         self._parts.put_nowait(None)
+
+    def _release(self, is_first: bool, _: "asyncio.Task[None]") -> None:
+        self._places.release(is_first=is_first)
 
     async def _hear(self, part: _Part) -> None:
         """Hear one part, in the place that was taken for it."""
