@@ -11,12 +11,20 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any
 
+import grpc
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
-from aihub.core.errors import EngineTimeoutError, HubError, InternalError, ModelUnavailableError, OverloadedError
+from aihub.core.errors import (
+    EngineTimeoutError,
+    HubError,
+    InternalError,
+    ModelUnavailableError,
+    OverloadedError,
+    PayloadTooLargeError,
+)
 from aihub.core.health import PartHealth
 from deployments.ray_compat import count_running_replicas
 
@@ -44,6 +52,8 @@ def translate_error(error: BaseException, part: str) -> HubError:
         return OverloadedError(f"{part} is busy: its queue is full. Retry in a second.")
     if isinstance(cause, RayActorError | DeploymentUnavailableError | RayServeException):
         return ModelUnavailableError(f"{part} is not available now; it is restarted by itself. Retry in a few seconds.")
+    if isinstance(cause, grpc.RpcError) and cause.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return PayloadTooLargeError(f"The request is larger than {part} takes. Send less at a time.")
     if isinstance(cause, TimeoutError):
         return EngineTimeoutError(f"{part} did not answer in time. Retry with a smaller request.")
     logger.error("%s failed: %r", part, cause, exc_info=error)

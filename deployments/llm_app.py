@@ -137,10 +137,13 @@ def engine_kwargs(spec: ModelSpec, llm: LLMProfile, share: float) -> dict[str, A
 
 
 def vision_kwargs(vision: VisionSupport) -> dict[str, Any]:
-    """Return vLLM's engine arguments of a model that sees; frames of a video come as images."""
+    """Return vLLM's engine arguments of a model with an image encoder; frames of a video come as images.
+
+    With none allowed vLLM serves text only.
+    """
     return {
         "limit_mm_per_prompt": {"image": vision.max_images, "video": 0, "audio": 0},
-        "mm_processor_cache_gb": CACHE_BYTES / 2**30,
+        "mm_processor_cache_gb": CACHE_BYTES / 2**30 if vision.max_images else 0,
         "mm_processor_kwargs": dict(vision.processor_arguments) or None,
         # An empty list allows every domain. Addresses are refused before vLLM sees them; these never resolve (RFC 6761).
         "allowed_media_domains": ["none.invalid"],

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aihub.chat.content import AskedContent
 from aihub.chat.service import ChatEngine
 from aihub.core.errors import ContextLengthError, InvalidRequestError
 from pipelines.prompts import PromptTemplate, question_message, source_block, sourceless_message
@@ -31,7 +32,13 @@ class PackedPrompt:
 
 
 async def pack_sources(
-    engine: ChatEngine, body: dict[str, Any], *, template: PromptTemplate, sources: Sequence[SourceText], reserve: int | None
+    engine: ChatEngine,
+    body: dict[str, Any],
+    asked: AskedContent,
+    *,
+    template: PromptTemplate,
+    sources: Sequence[SourceText],
+    reserve: int | None,
 ) -> PackedPrompt:
     """Put the sources into the last user message, best first, as far as the context goes. Nothing is ever cut.
 
@@ -39,8 +46,8 @@ async def pack_sources(
     fit are taken by rank, and the result is counted again, as tokens of joined texts do not simply add up.
 
     Args:
-        body: Engine body with at least one user message. Where that holds images too, the sources stand before its first text,
-            and all parts keep their order.
+        body: Engine body with at least one user message.
+        asked: Content of the last one. Sources and instruction stand before its question, and all parts keep their order.
         sources: Best first.
         reserve: Tokens to keep for the answer; `default_reserve` when None.
 
@@ -48,7 +55,7 @@ async def pack_sources(
         ContextLengthError: The conversation alone does not fit, or not even one source does; with the numbers.
     """
     context = (await engine.model_info()).context_tokens
-    window = _Window(engine, body, template, context, default_reserve(context) if reserve is None else reserve)
+    window = _Window(engine, body, asked, template, context, default_reserve(context) if reserve is None else reserve)
     if not sources:
         bare = window.sourceless()
         window.require_room(await engine.count_tokens(bare))
@@ -70,6 +77,7 @@ class _Window:
 
     engine: ChatEngine
     body: dict[str, Any]
+    asked: AskedContent
     template: PromptTemplate
     context: int
     reserve: int
@@ -79,10 +87,10 @@ class _Window:
         return self.context - self.reserve
 
     def filled(self, sources: Sequence[SourceText]) -> dict[str, Any]:
-        return self._asking(question_message(self.template, self._question, [_block(source) for source in sources]))
+        return self._asking(question_message(self.template, self.asked.question, [_block(source) for source in sources]))
 
     def sourceless(self) -> dict[str, Any]:
-        return self._asking(sourceless_message(self.template, self._question))
+        return self._asking(sourceless_message(self.template, self.asked.question))
 
     def require_room(self, tokens: int) -> None:
         if tokens > self.limit:
@@ -92,31 +100,11 @@ class _Window:
                 param="messages",
             )
 
-    @property
-    def _position(self) -> int:
-        return last_user_position(self.body["messages"])
-
-    @property
-    def _content(self) -> str | list[dict[str, Any]]:
-        content: str | list[dict[str, Any]] = self.body["messages"][self._position]["content"]
-        return content
-
-    @property
-    def _question(self) -> str:
-        content = self._content
-        return content if isinstance(content, str) else next((part["text"] for part in content if part["type"] == "text"), "")
-
     def _asking(self, text: str) -> dict[str, Any]:
         messages = list(self.body["messages"])
-        content = self._content if isinstance(self._content, str) else _with_first_text(self._content, text)
-        messages[self._position] = messages[self._position] | {"content": text if isinstance(content, str) else content}
+        position = last_user_position(messages)
+        messages[position] = messages[position] | {"content": self.asked.asking(text)}
         return self.body | {"messages": messages}
-
-
-def _with_first_text(parts: Sequence[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    """Return the parts with the first text replaced, or with one at the end where there is none."""
-    position = next((index for index, part in enumerate(parts) if part["type"] == "text"), len(parts))
-    return [*parts[:position], {"type": "text", "text": text}, *parts[position + 1 :]]
 
 
 def last_user_position(messages: Sequence[Mapping[str, Any]]) -> int:

@@ -84,6 +84,7 @@ class Listener:
         self._on_text = on_text
         self._segments: list[dict[str, Any]] = []
         self._partial = ""
+        self._model_id, self._language = "", ""
         self._mailbox = _Mailbox()
         self._task: asyncio.Task[HeardQuestion] | None = None
 
@@ -137,6 +138,7 @@ class Listener:
 
     async def _hear_all(self) -> HeardQuestion:
         stream = await self._open()
+        self._note_model(stream)
         is_open = True
         try:
             async with aclosing(self._audio):
@@ -148,7 +150,7 @@ class Listener:
         finally:
             if is_open:
                 await self._give_up(stream)
-        return HeardQuestion(stream.model_id, stream.language, tuple(self._segments))
+        return HeardQuestion(self._model_id, self._language, tuple(self._segments))
 
     async def _open(self) -> LiveStream:
         try:
@@ -164,7 +166,12 @@ class Listener:
             # Whole, whoever leaves meanwhile: half a close would leave the place taken until the stream is idle for too long.
             await complete(self._speech.close(self._principal, stream.stream_id))
 
+    def _note_model(self, told: LiveStream | LiveResult) -> None:
+        if told.model_id is not None:
+            self._model_id, self._language = told.model_id, told.language or ""
+
     def _take(self, result: LiveResult) -> None:
+        self._note_model(result)
         if not result.finals and result.partial is None:
             return  # the piece held nothing that can be heard by itself
         for final in result.finals:

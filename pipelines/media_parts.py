@@ -5,24 +5,27 @@ Nothing is decoded before it is known that the model can take what comes of it.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aihub.chat.messages import UserMessage
 from aihub.chat.routing import AUTO
 from aihub.chat.schemas import ChatCompletionRequest
-from aihub.chat.service import OWNER, ChatEngine, ChatModelInfo, hold
+from aihub.chat.service import OWNER, ChatEngine, ChatModelInfo, hold, model_info_for
 from aihub.core.errors import InvalidRequestError, OverloadedError
-from aihub.core.limits import MAX_VIDEO_FRAMES
+from aihub.core.limits import MAX_TEXT_CHARS, MAX_VIDEO_FRAMES
 from aihub.core.principal import Principal
 from pipelines.media_readers import MediaReaders, PartTask
-from pipelines.media_sources import ByteBudget
+from pipelines.media_sources import ByteBudget, TextBudget
 
 MAX_REQUESTS = 8
 """Requests whose media are read at a time in one process; each holds as much as its limits allow."""
+
 MAX_WAITING = 64
+"""Requests beyond these that wait for their turn or for their model, and hold no bytes but what they were sent with."""
+
 MAX_PARALLEL_PARTS = 4
 
 ReadPart = Callable[[Principal, PartTask], Coroutine[Any, Any, None]]
@@ -40,8 +43,8 @@ class MediaParts:
     def __init__(self, readers: MediaReaders, models: Callable[[], Awaitable[Sequence[ChatModelInfo]]]) -> None:
         self._readers = readers
         self._models = models
-        self._places = asyncio.Semaphore(MAX_REQUESTS)
-        self._waiting = 0
+        self._turns = asyncio.Semaphore(MAX_REQUESTS)
+        self._requests = 0
 
     async def prepare(
         self, principal: Principal, request: ChatCompletionRequest, find: FindEngine
@@ -61,24 +64,25 @@ class MediaParts:
             UnavailableError: A part that is needed is away, or no speech model is installed for a recording.
         """
         media = _Media(request, self._tasks(request))
-        await self._read(principal, media, self._readers.classify, lambda task: task.kind is None)
-        if request.model == AUTO:
-            await self._require_any_sight(media)
-            await self._read(principal, media, self._readers.read_text, lambda task: task.tells)
-            engine = await find(media.current())
-        else:
-            await self._require_no_blind_model(request.model, media)
-            engine = await find(request)
-        await self._require_sight(engine, media)
-        with hold(engine):
-            await self._read(principal, media, self._finish, lambda task: task.shows or task.texts is None)
-        return engine, media.current()
+        with self._admitted():
+            await self._read(principal, media, self._readers.classify, lambda task: task.kind is None)
+            if request.model == AUTO:
+                await self._require_any_sight(media)
+                await self._read(principal, media, self._readers.read_text, lambda task: task.tells)
+                engine = await find(media.current())
+            else:
+                await self._require_no_blind_model(request.model, media)
+                engine = await find(request)
+            await self._require_sight(engine, media)
+            with hold(engine):
+                await self._read(principal, media, self._finish, lambda task: task.shows or task.texts is None)
+            return engine, media.current()
 
     def _tasks(self, request: ChatCompletionRequest) -> list[PartTask]:
         said = "\n".join(message.question for message in request.messages if isinstance(message, UserMessage))
-        budget = ByteBudget()
+        budget, text_budget = ByteBudget(), TextBudget(MAX_TEXT_CHARS - request.text_chars)
         tasks = [
-            PartTask(part, number, position, said, request.retrieval is not None, budget)
+            PartTask(part, number, position, said, request.retrieval is not None, budget, text_budget)
             for number, message in enumerate(request.messages)
             if isinstance(message, UserMessage)
             for position, part in message.media.items()
@@ -95,10 +99,17 @@ class MediaParts:
             await self._readers.read_images(principal, task)
 
     async def _read(self, principal: Principal, media: "_Media", read: ReadPart, needs: Callable[[PartTask], bool]) -> None:
+        async def one(task: PartTask) -> None:
+            try:
+                await read(principal, task)
+            finally:
+                # Whoever waits, for the next turn or for a model to be loaded, holds no bytes: they are read again.
+                task.file = None
+
         tasks = [task for task in media.tasks if needs(task)]
         if tasks:
-            async with self._place():
-                await _all_or_none([read(principal, task) for task in tasks])
+            async with self._turns:
+                await _all_or_none([one(task) for task in tasks])
             media.current().require_bounded_text()
 
     async def _require_sight(self, engine: ChatEngine, media: "_Media") -> None:
@@ -106,7 +117,7 @@ class MediaParts:
         images, videos = media.count("image"), media.count("video")
         if not images + videos:
             return
-        model_info = await engine.model_info()
+        model_info = await model_info_for(engine, images + videos)
         if not model_info.max_images:
             raise await self._blind(f"The model {model_info.model_id!r} reads no images.", media)
         if images + videos > model_info.max_images:
@@ -147,19 +158,16 @@ class MediaParts:
             "`aihub models download --models <key>` installs it; or configure a provider that has one."
         )
 
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        if self._waiting >= MAX_WAITING:
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """Count a request until its media are read, so that none is refused once a model was loaded for it."""
+        if self._requests >= MAX_REQUESTS + MAX_WAITING:
             raise OverloadedError("Too many requests with images, recordings or files wait to be read. Retry in a second.")
-        self._waiting += 1
-        try:
-            await self._places.acquire()
-        finally:
-            self._waiting -= 1
+        self._requests += 1
         try:
             yield
         finally:
-            self._places.release()
+            self._requests -= 1
 
 
 @dataclass(slots=True)

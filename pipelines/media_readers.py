@@ -1,7 +1,11 @@
 """What reads one content part: the decoder for images and frames, the speech service for sound, the parser for documents."""
 
+import asyncio
 import base64
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import PurePath
 from typing import Literal, Protocol
 
 from aihub.chat.parts import (
@@ -25,11 +29,12 @@ from aihub.core.limits import (
     MAX_VIDEO_FRAMES,
 )
 from aihub.core.principal import Principal
+from aihub.documents.parsing.clean import DocumentError
 from aihub.documents.parsing.formats.media import begins_as_media
-from aihub.documents.parsing.options import MAX_CHUNK_TOKENS, ChunkingOptions, ParsedDocument
 from aihub.media.service import MediaDecoder, MediaError, MediaFacts, PreparedImage
 from aihub.speech.service import RecognitionOptions, SpeechService, Transcript
-from pipelines.media_sources import ByteBudget, MediaFile, SourceReader, blaming
+from pipelines.media_cache import TextCache
+from pipelines.media_sources import ByteBudget, MediaFile, SourceReader, TextBudget, blaming
 from pipelines.media_words import document_text, frame_text, recording_text, sound_text, video_text, words_for
 
 PartKind = Literal["image", "audio", "video", "document"]
@@ -39,15 +44,16 @@ _JUDGED_CHARS = 2_000
 _HELD = {"image": "an image", "audio": "a recording", "video": "a video without sound"}
 _KINDS: dict[type, PartKind] = {ImagePart: "image", AudioPart: "audio", VideoPart: "video"}
 _PART_TYPES = {"image": "image_url", "audio": "input_audio", "video": "video_url"}
-_WHOLE = ChunkingOptions(MAX_CHUNK_TOKENS)  # of no interest here; large chunks cost the parser least
+_QUICK_CHARS = 16 * 2**10
+"""Longer texts are put between their words in a thread: their markers are looked for letter by letter."""
 
 
 class TextParser(Protocol):
     """`aihub.documents.parsing.parser.DocumentParser`."""
 
-    async def parse(
-        self, filename: str, data: bytes, chunking: ChunkingOptions, *, encoding: str | None = None
-    ) -> ParsedDocument: ...
+    async def extract_text(self, filename: str, data: bytes, *, max_characters: int) -> str:
+        """Return the text of a file; `DocumentError` where there is none, or more (`too_large`)."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +67,8 @@ class PartTask:
         has_sources: Whether retrieval puts numbered sources into the prompt.
         kind: Of what it holds; None for a file that was not looked into.
         max_frames: Of a video.
+        file: While it is being read.
+        size_bytes: Of the file, once it was read; reading it again counts no more against the budget.
         texts: Read from sound or document; None before that.
         images: Read from an image, or a video's frames with their times; None before that.
     """
@@ -71,9 +79,11 @@ class PartTask:
     said: str
     has_sources: bool
     budget: ByteBudget
+    text_budget: TextBudget
     kind: PartKind | None = None
     max_frames: int = MAX_VIDEO_FRAMES
     file: MediaFile | None = None
+    size_bytes: int | None = None
     texts: list[ReadyText] | None = None
     images: list[ReadyPart] | None = None
 
@@ -114,13 +124,23 @@ class MediaReaders:
 
     Args:
         parser: Makes text of documents.
+        known: Texts that were read before; its own one when None.
     """
 
-    def __init__(self, *, sources: SourceReader, decoder: MediaDecoder, speech: SpeechService, parser: TextParser) -> None:
+    def __init__(
+        self,
+        *,
+        sources: SourceReader,
+        decoder: MediaDecoder,
+        speech: SpeechService,
+        parser: TextParser,
+        known: TextCache | None = None,
+    ) -> None:
         self.sources = sources
         self._decoder = decoder
         self._speech = speech
         self._parser = parser
+        self._known = known or TextCache()
 
     async def classify(self, principal: Principal, task: PartTask) -> None:
         """Find out what a file holds, by its first bytes and its header; raises as `MediaParts.prepare`."""
@@ -137,16 +157,26 @@ class MediaReaders:
         """Read what is said in a recording or video, or stands in a document; raises as `MediaParts.prepare`."""
         file = await self._file(principal, task)
         if task.kind == "document":
-            task.texts = [await self._read_document(task, file)]
+            task.texts = [await self._read_document(principal, task, file)]
             return
         facts = await self._probe(task, file)
         self._require_kind(task, facts)
         if task.kind == "video" and not facts.has_audio:
             task.texts = []
-        elif task.kind == "video" and not await self._speech.models():
+            return
+        models = tuple((model.model_id, model.created) for model in await self._speech.models())
+        if task.kind == "video" and not models:
             task.texts = [ReadyText(words_for(task.said).no_recogniser)]
-        else:
-            task.texts = [await self._transcribe(principal, task, file)]
+            return
+        key = await self._known.key(principal.tenant_id, file.data, "sound", models)
+        transcript = self._known.get(key)
+        if not isinstance(transcript, Transcript):
+            with blaming(task.param):
+                heard = await self._speech.transcribe(principal, file.data, RecognitionOptions())
+            # The times of words are of no use here, and most of what a transcript takes.
+            transcript = replace(heard, segments=tuple(replace(segment, words=()) for segment in heard.segments))
+            self._known.put(key, transcript)
+        task.texts = [await self._transcribed(task, file, transcript)]
 
     async def read_images(self, principal: Principal, task: PartTask) -> None:
         """Decode an image, or the frames of a video; raises as `MediaParts.prepare`."""
@@ -169,7 +199,9 @@ class MediaReaders:
     async def _file(self, principal: Principal, task: PartTask) -> MediaFile:
         if task.file is None:
             limit = MAX_IMAGE_BYTES if task.kind == "image" else MAX_MEDIA_BYTES
-            file = await self.sources.read(principal, task.part, task.param, max_bytes=limit, budget=task.budget)
+            budget = task.budget if task.size_bytes is None else ByteBudget(task.size_bytes)
+            file = await self.sources.read(principal, task.part, task.param, max_bytes=limit, budget=budget)
+            task.size_bytes = len(file.data)
             task.file = MediaFile(file.data, _given_name(task.part) or file.name)
         return task.file
 
@@ -196,20 +228,44 @@ class MediaReaders:
             param=task.param,
         )
 
-    async def _transcribe(self, principal: Principal, task: PartTask, file: MediaFile) -> ReadyText:
+    @staticmethod
+    async def _transcribed(task: PartTask, file: MediaFile, transcript: Transcript) -> ReadyText:
+        heard = transcript.text
         with blaming(task.param):
-            transcript = await self._speech.transcribe(principal, file.data, RecognitionOptions())
-        words = words_for(task.said or transcript.text)
+            task.text_budget.take(len(heard))
+        words = words_for(task.said or heard)
         if task.kind == "video":
             # What is said in a video is what the question is about, and not the question.
-            return ReadyText(sound_text(words, transcript))
-        return ReadyText(recording_text(words, transcript, file.name), question=_lines(transcript))
+            return ReadyText(await _rendered(len(heard), partial(sound_text, words, transcript)))
+        text = await _rendered(len(heard), partial(recording_text, words, transcript, file.name))
+        return ReadyText(text, question=_lines(transcript))
 
-    async def _read_document(self, task: PartTask, file: MediaFile) -> ReadyText:
+    async def _read_document(self, principal: Principal, task: PartTask, file: MediaFile) -> ReadyText:
+        name = file.name or _UNNAMED
+        # The parser tells formats apart by the name too.
+        key = await self._known.key(principal.tenant_id, file.data, "document", PurePath(name).suffix.lower())
+        text = self._known.get(key)
         with blaming(task.param):
-            document = await self._parser.parse(file.name or _UNNAMED, file.data, _WHOLE)
-        words = words_for(task.said or document.text[:_JUDGED_CHARS])
-        return ReadyText(document_text(words, file.name, document.text, has_sources=task.has_sources))
+            if not isinstance(text, str):
+                text = await self._extract_text(task.text_budget, name, file.data)
+                self._known.put(key, text)
+            task.text_budget.take(len(text))
+        words = words_for(task.said or text[:_JUDGED_CHARS])
+        return ReadyText(await _rendered(len(text), partial(document_text, words, file.name, text, has_sources=task.has_sources)))
+
+    async def _extract_text(self, budget: TextBudget, name: str, data: bytes) -> str:
+        budget.require_some()
+        try:
+            return await self._parser.extract_text(name, data, max_characters=budget.left)
+        except DocumentError as error:
+            if error.code != "too_large":
+                raise
+            budget.take(budget.left + 1)
+            raise
+
+
+async def _rendered(chars: int, render: Callable[[], str]) -> str:
+    return render() if chars <= _QUICK_CHARS else await asyncio.to_thread(render)
 
 
 def data_url(image: PreparedImage) -> str:

@@ -1,15 +1,15 @@
 """The bytes of content parts: base64 of the request, uploaded files of the caller, and web addresses where they are allowed."""
 
 import asyncio
-import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from aihub.chat.parts import InlineSource, MediaPart, MediaSource, RemoteSource
+from aihub.core.base64_text import decode_slices
 from aihub.core.errors import InvalidRequestError
-from aihub.core.limits import MAX_MEDIA_BYTES
+from aihub.core.limits import MAX_MEDIA_BYTES, MAX_TEXT_CHARS
 from aihub.core.principal import Principal
 from aihub.documents.service import FileService
 
@@ -52,6 +52,31 @@ class ByteBudget:
                 code="media_too_large",
             )
         self.left -= size_bytes
+
+
+@dataclass(slots=True)
+class TextBudget:
+    """Characters that the parts of one request may still bring, the texts it was sent with taken off."""
+
+    left: int = field(default=MAX_TEXT_CHARS)
+
+    def require_some(self) -> None:
+        """Refuse to read on when nothing is left; raises as `take`."""
+        self.take(0 if self.left > 0 else 1)
+
+    def take(self, chars: int) -> None:
+        """Count characters.
+
+        Raises:
+            InvalidRequestError: They are more than is left (`context_length_exceeded`).
+        """
+        if chars > self.left:
+            raise InvalidRequestError(
+                f"The messages of a request hold at most {MAX_TEXT_CHARS:,} characters, the text of its files and recordings "
+                "included; with this one they hold more. Send less, or put files into a vector store and ask with 'retrieval'.",
+                code="context_length_exceeded",
+            )
+        self.left -= chars
 
 
 class SourceReader:
@@ -127,7 +152,7 @@ def decode_base64(text: str) -> bytes:
         InvalidRequestError: It is none (`invalid_base64`).
     """
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
+        return b"".join(decode_slices(text))
     except ValueError as error:
         raise InvalidRequestError(
             "The data is not valid base64: send the letters A-Z a-z 0-9 + / with padding and without blanks or line breaks.",

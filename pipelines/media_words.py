@@ -1,13 +1,12 @@
 """The words around what is read from recordings, videos and documents, in the language of the conversation.
 
-What was heard or read is data from outside: it stands between quotes that it cannot close, and markers of chat templates in it
-are broken. What was spoken is not called "not instructions", as people speak their questions.
+What was heard or read is data from outside: it stands between quotes that it cannot close, and markers of chat templates,
+thoughts and tool calls in it are broken. What was spoken is not called "not instructions", as people speak their questions.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from aihub.chat.markers import neutralise_markers
 from aihub.core.language import has_vietnamese_letters
 from aihub.speech.service import Segment, Transcript
 from pipelines.prompts import MAX_NAME_CHARS, QUOTE, defuse
@@ -76,8 +75,7 @@ def document_text(words: MediaWords, name: str, text: str, *, has_sources: bool)
     Args:
         has_sources: Whether numbered sources stand in the prompt too: what looks like their numbers is then changed.
     """
-    safe = defuse(text) if has_sources else neutralise_markers(text).replace(QUOTE, "'''")
-    return f"{_title(words.document, name)}:\n{QUOTE}\n{safe}\n{QUOTE}"
+    return f"{_title(words.document, name)}:\n{QUOTE}\n{defuse(text, has_sources=has_sources)}\n{QUOTE}"
 
 
 def _title(words: str, name: str, duration_s: float | None = None) -> str:

@@ -23,8 +23,11 @@ MAX_NAME_CHARS = 120
 
 QUOTE = '"""'
 
-# `neutralise_markers` leaves these to the model at hand, as they can be meant; in retrieved text nothing is lost by it.
-_MORE_MARKERS = ("<s>", "</s>", "<unk>", "<pad>", "<think>", "</think>", "<tool_call>", "</tool_call>")
+# `neutralise_markers` leaves these to the model at hand, as they can be meant; in retrieved and attached text nothing is lost.
+_MORE_MARKERS = (
+    *("<s>", "</s>", "<unk>", "<pad>", "<think>", "</think>"),
+    *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
+)
 _SOURCE_NUMBER = re.compile(r"(?<![\w\])])\[(\d{1,3})\]")
 
 
@@ -110,10 +113,13 @@ def source_block(number: int, name: str, text: str) -> str:
     return f"[{number}] {title}\n{QUOTE}\n{defuse(text)}\n{QUOTE}"
 
 
-def defuse(text: str) -> str:
+def defuse(text: str, *, has_sources: bool = True) -> str:
     """Break what a chat template, the source fence or a source number could be mistaken for; all else stays literal.
 
     Chat-template markers get an invisible word joiner (`neutralise_markers`), `[3]` becomes `(3)`.
+
+    Args:
+        has_sources: Whether numbered sources stand in the prompt; without them numbers stay as they are.
     """
-    broken = neutralise_markers(text, _MORE_MARKERS)
-    return _SOURCE_NUMBER.sub(r"(\1)", broken).replace(QUOTE, "'''")
+    broken = neutralise_markers(text, _MORE_MARKERS).replace(QUOTE, "'''")
+    return _SOURCE_NUMBER.sub(r"(\1)", broken) if has_sources else broken

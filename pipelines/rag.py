@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aihub.chat.content import asked_content
 from aihub.chat.markers import neutralise_markers
 from aihub.chat.messages import UserMessage
 from aihub.chat.schemas import ChatCompletionRequest, RetrievalOptions
@@ -143,7 +144,8 @@ class RagPipeline:
         if options is None:
             raise ValueError("the request asks for no retrieval")
         special_tokens = (await engine.model_info()).special_tokens
-        question = _question(request)
+        message = _asking_message(request)
+        question = message.question
         query, found = await self.find(principal, question, options)
         found_s = time.perf_counter()
         relevant = [chunk for chunk in found.hits if chunk.score >= _threshold(options)]
@@ -154,6 +156,7 @@ class RagPipeline:
         prompt = await pack_sources(
             engine,
             request.to_engine_body(special_tokens),
+            asked_content(message, special_tokens),
             template=self.prompts.for_text(question),
             sources=sources,
             reserve=request.answer_tokens,
@@ -263,13 +266,13 @@ def _threshold(options: RetrievalOptions) -> float:
     return MIN_RELEVANCE if options.mode == "hybrid" else 0.0
 
 
-def _question(request: ChatCompletionRequest) -> str:
-    question = next((message.question for message in reversed(request.messages) if isinstance(message, UserMessage)), "")
-    if not question.strip():
+def _asking_message(request: ChatCompletionRequest) -> UserMessage:
+    message = next((message for message in reversed(request.messages) if isinstance(message, UserMessage)), None)
+    if message is None or not message.question.strip():
         raise InvalidRequestError(
             "Retrieval searches by the last message of role 'user'; there is none, or it is empty.", param="messages"
         )
-    return question
+    return message
 
 
 def _ms_since(start_s: float) -> float:

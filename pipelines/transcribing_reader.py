@@ -4,7 +4,7 @@ import asyncio
 import logging
 from contextlib import aclosing
 
-from aihub.chat.service import ChatEngine, hold
+from aihub.chat.service import ChatEngine, ChatModelInfo, hold
 from aihub.core.errors import EngineTimeoutError, InvalidRequestError, UnavailableError
 from aihub.core.limits import IMAGE_PIXELS
 from aihub.core.principal import Principal
@@ -18,7 +18,12 @@ from pipelines.prompts import Prompts
 
 logger = logging.getLogger(__name__)
 
-MAX_CAPTION_TOKENS = 400
+MAX_CAPTION_TOKENS = 2048
+"""A page of print; the prompt asks for all text in the image, word for word."""
+CAPTIONS_PER_CONTEXT = 4
+"""A short context gives a caption this part, as it gives the image as much."""
+CUT_MARK = " […]"
+"""Ends a caption for which there was no room."""
 CAPTION_TIMEOUT_S = 600.0
 """Of one caption, the load of its model included."""
 
@@ -96,28 +101,32 @@ class TranscribingReader:
     async def _caption(self, data: bytes) -> str:
         try:
             async with asyncio.timeout(CAPTION_TIMEOUT_S) as limit:
-                engine = await self._vision_engine()
-                image = await self._decoder.prepare_image(data, max_pixels=IMAGE_PIXELS)
-                with hold(engine):
-                    answer = await engine.chat(self._question(image))
+                model_info, engine = await self._vision_engine()
+                with hold(engine):  # from here on: the model must not be unloaded while the image is prepared for it
+                    image = await self._decoder.prepare_image(data, max_pixels=IMAGE_PIXELS)
+                    answer = await engine.chat(self._question(image, model_info))
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise EngineTimeoutError(f"The vision model did not answer within {CAPTION_TIMEOUT_S:.0f} s.") from error
-        caption = tidy(clean(answer["choices"][0]["message"].get("content") or ""))
+        [choice] = answer["choices"]
+        caption = tidy(_cleaned(choice["message"].get("content") or ""))
         if not caption:
             raise DocumentError("The vision model said nothing about the image.", code="empty_file")
-        return caption
+        if choice["finish_reason"] != "length":
+            return caption
+        logger.warning("A caption of %s was cut after %d characters.", model_info.model_id, len(caption))
+        return caption + CUT_MARK
 
-    def _question(self, image: PreparedImage) -> dict[str, object]:
+    def _question(self, image: PreparedImage, model_info: ChatModelInfo) -> dict[str, object]:
         content = [{"type": "image_url", "image_url": {"url": data_url(image)}}, {"type": "text", "text": self._caption_prompt}]
         return {
             "messages": [{"role": "user", "content": content}],
-            "max_completion_tokens": MAX_CAPTION_TOKENS,
+            "max_completion_tokens": min(MAX_CAPTION_TOKENS, model_info.context_tokens // CAPTIONS_PER_CONTEXT),
             "temperature": 0.0,
         }
 
-    async def _vision_engine(self) -> ChatEngine:
+    async def _vision_engine(self) -> tuple[ChatModelInfo, ChatEngine]:
         """Return a model that sees, one that is loaded before one that its first request loads."""
         model_infos = await self._engines.list()
         if not model_infos:
@@ -129,7 +138,7 @@ class TranscribingReader:
                 "(`aihub models recommended` lists them), and attach the file again.",
                 code="unsupported_file",
             )
-        return await self._engines.resolve(seeing.model_id)
+        return seeing, await self._engines.resolve(seeing.model_id)
 
 
 class TranscriptText:
@@ -154,7 +163,7 @@ class TranscriptText:
         separator = _PARAGRAPH
         for piece in segment.words or (segment,):
             # Cleaned before it is counted, so that nothing moves it later.
-            text = " ".join(clean(piece.text).split())
+            text = " ".join(_cleaned(piece.text).split())
             if not text:
                 continue
             if self._pieces:
@@ -178,6 +187,11 @@ _DOCUMENT_CODES: dict[str, DocumentErrorCode] = {
     "media_timeout": "parse_timeout",
     "media_memory": "parse_memory",
 }
+
+
+def _cleaned(text: str) -> str:
+    """Return what `clean` leaves as it is also when blanks at its ends are cut off, and no byte order mark stood behind them."""
+    return clean(text.replace("\ufeff", ""))
 
 
 def _refused(error: InvalidRequestError) -> DocumentError:

@@ -72,11 +72,18 @@ class FallbackEngine:
     async def model_info(self) -> ChatModelInfo:
         return await self._first(lambda engine: engine.model_info())
 
+    async def choose(self, images: int) -> ChatModelInfo:
+        """Return the model that answers a request with so many images; stand-ins that cannot take them are passed over.
+
+        The model that was asked for is returned whatever it takes: what it cannot is the request's fault.
+        """
+        return await self._first(lambda engine: self._stand_in_for(engine, images))
+
     async def health(self) -> PartHealth:
         return await self._first(lambda engine: engine.health())
 
     async def count_tokens(self, body: dict[str, Any]) -> int:
-        return await self._first(lambda engine: engine.count_tokens(body))
+        return await self._first(lambda engine: _count_tokens(engine, body))
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         answer = await self._first(lambda engine: _chat(engine, body))
@@ -104,6 +111,12 @@ class FallbackEngine:
                 return await ask(await self._open(candidate))
             except HubError as error:
                 self._give_up(candidate, error)
+
+    async def _stand_in_for(self, engine: ChatEngine, images: int) -> ChatModelInfo:
+        model_info = await engine.model_info()
+        if self._failed:
+            _require_images(model_info, images)
+        return model_info
 
     async def _open(self, candidate: Candidate) -> ChatEngine:
         if candidate not in self._opened:
@@ -148,6 +161,11 @@ class FallbackEngine:
         return frame if chunk is None else data_event(self._marked(chunk)) + "".join(rest)
 
 
+async def _count_tokens(engine: ChatEngine, body: dict[str, Any]) -> int:
+    await _require_sight(engine, body)
+    return await engine.count_tokens(body)
+
+
 async def _chat(engine: ChatEngine, body: dict[str, Any]) -> dict[str, Any]:
     await _require_sight(engine, body)
     return await engine.chat(body)
@@ -161,13 +179,18 @@ async def _stream_chat(engine: ChatEngine, body: dict[str, Any]) -> AsyncGenerat
 
 
 async def _require_sight(engine: ChatEngine, body: dict[str, Any]) -> None:
-    """Pass over a stand-in that cannot take the images which were made ready for another model.
+    """Pass over a stand-in that cannot take the images which were made ready for another model; raises as `_require_images`."""
+    if count := len(images_of(body)):
+        _require_images(await engine.model_info(), count)
+
+
+def _require_images(model_info: ChatModelInfo, count: int) -> None:
+    """Pass over a stand-in that cannot take so many images.
 
     Raises:
         ModelUnavailableError: It cannot; the next candidate may.
     """
-    count = len(images_of(body))
-    if count and count > (model_info := await engine.model_info()).max_images:
+    if count > model_info.max_images:
         raise ModelUnavailableError(
             f"The model {model_info.model_id} reads at most {model_info.max_images} images in one request, so it cannot stand in "
             f"for the one that was asked to read {count}. Retry in a few seconds.",

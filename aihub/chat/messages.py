@@ -130,7 +130,7 @@ class UserMessage(LenientModel):
     """A question: text, or text parts with images, recordings, videos and files among them."""
 
     role: Literal["user"]
-    sent: Annotated[str | Annotated[list[UserPart], Field(min_length=1)], Field(alias="content")]
+    sent: Annotated[str | Annotated[list[UserPart], Field(min_length=1, fail_fast=True)], Field(alias="content")]
     name: Name | None = None
 
     @property
@@ -155,12 +155,24 @@ class UserMessage(LenientModel):
         """What the user says, typed or spoken, without the text of files."""
         if not self.parts:
             return self.content
-        said = (part.question if isinstance(part, ReadyText) else getattr(part, "text", "") for part in self.parts)
-        return "\n".join(text for text in said if text)
+        return "\n".join(said for part in self.parts if (said := _said(part)))
+
+    @property
+    def question_span(self) -> range:
+        """Positions of the parts that the user typed or spoke last, next to each other; empty behind the others without any."""
+        parts = self.parts
+        stop = next((position for position in range(len(parts), 0, -1) if _said(parts[position - 1]).strip()), None)
+        if stop is None:
+            return range(len(parts), len(parts))
+        return range(next((start for start in range(stop, 0, -1) if not _said(parts[start - 1]).strip()), 0), stop)
 
     def with_parts(self, parts: Sequence[AnyPart]) -> Self:
         """Return the message with other parts, such as those read from its media."""
         return self.model_copy(update={"sent": list(parts)})
+
+
+def _said(part: AnyPart) -> str:
+    return part.question if isinstance(part, ReadyText) else getattr(part, "text", "")
 
 
 def _texts(parts: Sequence[AnyPart]) -> list[str]:

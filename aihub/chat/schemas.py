@@ -10,9 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from aihub.chat.content import EngineContent, engine_content
 from aihub.chat.markers import neutralise_markers, neutralise_values
 from aihub.chat.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage, check_order
-from aihub.chat.parts import MEDIA_TYPES, AnyPart, ReadyImage
+from aihub.chat.parts import MEDIA_TYPES, ReadyImage
 from aihub.chat.sampling import SamplingRequest
 from aihub.chat.tools import ResponseFormat, Tool, ToolChoice, check_response_format, check_tools
 from aihub.core.errors import InvalidRequestError
@@ -185,13 +186,18 @@ class ChatCompletionRequest(SamplingRequest):
         """Whether parts are still to be read before an engine can be asked."""
         return any(isinstance(message, UserMessage) and message.media for message in self.messages)
 
+    @property
+    def text_chars(self) -> int:
+        """Characters of all messages."""
+        return sum(len(message.content or "") for message in self.messages)
+
     def require_bounded_text(self) -> None:
         """Refuse more text than one request may hold.
 
         Raises:
             InvalidRequestError: It does (`context_length_exceeded`).
         """
-        chars = sum(len(message.content or "") for message in self.messages)
+        chars = self.text_chars
         if chars > MAX_TEXT_CHARS:
             raise InvalidRequestError(
                 f"The messages hold {chars} characters; at most {MAX_TEXT_CHARS} are allowed. Send less text.",
@@ -239,9 +245,9 @@ def _count_media(messages: Any) -> int:
 
 def _engine_message(message: Message, special_tokens: tuple[str, ...]) -> dict[str, Any]:
     # Some chat templates concatenate the content, so an absent one becomes an empty string.
-    content: str | list[dict[str, Any]] = neutralise_markers(message.content or "", special_tokens)
-    if isinstance(message, UserMessage) and (images := _content_with_images(message.parts, special_tokens)):
-        content = images
+    content: EngineContent = neutralise_markers(message.content or "", special_tokens)
+    if isinstance(message, UserMessage) and any(isinstance(part, ReadyImage) for part in message.parts):
+        content = engine_content(message.parts, special_tokens)
     role = "system" if isinstance(message, SystemMessage) else message.role
     result: dict[str, Any] = {"role": role, "content": content}
     if isinstance(message, ToolMessage):
@@ -252,24 +258,6 @@ def _engine_message(message: Message, special_tokens: tuple[str, ...]) -> dict[s
     if isinstance(message, AssistantMessage) and message.tool_calls:
         result["tool_calls"] = [_engine_call(call, special_tokens) for call in message.tool_calls]
     return result
-
-
-def _content_with_images(parts: Iterable[AnyPart], special_tokens: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return a content of text and images in their order, neighbouring texts joined; nothing where there is no image."""
-    content: list[dict[str, Any]] = []
-    for part in parts:
-        if isinstance(part, ReadyImage):
-            content.append(_image(part.url, part.detail))
-        elif text := neutralise_markers(getattr(part, "text", ""), special_tokens):
-            if content and content[-1]["type"] == "text":
-                content[-1] = {"type": "text", "text": f"{content[-1]['text']}\n{text}"}
-            else:
-                content.append({"type": "text", "text": text})
-    return content if any(part["type"] == "image_url" for part in content) else []
-
-
-def _image(url: str, detail: str) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
 
 
 def _engine_call(call: ToolCall, special_tokens: tuple[str, ...]) -> dict[str, Any]:

@@ -87,6 +87,20 @@ def hold(engine: ChatEngine) -> AbstractContextManager[None]:
     return engine.hold() if isinstance(engine, HeldEngine) else nullcontext()
 
 
+@runtime_checkable
+class ChoosingEngine(Protocol):
+    """A chat engine that asks one model of several."""
+
+    async def choose(self, images: int) -> ChatModelInfo:
+        """Return the model that a request with so many images goes to."""
+        ...
+
+
+async def model_info_for(engine: ChatEngine, images: int) -> ChatModelInfo:
+    """Return the model that a request with so many images goes to; it need not take them."""
+    return await (engine.choose(images) if isinstance(engine, ChoosingEngine) else engine.model_info())
+
+
 class ChatService(Protocol):
     """Answers by a chat model, with or without retrieval.
 

@@ -54,10 +54,13 @@ RESTING = {
 }
 
 NEEDED_BYTES = 2 * 10**9
+MAX_CALL_BYTES = 256 * 2**20
 SERVE_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Fewer threads and queues per request, gRPC between replicas (docs/adr/0002-one-proxy.md); logs still go to our file.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Of one call over gRPC: recordings and prepared images go to their engines in one. gRPC's own limit is 4 MiB.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_CALL_BYTES),
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
     "RAY_SERVE_LOG_TO_STDERR": "1",
     # Tables of event counts and resources that Ray's processes write every minute, idle or not: once a day. -1, which Ray

@@ -22,6 +22,7 @@ from aihub.documents.parsing.options import ChunkingOptions, ParsedDocument
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.documents.serializers import require_same_model
 from aihub.documents.service import MediaReader
+from aihub.documents.tables.completion import CitedTextError
 from aihub.documents.tables.files import FileTable
 from aihub.documents.tables.records import ChunkRow, VectorStoreFileRecord
 from aihub.documents.tables.vector_store_files import VectorStoreFileTable
@@ -160,7 +161,12 @@ class IngestWorker:
 
     async def _index(self, record: VectorStoreFileRecord) -> Outcome:
         try:
-            return await self._complete(record)
+            while True:
+                try:
+                    return await self._complete(record)
+                except CitedTextError as error:
+                    # Two stores had it read at a time, and the other one came first; its text is there now.
+                    logger.info("File %s is indexed by the text of another store: %s", record.file_id, error.message)
         except DocumentError as error:
             code = "unsupported_file" if error.code == "unsupported_file" else "invalid_file"
             return await self._fail(record, code, error.message)

@@ -12,13 +12,15 @@ from aihub.media.service import SAMPLE_RATE_HZ
 SAMPLE_BYTES = 2
 BYTES_PER_S = SAMPLE_RATE_HZ * SAMPLE_BYTES
 
-_FRAME_S = 0.01
+FRAME_S = 0.01
+"""Loudness is measured over so long."""
 _PAUSE_S = 0.3
 """A pause of this length is sought; the cut lies in its quietest place."""
 
 
-_GRID_BYTES = int(0.03 * SAMPLE_RATE_HZ) * SAMPLE_BYTES
-"""Parts begin on Kaldi's grid of 30 ms, so that their frames are those of the whole."""
+GRID_S = 0.03
+"""Parts begin on Kaldi's grid, so that their frames are those of the whole."""
+_GRID_BYTES = int(GRID_S * SAMPLE_RATE_HZ) * SAMPLE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ async def cut_at_silences(pieces: AsyncIterable[bytes], options: CutOptions) -> 
 def find_pause(audio: bytes) -> int:
     """Return where to cut, in bytes from the start: the middle of the longest of the quietest pauses."""
     energy = frame_energy(audio)
-    frames = round(_PAUSE_S / _FRAME_S)
+    frames = round(_PAUSE_S / FRAME_S)
     if len(energy) <= frames:
         return len(audio) // 2 // SAMPLE_BYTES * SAMPLE_BYTES
     averages = np.convolve(energy, np.full(frames, 1.0 / frames), mode="valid")
@@ -94,20 +96,15 @@ def find_pause(audio: bytes) -> int:
     pair = np.convolve(within, np.full(3, 1 / 3), mode="same")
     begin_quiet, end_quiet = _longest_run(pair <= pair.min() * 1.2 + 1.0)
     frame = begin + (begin_quiet + end_quiet) // 2
-    return int(frame * _FRAME_S * SAMPLE_RATE_HZ) * SAMPLE_BYTES
+    return int(frame * FRAME_S * SAMPLE_RATE_HZ) * SAMPLE_BYTES
 
 
-def frame_energy(audio: bytes) -> NDArray[np.float64]:
+def frame_energy(audio: bytes, sample_rate: int = SAMPLE_RATE_HZ) -> NDArray[np.float64]:
     """Return the mean square of each 10 ms of samples; what is left over at the end is not counted."""
     samples = np.frombuffer(audio, dtype="<i2", count=len(audio) // SAMPLE_BYTES).astype(np.float64)
-    frame = int(_FRAME_S * SAMPLE_RATE_HZ)
+    frame = int(FRAME_S * sample_rate)
     whole = len(samples) // frame * frame
     return np.asarray(np.square(samples[:whole]).reshape(-1, frame).mean(axis=1))
-
-
-def sounding_s(audio: bytes, *, quietest_level: float = 60.0) -> float:
-    """Return how many seconds are louder than `quietest_level` (root mean square; 60 is 55 dB below the loudest)."""
-    return float((frame_energy(audio) >= quietest_level**2).sum() * _FRAME_S)
 
 
 def _longest_run(mask: NDArray[Any]) -> tuple[int, int]:

@@ -131,20 +131,13 @@ class SpeechEngine:
     async def open_stream(self, principal: Principal, options: LiveOptions) -> LiveStream:
         """Begin a live stream; see `SpeechService`.
 
-        `auto` is the operator's choice, or the one model that is installed for the language: nothing has been said yet.
+        `auto` is the operator's choice, if there is one; otherwise the models of the language hear the beginning and one goes on.
         """
         wanted = options.recognition
-        name = self._settings.live_model if wanted.model == AUTO_MODEL and self._settings.live_model else wanted.model
+        is_auto = wanted.model.lower() == AUTO_MODEL
+        name = self._settings.live_model if is_auto and self._settings.live_model else wanted.model
         candidates = self._models.choose(await self._installed(), name, wanted.language)
-        if len(candidates) > 1:
-            names = ", ".join(model.info.model_id for model in candidates)
-            raise InvalidRequestError(
-                f"A live stream is heard by one model, and several are installed: {names}. Name one, or a language; the operator "
-                "may set AIHUB_SPEECH_LIVE_MODEL.",
-                param="model",
-            )
-        _check_phrases(candidates, wanted.phrases)
-        return await self._live.open(principal, candidates[0], options)
+        return await self._live.open(principal, _check_phrases(candidates, wanted.phrases), options)
 
     async def feed(self, principal: Principal, stream_id: str, audio: bytes) -> LiveResult:
         """Hear the next piece; see `SpeechService`."""

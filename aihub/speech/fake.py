@@ -28,6 +28,8 @@ from aihub.speech.service import (
     Word,
 )
 
+UNDECIDED_S = 3.0
+"""Audio of a live stream after which `auto` is decided, where it may be several models."""
 WORD_S = 0.25
 PAUSE_S = 0.5
 SCRIPTS = {
@@ -133,6 +135,7 @@ class FakeSpeech:
 
     async def open_stream(self, principal: Principal, options: LiveOptions) -> LiveStream:
         model = self._find(options.recognition)
+        is_open_choice = options.recognition.model == AUTO_MODEL and len(self._heard_by(options.recognition.language)) > 1
         if self.error is not None:
             raise self.error
         if len(self.streams) >= self._max_streams:
@@ -140,8 +143,9 @@ class FakeSpeech:
         self._opened += 1
         self.options.append(options)
         stream_id = f"stream-{self._opened}"
-        self.streams[stream_id] = FakeStream(self._sentences(model), options, self._pause_s)
-        return LiveStream(stream_id, model.model_id, model.languages[0])
+        stream = FakeStream(self._sentences(model), options, self._pause_s, model, UNDECIDED_S if is_open_choice else 0.0)
+        self.streams[stream_id] = stream
+        return LiveStream(stream_id, *stream.told_model)
 
     async def feed(self, principal: Principal, stream_id: str, audio: bytes) -> LiveResult:
         stream = self._stream(stream_id)
@@ -170,9 +174,8 @@ class FakeSpeech:
         if not named:
             raise ModelUnavailableError("No speech model is installed. Install one: aihub models download vosk:vi")
         if options.model == AUTO_MODEL:
-            for model in self.models_here:
-                if options.language is None or options.language in model.languages:
-                    return model
+            for model in self._heard_by(options.language):
+                return model
             raise ModelUnavailableError(
                 f"No speech model for {options.language!r} is installed; installed: {named}. "
                 f"Install one: aihub models download vosk:{options.language}"
@@ -185,6 +188,9 @@ class FakeSpeech:
             param="model",
             code="model_not_found",
         )
+
+    def _heard_by(self, language: str | None) -> list[SpeechModelInfo]:
+        return [model for model in self.models_here if language is None or language in model.languages]
 
     def _sentences(self, model: SpeechModelInfo) -> Iterator[Segment]:
         script = self._script
@@ -221,6 +227,8 @@ class FakeStream:
     sentences: Iterator[Segment]
     options: LiveOptions
     pause_s: float
+    model: SpeechModelInfo
+    undecided_s: float = 0.0
     heard_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -229,15 +237,28 @@ class FakeStream:
     def hear(self, audio: bytes) -> LiveResult:
         """Go on by the length of `audio`."""
         self.heard_bytes += len(audio)
+        if self._heard_s < self.undecided_s:
+            return LiveResult(partial={"partial": ""})
+        self.undecided_s = 0.0
+        finals = self._take_finals()
+        return LiveResult(finals, None if finals else self._partial(), *self.told_model)
+
+    def end(self) -> LiveResult:
+        """Return what was not told yet, and the last final."""
+        self.undecided_s = 0.0
+        return LiveResult((*self._take_finals(), self._final(self._open_words())), None, *self.told_model)
+
+    @property
+    def told_model(self) -> tuple[str, str] | tuple[None, None]:
+        """Key and language of the model; of an open choice, once enough was heard."""
+        return (None, None) if self.undecided_s else (self.model.model_id, self.model.languages[0])
+
+    def _take_finals(self) -> tuple[dict[str, Any], ...]:
         finals: list[dict[str, Any]] = []
         while self._current is not None and self._current.end_s + self.pause_s <= self._heard_s:
             finals.append(self._final(self._current.words))
             self._current = next(self.sentences, None)
-        return LiveResult(tuple(finals), None if finals else self._partial())
-
-    def end(self) -> LiveResult:
-        """Return the last final."""
-        return LiveResult((self._final(self._open_words()),))
+        return tuple(finals)
 
     @property
     def _heard_s(self) -> float:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aihub.speech.cutting import BYTES_PER_S
-from aihub.speech.recognition.options import BLOCK_S, RecogniserOptions
+from aihub.speech.cutting import BYTES_PER_S, SAMPLE_BYTES
+from aihub.speech.recognition.options import BLOCK_S, Heard, RecogniserOptions
 from aihub.speech.recognition.pool import RecogniserPool
+from aihub.speech.recognition.recogniser import Recogniser
 from aihub.speech.service import Segment, Word
 
-MESSAGE_BYTES = 8 * int(BLOCK_S * BYTES_PER_S)
+_BLOCKS_PER_MESSAGE = 8
+MESSAGE_BYTES = _BLOCKS_PER_MESSAGE * int(BLOCK_S * BYTES_PER_S)
 """Whole blocks, so that Kaldi gets the audio in the same blocks as from a plain loop over the file."""
 _MOST_AHEAD = 4
 """Messages that wait at the recogniser, so that it never waits for the hub."""
@@ -53,6 +55,16 @@ async def hear_part(
             yield PartProgress(segments_of(heard.finals, start_s), heard_bytes / BYTES_PER_S)
         heard = await recogniser.finish()
         yield PartProgress(segments_of(heard.finals, start_s), heard_bytes / BYTES_PER_S)
+
+
+async def hear_whole(recogniser: Recogniser, audio: bytes, sample_rate: int) -> Heard:
+    """Hear samples that are all here; raises as `Recogniser.hear`."""
+    message_bytes = _BLOCKS_PER_MESSAGE * int(BLOCK_S * sample_rate) * SAMPLE_BYTES
+    heard = Heard()
+    for start in range(0, len(audio), message_bytes):
+        latest = await recogniser.hear(audio[start : start + message_bytes])
+        heard = Heard(heard.finals + latest.finals, latest.partial)
+    return heard
 
 
 def segments_of(finals: tuple[dict[str, Any], ...], start_s: float) -> tuple[Segment, ...]:

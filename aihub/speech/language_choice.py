@@ -5,19 +5,20 @@ models share Kaldi's frames and scales, so that likelihoods compare well enough 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from aihub.core.errors import InvalidRequestError
-from aihub.speech.cutting import BYTES_PER_S, sounding_s
-from aihub.speech.hearing import MESSAGE_BYTES, hear_part
+from aihub.media.service import SAMPLE_RATE_HZ
+from aihub.speech.cutting import BYTES_PER_S
+from aihub.speech.hearing import hear_part, hear_whole
 from aihub.speech.models import SpeechModel
 from aihub.speech.places import Places
 from aihub.speech.recognition.options import RecogniserOptions
 from aihub.speech.recognition.pool import RecogniserPool
 from aihub.speech.service import Segment
+from aihub.speech.sound_meter import SoundMeter
 
 TRIAL_SOUND_S = 10.0
 LONGEST_TRIAL_S = 60.0
@@ -55,11 +56,11 @@ class Trial:
 async def read_beginning(pieces: AsyncIterator[bytes]) -> Beginning:
     """Take samples off `pieces` until they hold `TRIAL_SOUND_S` of sound, last `LONGEST_TRIAL_S`, or end."""
     audio = bytearray()
-    sound_s = 0.0
+    meter = SoundMeter(SAMPLE_RATE_HZ)
     async for piece in pieces:
         audio += piece
-        sound_s += sounding_s(piece)
-        if sound_s >= TRIAL_SOUND_S or len(audio) >= LONGEST_TRIAL_S * BYTES_PER_S:
+        meter.add(piece)
+        if meter.sound_s >= TRIAL_SOUND_S or len(audio) >= LONGEST_TRIAL_S * BYTES_PER_S:
             return Beginning(bytes(audio), is_all=False)
     return Beginning(bytes(audio), is_all=True)
 
@@ -84,24 +85,32 @@ async def choose_by_hearing(
     results = [outcome for outcome in outcomes if isinstance(outcome, Trial)]
     if not results:
         raise next(outcome for outcome in outcomes if isinstance(outcome, InvalidRequestError))
-    best = max(results, key=lambda result: result.score)
-    near = [result for result in results if result.score > 0 and result.score * NEAR >= best.score]
+
+    async def measure(trial: Trial) -> float:
+        async with places:
+            return await measure_likelihood(pool, trial.model, RecogniserOptions(phrases=phrases), beginning.audio)
+
+    return await choose_best(results, measure)
+
+
+async def choose_best(trials: Sequence[Trial], measure: Callable[[Trial], Awaitable[float]]) -> Trial:
+    """Return the trial with the highest score, the first where nothing is heard.
+
+    Of several near the highest, the one of which `measure` returns most.
+    """
+    best = max(trials, key=lambda trial: trial.score)
+    near = [trial for trial in trials if trial.score > 0 and trial.score * NEAR >= best.score]
     if len(near) < 2:
         return best
-    likelihoods = [await _measure_likelihood(pool, places, result.model, phrases, beginning.audio) for result in near]
+    likelihoods = [await measure(trial) for trial in near]
     return near[likelihoods.index(max(likelihoods))]
 
 
-async def _measure_likelihood(
-    pool: RecogniserPool, places: Places, model: SpeechModel, phrases: tuple[str, ...], audio: bytes
-) -> float:
-    """Return the log likelihood of the best path, which Vosk tells with alternatives only."""
-    options = RecogniserOptions(phrases=phrases, max_alternatives=1)
-    finals: list[dict[str, Any]] = []
-    async with places, await pool.open(model.folder, options) as recogniser:
-        for start in range(0, len(audio), MESSAGE_BYTES):
-            finals.extend((await recogniser.hear(audio[start : start + MESSAGE_BYTES])).finals)
-        finals.extend((await recogniser.finish()).finals)
+async def measure_likelihood(pool: RecogniserPool, model: SpeechModel, options: RecogniserOptions, audio: bytes) -> float:
+    """Return the log likelihood of the best path, which Vosk tells with alternatives only; raises as `Recogniser.hear`."""
+    async with await pool.open(model.folder, replace(options, max_alternatives=1)) as recogniser:
+        heard = await hear_whole(recogniser, audio, options.sample_rate)
+        finals = [*heard.finals, *(await recogniser.finish()).finals]
     return sum(float(final["alternatives"][0]["confidence"]) for final in finals if final.get("alternatives"))
 
 

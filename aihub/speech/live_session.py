@@ -5,8 +5,7 @@ A client sends `{"config": {...}}` before its audio, then binary frames, each of
 """
 
 import logging
-from collections.abc import Iterable, Sequence
-from itertools import zip_longest
+from dataclasses import replace
 from typing import Any
 
 from aihub.core.concurrency import complete
@@ -15,7 +14,8 @@ from aihub.core.principal import Principal
 from aihub.core.schemas import validate
 from aihub.http.strict_json import parse_strict_json
 from aihub.speech.schemas import LiveConfig
-from aihub.speech.service import LiveResult, LiveStream, SpeechService
+from aihub.speech.service import AUTO_MODEL, LiveOptions, LiveResult, LiveStream, SpeechService
+from aihub.speech.vosk_results import Result, has_words, join_finals, move_later
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ MAX_CONFIGS = 16
 """Configs are not answered, so a client that only sends them could fill queues."""
 
 _SAMPLE_BYTES = 2
-Result = dict[str, Any]
 
 
 class UnknownMessageError(InvalidRequestError):
@@ -44,6 +43,7 @@ class LiveSession:
         self._config = LiveConfig()
         self._configs = 0
         self._stream: LiveStream | None = None
+        self._heard_model: str | None = None
         self._stream_bytes = 0
         self._earlier_s = 0.0
         self.is_finished = False
@@ -105,11 +105,19 @@ class LiveSession:
         if not isinstance(value, dict):
             raise InvalidRequestError("'config' must be an object.", param="config")
         self._config = validate(LiveConfig, self._config.model_dump(exclude_unset=True) | value)
+        self._heard_model = None
 
     async def _open(self) -> LiveStream:
         if self._stream is None:
-            self._stream = await self._speech.open_stream(self._principal, self._config.options())
+            self._stream = await self._speech.open_stream(self._principal, self._options())
         return self._stream
+
+    def _options(self) -> LiveOptions:
+        """Return the config's options; after a reset, `auto` is the model that has heard words before it."""
+        options = self._config.options()
+        if self._heard_model is None or options.recognition.model != AUTO_MODEL:
+            return options
+        return replace(options, recognition=replace(options.recognition, model=self._heard_model))
 
     async def _finish(self) -> Result:
         stream = await self._open()
@@ -124,41 +132,10 @@ class LiveSession:
         return shown
 
     def _shown(self, result: LiveResult) -> Result:
+        if any(map(has_words, result.finals)):
+            self._heard_model = result.model_id
         shown = join_finals(result.finals) if result.finals else (result.partial or {"partial": ""})
-        return _later(shown, self._earlier_s) if self._earlier_s else shown
-
-
-def join_finals(finals: Sequence[Result]) -> Result:
-    """Return one object for all that ended with one piece of audio, as clients await one answer for each."""
-    if len(finals) == 1:
-        return finals[0]
-    if any("alternatives" in final for final in finals):
-        ranks = zip_longest(*(final["alternatives"] for final in finals))
-        best = [final["alternatives"][0] for final in finals]
-        return {
-            "alternatives": [
-                {"confidence": min(item.get("confidence", 0.0) for item in items)} | _joined(items)
-                for items in ([found or first for found, first in zip(rank, best, strict=True)] for rank in ranks)
-            ]
-        }
-    return _joined(finals)
-
-
-def _joined(results: Iterable[Result]) -> Result:
-    texts = [result for result in results if result.get("text")]
-    words = [word for result in texts for word in result.get("result", ())]
-    return ({"result": words} if words else {}) | {"text": " ".join(result["text"] for result in texts)}
-
-
-def _later(result: Result, by_s: float) -> Result:
-    """Return a result with its words later: the recogniser counts from the last reset, clients from the start."""
-    moved = dict(result)
-    for key in ("result", "partial_result"):
-        if key in moved:
-            moved[key] = [word | {"start": word["start"] + by_s, "end": word["end"] + by_s} for word in moved[key]]
-    if "alternatives" in moved:
-        moved["alternatives"] = [_later(alternative, by_s) for alternative in moved["alternatives"]]
-    return moved
+        return move_later(shown, self._earlier_s) if self._earlier_s else shown
 
 
 def _lost(error: NotFoundError) -> UnavailableError:

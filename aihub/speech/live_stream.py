@@ -9,12 +9,21 @@ from aihub.core.concurrency import cancel
 from aihub.core.errors import InvalidRequestError
 from aihub.media.service import SAMPLE_RATE_HZ, MediaDecoder
 from aihub.speech.recognition.options import Heard
-from aihub.speech.recognition.recogniser import Recogniser
 from aihub.speech.service import LiveOptions, LiveResult
 
 _SAMPLE_BYTES = 2
 _MOST_PIECES_AHEAD = 8
 """Pieces of a file that wait for the decoder before the sender has to wait."""
+
+
+class SampleRecogniser(Protocol):
+    """What hears samples: one recogniser, or several until the language is decided."""
+
+    async def hear(self, audio: bytes) -> Heard: ...
+
+    async def finish(self) -> Heard: ...
+
+    def close(self) -> None: ...
 
 
 class OpenStream(Protocol):
@@ -43,7 +52,7 @@ class SampleStream:
         max_audio_s: Longest stream.
     """
 
-    def __init__(self, recogniser: Recogniser, sample_rate: int, *, max_audio_s: float) -> None:
+    def __init__(self, recogniser: SampleRecogniser, sample_rate: int, *, max_audio_s: float) -> None:
         self._recogniser = recogniser
         self._bytes_per_s = sample_rate * _SAMPLE_BYTES
         self._max_audio_s = max_audio_s
@@ -95,7 +104,7 @@ class ContainerStream:
         max_audio_s: Longest audio.
     """
 
-    def __init__(self, recogniser: Recogniser, decoder: MediaDecoder, *, max_audio_s: float) -> None:
+    def __init__(self, recogniser: SampleRecogniser, decoder: MediaDecoder, *, max_audio_s: float) -> None:
         self._samples = SampleStream(recogniser, SAMPLE_RATE_HZ, max_audio_s=max_audio_s)
         self._decoder = decoder
         self._max_audio_s = max_audio_s

@@ -165,11 +165,16 @@ class VoiceQuestion:
 
 @dataclass(frozen=True, slots=True)
 class LiveStream:
-    """An open live stream."""
+    """An open live stream.
+
+    Attributes:
+        model_id: Of the model that hears it; None while several do, until the first words tell the language.
+        language: ISO 639-1 code of that model; None as `model_id`.
+    """
 
     stream_id: str
-    model_id: str
-    language: str
+    model_id: str | None
+    language: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +185,15 @@ class LiveResult:
         finals: Vosk's own result objects (`text`, `result` with `word`, `start`, `end`, `conf`) of utterances that ended, oldest
             first.
         partial: Vosk's own partial object (`partial`) of the utterance under way; None when the last thing was a final.
+        model_id: As of `LiveStream`. While it is None, there are no finals and the partial is empty; the finals of the beginning
+            come with the first result that tells it. What `finish` returns always does.
+        language: As of `LiveStream`.
     """
 
     finals: tuple[dict[str, Any], ...] = ()
     partial: dict[str, Any] | None = None
+    model_id: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +247,10 @@ class SpeechService(Protocol):
         ...
 
     async def open_stream(self, principal: Principal, options: LiveOptions) -> LiveStream:
-        """Begin a live stream, which holds a place until `finish` or `close`, or until nothing is fed for a while."""
+        """Begin a live stream, which holds a place until `finish` or `close`, or until nothing is fed for a while.
+
+        Where `auto` may be several models, all hear its beginning, and the one that hears it best goes on.
+        """
         ...
 
     async def feed(self, principal: Principal, stream_id: str, audio: bytes) -> LiveResult:

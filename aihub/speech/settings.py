@@ -16,7 +16,7 @@ class SpeechSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="AIHUB_SPEECH_", extra="ignore", frozen=True, env_ignore_empty=True)
 
     live_model: str | None = Field(
-        default=None, description="Speech model of live streams that name none, where several are installed."
+        default=None, description="Speech model of live streams that name none; by default the language is told by hearing."
     )
     max_audio_s: PositiveFloat = Field(default=4 * 3600.0, description="Longest audio of one request, file or live stream.")
     whole_audio_s: PositiveFloat = Field(

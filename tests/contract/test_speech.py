@@ -20,6 +20,7 @@ from aihub.speech.fake import FakeSpeech
 from aihub.speech.models import SpeechModels
 from aihub.speech.service import (
     LiveOptions,
+    LiveResult,
     RecognitionOptions,
     SpeechService,
     TranscriptionEnd,
@@ -136,6 +137,40 @@ async def test_live_stream_hears_partials_and_finals(case: Case) -> None:
     assert words
     assert " ".join(word["word"] for word in words) == " ".join(final["text"] for final in finals if final["text"])
     assert all({"word", "start", "end", "conf"} <= set(word) for word in words)
+
+
+async def hear_live(case: Case, options: LiveOptions, samples: bytes) -> list[LiveResult]:
+    stream = await case.service.open_stream(SOMEBODY, options)
+    results = [LiveResult(model_id=stream.model_id, language=stream.language)]
+    for start in range(0, len(samples), 8000):
+        results.append(await case.service.feed(SOMEBODY, stream.stream_id, samples[start : start + 8000]))
+    return [*results, await case.service.finish(SOMEBODY, stream.stream_id)]
+
+
+async def test_live_stream_of_one_model_tells_it_with_every_result(case: Case) -> None:
+    results = await hear_live(case, case.live, case.samples)
+    assert {(result.model_id, result.language) for result in results} == {(case.model, case.language)}
+
+
+async def test_live_stream_of_no_model_loses_nothing_of_the_time_before_its_language_is_known(case: Case) -> None:
+    results = await hear_live(case, LiveOptions(), case.samples)
+    told = [result.model_id for result in results]
+    known_from = told.index(case.model)
+    assert 1 < known_from < len(told) - 1
+    assert told == [None] * known_from + [case.model] * (len(told) - known_from)
+    assert all(result == LiveResult(partial={"partial": ""}) for result in results[1:known_from])
+    assert results[known_from].language == case.language
+    named = await hear_live(case, case.live, case.samples)
+    assert [final for result in results for final in result.finals] == [final for result in named for final in result.finals]
+    assert [result.partial for result in results[known_from + 1 :]] == [result.partial for result in named[known_from + 1 :]]
+
+
+async def test_live_stream_that_ends_early_is_decided_at_its_end(case: Case) -> None:
+    results = await hear_live(case, LiveOptions(), case.samples[:32_000])
+    assert [result.model_id for result in results] == [None] * (len(results) - 1) + [case.model]
+    named = await hear_live(case, case.live, case.samples[:32_000])
+    assert results[-1].finals == named[-1].finals
+    assert results[-1].finals[0]["text"]
 
 
 async def test_file_that_comes_in_as_a_live_stream_is_heard(case: Case) -> None:

@@ -1,10 +1,12 @@
 """The real recogniser behind the real edge: what OpenAI's and vosk-server's clients hear of real speech."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -70,6 +72,53 @@ async def test_vosk_server_s_client_hears_the_same_while_it_is_spoken(url: str, 
     partials = [answer["partial"] for answer in found if answer.get("partial")]
     assert partials
     assert said.transcript.startswith(partials[0])
+
+
+def texts_of(found: list[dict[str, Any]]) -> str:
+    return " ".join(answer["text"] for answer in found if answer.get("text"))
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+async def test_vosk_server_s_client_that_names_no_model_is_heard_in_its_language(url: str, language: str) -> None:
+    for utterance in [utterance for utterance in utterances(language) if not utterance.is_noisy][:4]:
+        async with open_stream(url) as connection:
+            found = [answer async for answer in answers(connection, utterance.samples, {"sample_rate": 16_000})]
+        assert texts_of(found) == utterance.transcript
+        assert len(found) == -(-len(utterance.samples) // 8000) + 1
+
+
+async def test_clients_at_once_that_name_no_model_are_heard_each_in_its_language(url: str) -> None:
+    said = [next(utterance for utterance in utterances(language) if not utterance.is_noisy) for language in ("en", "vi", "en")]
+
+    async def hear(utterance: Utterance) -> str:
+        async with open_stream(url) as connection:
+            return texts_of([answer async for answer in answers(connection, utterance.samples, {"sample_rate": 16_000})])
+
+    assert await asyncio.gather(*map(hear, said)) == [utterance.transcript for utterance in said]
+
+
+async def test_reset_before_the_decision_decides_and_the_next_words_come_at_once(url: str, said: Utterance) -> None:
+    def frames(samples: bytes) -> list[bytes]:
+        return [samples[start : start + 8000] for start in range(0, len(samples), 8000)]
+
+    async with open_stream(url) as connection:
+        await connection.send('{"config": {"sample_rate": 16000}}')
+        before = []
+        for frame in [*frames(said.samples[:40_000]), '{"reset": 1}']:
+            await connection.send(frame)
+            before.append(json.loads(await connection.recv()))
+        after = []
+        for frame in frames(said.samples):
+            await connection.send(frame)
+            after.append(json.loads(await connection.recv()))
+        await connection.send('{"eof": 1}')
+        after.append(json.loads(await connection.recv()))
+    assert before[:-1] == [{"partial": ""}] * (len(before) - 1)
+    assert before[-1]["text"]
+    assert any(answer.get("partial") for answer in after[:8])
+    assert texts_of(after) == said.transcript
+    words = [word for answer in after for word in answer.get("result", ())]
+    assert words[0]["start"] >= 40_000 / 32_000
 
 
 async def test_streams_at_once_hear_each_their_own(url: str) -> None:

@@ -1,12 +1,14 @@
 """Speech on the running hub: a model that is put there while it runs, files by handle and HTTP, and a death in mid-stream."""
 
 import asyncio
+import base64
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from aihub.core.errors import HubError, ModelUnavailableError, NotFoundError, UnavailableError
@@ -63,6 +65,18 @@ def test_file_is_transcribed_over_http(hub: RunningHub, installed: Path, said: U
         timeout=30,
     )
     assert (answer.status_code, answer.json()["text"]) == (200, said.transcript)
+
+
+def test_recording_of_ten_megabytes_passes_every_hop(
+    hub: RunningHub, installed: Path, said: Utterance, client: openai.OpenAI
+) -> None:
+    recording = wav_of(said.samples + bytes(10 * 2**20))  # silence, which costs the recogniser little
+    assert client.audio.transcriptions.create(file=("long.wav", recording), model=MODEL).text == said.transcript
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(recording).decode(), "format": "wav"}}
+    question = {"role": "user", "content": [{"type": "text", "text": "Repeat it."}, part]}
+    answer = client.chat.completions.create(model=hub.model, max_tokens=4, messages=[question])
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens < 200
 
 
 async def test_bad_audio_is_the_callers_fault(installed: Path) -> None:

@@ -1,6 +1,7 @@
-"""What a process gives up of the kernel before it reads untrusted input: sockets, programs, changes of files (Linux, seccomp).
+"""What a process gives up of the kernel before it reads untrusted input (Linux, seccomp).
 
-The filter holds for the process and all it forks, and cannot be taken off. Files can still be read, as libraries are loaded late.
+First sockets, programs and changes of files, and after its fork signals to others. The filters hold for the process and all it
+forks, and cannot be taken off. Files can still be read, as libraries are loaded late.
 """
 
 import ctypes
@@ -8,7 +9,7 @@ import errno
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 _PR_SET_SECCOMP = 22
@@ -31,26 +32,40 @@ class _Architecture:
     Attributes:
         audit: The kernel's number of the architecture.
         refused: socket, socketpair, connect, bind, execve, execveat, ptrace, process_vm_*, io_uring_setup, openat2 (its flags
-            cannot be seen), and what makes, renames, removes or changes files by name.
+            cannot be seen); what makes, renames, removes or changes files by name; fchmod, fchown, *setxattr, *removexattr, utime
+            and its like; mount and its like, pivot_root, chroot, unshare, setns.
         opens: Calls that open a file, and the index of the argument with its flags.
+        signals: kill and tgkill, whose first argument is a process.
+        other_signals: tkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal.
     """
 
     audit: int
     refused: tuple[int, ...]
     opens: dict[int, int]
+    signals: tuple[int, ...]
+    other_signals: tuple[int, ...]
 
 
 _ARCHITECTURES = {
     "x86_64": _Architecture(
         0xC000003E,
         (41, 53, 42, 49, 59, 322, 101, 310, 311, 425, 437)
-        + (76, 82, 83, 84, 85, 86, 87, 88, 90, 92, 94, 133, 258, 259, 260, 263, 264, 265, 266, 268, 316, 452),
+        + (76, 82, 83, 84, 85, 86, 87, 88, 90, 92, 94, 133, 258, 259, 260, 263, 264, 265, 266, 268, 316, 452)
+        + (91, 93, 188, 189, 190, 197, 198, 199, 132, 235, 261, 280, 463, 466)
+        + (165, 166, 155, 161, 272, 308, 428, 429, 430, 432, 442),
         {2: 1, 257: 2},
+        (62, 234),
+        (200, 129, 297, 424),
     ),
     "aarch64": _Architecture(
         0xC00000B7,
-        (198, 199, 203, 200, 221, 281, 117, 270, 271, 425, 437) + (33, 34, 35, 36, 37, 38, 45, 53, 54, 276, 452),
+        (198, 199, 203, 200, 221, 281, 117, 270, 271, 425, 437)
+        + (33, 34, 35, 36, 37, 38, 45, 53, 54, 276, 452)
+        + (52, 55, 5, 6, 7, 14, 15, 16, 88, 463, 466)
+        + (40, 39, 41, 51, 97, 268, 428, 429, 430, 432, 442),
         {56: 2},
+        (129, 131),
+        (130, 138, 240, 424),
     ),
 }
 
@@ -69,10 +84,23 @@ def confine() -> None:
     Raises:
         OSError: This system has no seccomp filters; the process goes on as it was.
     """
+    _install(_call_filter)
+
+
+def confine_signals() -> None:
+    """Give up signals to every process but this one, for good; for a process that forks and ends no others.
+
+    Raises:
+        OSError: As `confine`.
+    """
+    _install(_signal_filter)
+
+
+def _install(build: Callable[[_Architecture], Iterable[_Instruction]]) -> None:
     architecture = _ARCHITECTURES.get(platform.machine())
     if sys.platform != "linux" or architecture is None:
         raise OSError(errno.ENOSYS, f"no filter for {sys.platform} on {platform.machine()}")
-    instructions = list(_filter(architecture))
+    instructions = list(build(architecture))
     program = _Program(len(instructions), (_Instruction * len(instructions))(*instructions))
     libc = ctypes.CDLL(None, use_errno=True)
     for option, value, argument in (
@@ -83,7 +111,7 @@ def confine() -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _filter(architecture: _Architecture) -> Iterable[_Instruction]:
+def _call_filter(architecture: _Architecture) -> Iterable[_Instruction]:
     """Each test skips the `return` behind it unless the call is to be refused."""
     refuse = _Instruction(_RETURN, 0, 0, _REFUSE)
     yield _Instruction(_LOAD, 0, 0, _ARCHITECTURE_AT)
@@ -96,5 +124,20 @@ def _filter(architecture: _Architecture) -> Iterable[_Instruction]:
         yield _Instruction(_IF_EQUAL, 0, 4, number)
         yield _Instruction(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * flags)
         yield from (_Instruction(_IF_ANY_BIT, 0, 1, _WRITING), refuse)
+        yield _Instruction(_RETURN, 0, 0, _ALLOW)
+    yield _Instruction(_RETURN, 0, 0, _ALLOW)
+
+
+def _signal_filter(architecture: _Architecture) -> Iterable[_Instruction]:
+    """Other architectures' calls are `_call_filter`'s to refuse."""
+    refuse = _Instruction(_RETURN, 0, 0, _REFUSE)
+    yield _Instruction(_LOAD, 0, 0, _NUMBER_AT)
+    for number in architecture.other_signals:
+        yield from (_Instruction(_IF_EQUAL, 0, 1, number), refuse)
+    for number in architecture.signals:
+        # abort() sends its signal to the own process by tgkill.
+        yield _Instruction(_IF_EQUAL, 0, 4, number)
+        yield _Instruction(_LOAD, 0, 0, _ARGUMENTS_AT)
+        yield from (_Instruction(_IF_EQUAL, 1, 0, os.getpid()), refuse)
         yield _Instruction(_RETURN, 0, 0, _ALLOW)
     yield _Instruction(_RETURN, 0, 0, _ALLOW)

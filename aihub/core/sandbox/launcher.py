@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from aihub.core.errors import HubError
-from aihub.core.sandbox.confinement import confine
+from aihub.core.sandbox.confinement import confine, confine_signals
 from aihub.core.sandbox.frames import EXIT_MEMORY, BrokenFrameError, Frame, FramePipe
 from aihub.core.sandbox.limits import (
     ProcessLimits,
@@ -91,6 +91,8 @@ class _Child:
         """Serve and exit; a failed allocation leaves no state to trust, so it ends the process."""
         try:
             die_with_parent(launcher_pid, signal.SIGKILL)
+            with suppress(OSError):  # the launcher has warned that there are no filters
+                confine_signals()
             status = self._serve()
         except MemoryError:
             status = EXIT_MEMORY

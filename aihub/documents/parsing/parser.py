@@ -92,15 +92,36 @@ class DocumentParser:
             InvalidRequestError: The chunking does not fit the text.
             UnavailableError: The parser is closed, or processes cannot be started.
         """
+        return await self._ask(
+            {
+                "filename": filename,
+                "encoding": encoding,
+                "text_format": text_format,
+                "only_text": False,
+                "max_characters": self._limits.max_characters,
+                "max_tokens": chunking.max_tokens,
+                "overlap_tokens": chunking.overlap_tokens,
+            },
+            data,
+        )
+
+    async def extract_text(self, filename: str, data: bytes, *, max_characters: int) -> str:
+        """Return the text of a file that is not indexed: nothing is cut or analysed. Cancelling ends the reading at once.
+
+        Args:
+            max_characters: Of text; reading ends where there are more, and the parser's own limit holds too.
+
+        Raises:
+            DocumentError: The file cannot be read or holds more (`too_large`); `code` says why.
+            UnavailableError: The parser is closed, or processes cannot be started.
+        """
+        most = min(max_characters, self._limits.max_characters)
+        header = {"filename": filename, "encoding": None, "text_format": None, "only_text": True, "max_characters": most}
+        return (await self._ask(header, data)).text
+
+    async def _ask(self, header: dict[str, Any], data: bytes) -> ParsedDocument:
         if not self._is_running:
             raise UnavailableError("The document parser is not running.")
-        header = {
-            "filename": filename,
-            "encoding": encoding,
-            "text_format": text_format,
-            "max_tokens": chunking.max_tokens,
-            "overlap_tokens": chunking.overlap_tokens,
-        }
         async with self._pool.session() as session:
             answer = await self._read(session, Frame(header, data))
         return await asyncio.to_thread(_document, answer)

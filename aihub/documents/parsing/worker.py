@@ -4,6 +4,7 @@ Loading takes about two seconds: the tokenizer and the parsers. One frame is the
 """
 
 import logging
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from aihub.core.errors import HubError
@@ -32,7 +33,7 @@ class _Reader:
         self._limits = limits
 
     def answer(self, request: Frame, channel: Channel) -> None:
-        """Send the text and chunks of one document, or what is wrong with it."""
+        """Send the text of one document and, unless `only_text` is asked for, its chunks; or what is wrong with it."""
         channel.send(self._read(request))
 
     def _read(self, request: Frame) -> Frame:
@@ -48,14 +49,17 @@ class _Reader:
             return Frame({"error": {"kind": "internal"}})
 
     def _parse(self, request: Frame) -> Frame:
-        options = ChunkingOptions(request.header["max_tokens"], request.header["overlap_tokens"])
         file_format, text = extract(
             request.header["filename"],
             bytes(request.body),
-            self._limits,
+            replace(self._limits, max_characters=request.header["max_characters"]),
             encoding=request.header["encoding"],
             text_format=request.header["text_format"],
         )
+        encoded = text.encode()
+        if request.header["only_text"]:
+            return Frame({"format": file_format, "text_bytes": len(encoded), "chunks": []}, encoded)
+        options = ChunkingOptions(request.header["max_tokens"], request.header["overlap_tokens"])
         language: str | None = None  # of the whole text; costs a millisecond and serves only chunks with few letters
         rows: list[list[int | str]] = []
         ids: list[bytes] = []
@@ -68,7 +72,6 @@ class _Reader:
             rows.append([span.start, span.end, span.tokens, terms.language, len(terms.term_ids), terms.total])
             ids.append(terms.term_ids.astype("<i4").tobytes())
             freqs.append(terms.term_freqs.astype("<u2").tobytes())
-        encoded = text.encode()
         header = {"format": file_format, "text_bytes": len(encoded), "chunks": rows}
         return Frame(header, b"".join((encoded, *ids, *freqs)))
 

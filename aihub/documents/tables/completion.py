@@ -1,16 +1,25 @@
 """What makes a document searchable: its text, chunks, vectors and terms, written inside one transaction."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pgvector import HalfVector
 
-from aihub.core.errors import InternalError
+from aihub.core.errors import ConflictError, InternalError
 from aihub.core.postgres import Connection
-from aihub.documents.tables.links import copy_text, count_document, lock_file, lock_store, write_text
+from aihub.documents.tables.links import copy_text, count_document, is_cited, lock_file, lock_store, read_text, write_text
+from aihub.documents.tables.media_texts import read_media_text
 from aihub.documents.tables.records import ChunkRow, VectorStoreFileRecord
+from aihub.media.service import MediaKind
 
 _HALFVEC_HEADER_BYTES = 8
+_MEDIA_FORMATS = frozenset(get_args(MediaKind))
+
+
+class CitedTextError(ConflictError):
+    """Another store has indexed another text of the same recording or image meanwhile; index that text."""
+
+    code = "cited_text"
 
 
 async def lock_claim(connection: Connection, record: VectorStoreFileRecord) -> tuple[int, int, int] | None:
@@ -42,6 +51,7 @@ async def write_document(
     """Write everything of a claimed document; False, with nothing written, when the claim is lost.
 
     Raises:
+        CitedTextError: The file is a recording or an image, and chunks of another store point into another text of it.
         InternalError: An embedding's length is not the store's.
         InvalidRequestError: A text holds NUL characters or lone surrogates.
     """
@@ -53,6 +63,7 @@ async def write_document(
     for row in rows:
         if row.embedding.shape != (dimensions,):
             raise InternalError(f"Chunk {row.ordinal} has an embedding of shape {row.embedding.shape}, not ({dimensions},).")
+    await _keep_cited_text(connection, record, text, text_format)
     await write_text(connection, record.tenant_id, record.file_id, text, text_format)
     ids = await _new_chunk_ids(connection, len(rows))
     await _copy_chunks(connection, record.tenant_id, link_seq, ids, rows)
@@ -86,6 +97,15 @@ async def write_document(
     return True
 
 
+async def _keep_cited_text(connection: Connection, record: VectorStoreFileRecord, text: str, text_format: str) -> None:
+    """Refuse to replace what was heard or seen by what is heard or seen today; text of documents is always the same."""
+    if text_format not in _MEDIA_FORMATS:
+        return
+    media = await read_media_text(connection, record.tenant_id, record.file_id)
+    if media is not None and media.text != text:
+        raise CitedTextError(f"Another store cites another text of file {record.file_id!r}.")
+
+
 async def copy_document(connection: Connection, record: VectorStoreFileRecord) -> bool:
     """Complete a claimed document from one with the same content; False, with nothing written, when there is none.
 
@@ -101,6 +121,8 @@ async def copy_document(connection: Connection, record: VectorStoreFileRecord) -
         return False
     source_seq, source_file_id, chunk_count, usage_bytes = source
     if source_file_id != record.file_id:
+        if not await _may_share_text(connection, record, source_file_id):
+            return False
         await copy_text(connection, record.tenant_id, source_file_id, record.file_id)
     params = {"tenant": record.tenant_id, "link": link_seq, "store": store_seq, "source": source_seq}
     await _copy_rows(connection, params)
@@ -108,10 +130,18 @@ async def copy_document(connection: Connection, record: VectorStoreFileRecord) -
     return True
 
 
+async def _may_share_text(connection: Connection, record: VectorStoreFileRecord, source_file_id: str) -> bool:
+    """Whether no store cites another text of the file than the source's: recordings of the same bytes may have two."""
+    if not await is_cited(connection, record.tenant_id, record.file_id):
+        return True
+    texts = [await read_text(connection, record.tenant_id, file_id, 0, None) for file_id in (record.file_id, source_file_id)]
+    return texts[0] == texts[1]
+
+
 async def _find_same_content(
     connection: Connection, record: VectorStoreFileRecord, link_seq: int
 ) -> tuple[int, str, int, int] | None:
-    """Return `seq`, file id, number of chunks and bytes of a completed document with the same content."""
+    """Return `seq`, file id, number of chunks and bytes of a completed document with the same content, the same file first."""
     cursor = await connection.execute(
         r"""
         SELECT source.seq, source.file_id, source.chunk_count, source.usage_bytes
@@ -127,7 +157,7 @@ async def _find_same_content(
         JOIN vector_stores AS store ON store.tenant_id = source.tenant_id AND store.id = source.store_id
             AND store.embedding_model = own_store.embedding_model AND store.dimensions = own_store.dimensions
         WHERE own.tenant_id = %s AND own.seq = %s
-        LIMIT 1 FOR KEY SHARE OF source SKIP LOCKED
+        ORDER BY source.file_id = own.file_id DESC LIMIT 1 FOR KEY SHARE OF source SKIP LOCKED
         """,
         (record.tenant_id, link_seq),
     )

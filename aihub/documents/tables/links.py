@@ -142,14 +142,23 @@ async def write_text(connection: Connection, tenant_id: str, file_id: str, text:
         )
 
 
+async def is_cited(connection: Connection, tenant_id: str, file_id: str) -> bool:
+    """Whether chunks of some store point into the file's text; call it inside a transaction that has locked the file's row."""
+    cursor = await connection.execute(
+        "SELECT FROM vector_store_files WHERE tenant_id = %s AND file_id = %s AND status = 'completed' LIMIT 1",
+        (tenant_id, file_id),
+    )
+    return await cursor.fetchone() is not None
+
+
 async def copy_text(connection: Connection, tenant_id: str, source_file_id: str, file_id: str) -> None:
-    """Give a file the text of another one with the same content, unless it has one."""
+    """Give a file the text of another one with the same content; call it inside a transaction that has locked the file's row."""
+    await connection.execute("DELETE FROM file_texts WHERE tenant_id = %s AND file_id = %s", (tenant_id, file_id))
     await connection.execute(
         """
         INSERT INTO file_texts (tenant_id, file_id, part, format, text)
         SELECT tenant_id, %(target)s, part, format, text FROM file_texts
         WHERE tenant_id = %(tenant)s AND file_id = %(source)s
-        ON CONFLICT DO NOTHING
         """,
         {"tenant": tenant_id, "source": source_file_id, "target": file_id},
     )

@@ -10,7 +10,7 @@ from aihub.media.service import MediaKind
 
 
 async def read_media_text(connection: Connection, tenant_id: str, file_id: str) -> MediaText | None:
-    """Return the text of a file that some store has indexed by transcript or caption; call it inside a snapshot."""
+    """Return the text of a file that some store has indexed by transcript or caption; inside a snapshot or a lock of the file."""
     cursor = await connection.execute(
         """
         SELECT link.seq, part.format FROM vector_store_files AS link

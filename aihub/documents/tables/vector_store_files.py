@@ -228,6 +228,7 @@ class VectorStoreFileTable:
             False, with nothing written, when the claim is lost (cancelled, detached, or taken over).
 
         Raises:
+            CitedTextError: The file is a recording or an image, and chunks of another store point into another text of it.
             InternalError: An embedding's length is not the store's.
             InvalidRequestError: A text holds NUL characters or lone surrogates.
         """
@@ -238,7 +239,7 @@ class VectorStoreFileTable:
         """Complete a claimed document by copying the chunks of the same content, if the tenant has it processed already.
 
         The source is a completed file with the same bytes and file name suffix, in a store with the same embedding model,
-        under the same chunking strategy.
+        under the same chunking strategy; and with the same text, where another store cites this file already.
 
         Returns:
             False, with nothing written, when there is none or the claim is lost.

@@ -131,6 +131,11 @@ class InstalledModels:
             self._reported.add(path)
             logger.warning("%s is not served: the name %s belongs to %s. Rename one folder.", path, model_id, taken_by)
 
+    def _report_doubt(self, path: Path, doubt: str) -> None:
+        if path not in self._reported:
+            self._reported.add(path)
+            logger.warning("%s is served without images: %s.", path, doubt)
+
     def _folders(self) -> Iterator[_Found]:
         default_key = next((entry.key for entry in self._catalogue.entries if str(entry.key) == self._default.key), None)
         installs = self._installs.list()
@@ -189,8 +194,10 @@ class InstalledModels:
         )
         weights_bytes = sum(path.stat().st_size for path in found.path.glob("*.safetensors"))
         types, languages = (entry.types, entry.languages) if entry is not None else (("chat",), ())
-        if vision is not None and "vision" not in types:
-            types = (*types, "vision")
+        if vision is not None:
+            types = tuple(name for name in types if name != "vision") + (("vision",) if vision.max_images else ())
+            if vision.doubt is not None:
+                self._report_doubt(found.path, vision.doubt)
         return LocalModel(spec, types, languages, weights_bytes)
 
     def _adapter_support(self, folder: Path, config: dict[str, Any], quantization: str | None) -> AdapterSupport:

@@ -240,7 +240,7 @@ def requirement_of(
         adapter_bytes = adapters.max_loaded * shape.adapter_bytes(adapters.max_rank)
         if device == "cpu":  # where the engine's copies of them lie
             engine_bytes += adapters.max_loaded * shape.adapter_bytes(min(adapters.max_rank, TYPICAL_RANK))
-    if vision is not None:
+    if vision is not None and vision.max_images:
         engine_bytes += vision.encoder_bytes + (CACHE_BYTES if device == "cpu" else 0)
     return MemoryRequirement(weights_bytes, kv_cache_bytes, engine_bytes + activation_bytes + logit_bytes, adapter_bytes)
 

@@ -1,7 +1,8 @@
 """What a model that sees takes: tokens of context for an image, and memory of its encoder; told by `config.json` alone.
 
 The numbers are those of transformers' image processors. Where a model takes images of any size, their pixels are bounded, so
-that one image leaves most of the context to text and the encoder's memory is known before the engine starts.
+that one image leaves most of the context to text and the encoder's memory is known before the engine starts. A model whose images
+cannot be counted for sure is served without them.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,9 @@ BATCHED_TOKENS = 2048
 
 _GRIDS = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
 _TILES = frozenset({"idefics3", "smolvlm"})
+_TOWERS = frozenset({"clip_vision_model", "siglip_vision_model"})
+"""Encoders of LLaVA that make every image the same size."""
+_KNOWN = ", ".join(sorted(_GRIDS | _TILES | {"gemma3", "llava", "mistral3"}))
 _NEEDED_PACKAGES = dict.fromkeys(_GRIDS, ("torchvision",)) | {"smolvlm": ("torchvision", "num2words")}
 _MARKER_TOKENS = 8  # Around an image or a tile; where a marker is no token of its own, it is spelled.
 _LARGEST_DIMENSION = 2**24
@@ -41,19 +45,24 @@ class VisionSupport:
 
     Attributes:
         image_tokens: Tokens of context one image takes at most.
-        max_images: Images one request may hold.
+        max_images: Images one request may hold; 0 for a model that has an encoder and is served without it.
         encoder_bytes: Memory of the encoder while it works, and of its results until the decoder has read them.
         processor_arguments: What bounds the pixels, as the model's image processor calls it.
+        doubt: Why it is served without images; None where it is not.
     """
 
     image_tokens: int
     max_images: int = MAX_IMAGES
     encoder_bytes: int = 0
     processor_arguments: Mapping[str, Any] = field(default_factory=dict)
+    doubt: str | None = None
 
 
 def read_vision(folder: Path, config: Mapping[str, Any], *, context_tokens: int, value_bytes: int = 2) -> VisionSupport | None:
-    """Return how the model of a folder sees; None for a model that reads text only.
+    """Return how the model of a folder sees; None for a model that has no image encoder.
+
+    Where it is not known for sure what its images take, or one is larger than the context, it takes none: `max_images` is 0, and
+    `doubt` says why.
 
     Args:
         config: Its parsed `config.json`.
@@ -61,23 +70,22 @@ def read_vision(folder: Path, config: Mapping[str, Any], *, context_tokens: int,
         value_bytes: Of one number the engine computes with.
 
     Raises:
-        ConfigurationError: The engine cannot take images of this model: a package is missing, `config.json` is wrong, or one
-            image is larger than the context.
+        ConfigurationError: A package that its image processor is written with is missing, or a file is not JSON.
     """
     if not has_vision(config):
         return None
     require_packages(config)
     try:
         vision = vision_of_config(config, context_tokens=context_tokens, value_bytes=value_bytes, processor=_processor(folder))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{folder / 'config.json'} does not describe how the model sees ({error}). Fetch the model again."
-        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return _without_images(f"what an image takes cannot be told ({error})")
     if vision.image_tokens >= context_tokens:
-        raise ConfigurationError(
-            f"An image takes {vision.image_tokens} tokens, and the context has {context_tokens} in all. Raise MAX_LENGTH."
-        )
+        return _without_images(f"an image takes {vision.image_tokens} tokens, and the context has {context_tokens} in all")
     return vision
+
+
+def _without_images(doubt: str) -> VisionSupport:
+    return VisionSupport(image_tokens=0, max_images=0, doubt=doubt)
 
 
 def has_vision(config: Mapping[str, Any]) -> bool:
@@ -109,7 +117,7 @@ def vision_of_config(
 
     Raises:
         KeyError: A dimension is missing.
-        ValueError: A dimension is not a sensible number.
+        ValueError: A dimension is not a sensible number, or nobody has checked what images of this kind of model take.
     """
     kind, encoder = str(config.get("model_type")), config["vision_config"]
     bound_tokens = max(min(IMAGE_TOKENS, context_tokens // IMAGES_PER_CONTEXT), 1)
@@ -120,11 +128,18 @@ def vision_of_config(
     elif kind in _TILES:
         patches_per_token = _dimension(config, "scale_factor", 2) ** 2
         image_tokens, arguments = _tiles(encoder, patches_per_token, bound_tokens, processor or {})
-    elif "mm_tokens_per_image" in config:
-        image_tokens = _dimension(config, "mm_tokens_per_image")
+    elif kind == "mistral3":
+        patches_per_token = _side(config, 2) ** 2
+        image_tokens, arguments = _rows(config, bound_tokens, processor or {})
+    elif kind == "gemma3":
+        if (processor or {}).get("do_pan_and_scan"):
+            raise ValueError("its image processor cuts crops out of images")
+        image_tokens = _dimension(config, "mm_tokens_per_image", 256)
         patches_per_token = max(_patches(encoder) // image_tokens, 1)
+    elif kind == "llava" and encoder.get("model_type", "clip_vision_model") in _TOWERS:
+        image_tokens = _patches(encoder)
     else:
-        image_tokens = _patches(encoder) // patches_per_token
+        raise ValueError(f"{_named(kind, encoder)} is not among the kinds that are known: {_KNOWN}")
     tokens = max(BATCHED_TOKENS, image_tokens)
     working_bytes = tokens * patches_per_token * _patch_bytes(encoder, value_bytes)
     kept_bytes = tokens * _output_values(config) * value_bytes
@@ -141,6 +156,16 @@ def _grid(encoder: Mapping[str, Any], bound_tokens: int, processor: Mapping[str,
     # The image processor wants both, and compares them in pixels whatever their names say.
     longest = image_tokens * unit_pixels
     return image_tokens, {"size": {"shortest_edge": min(int(least_pixels), longest), "longest_edge": longest}}
+
+
+def _rows(config: Mapping[str, Any], bound_tokens: int, processor: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Mistral 3 keeps an image's proportions too, up to a longest edge: rows of tokens, each with one more that ends it."""
+    unit_pixels = _dimension(config["vision_config"], "patch_size", 14) * _side(config, 2)
+    largest = int((processor.get("size") or {}).get("longest_edge") or _dimension(config["vision_config"], "image_size", 1540))
+    side = max(largest // unit_pixels, 1)
+    while side > 1 and side * (side + 1) > bound_tokens:
+        side -= 1
+    return side * (side + 1), {"size": {"longest_edge": side * unit_pixels}}
 
 
 def _tiles(
@@ -161,9 +186,13 @@ def _patches(encoder: Mapping[str, Any]) -> int:
     return (_dimension(encoder, "image_size", 448) // _dimension(encoder, "patch_size", 14)) ** 2
 
 
-def _side(encoder: Mapping[str, Any]) -> int:
-    """Patches beside each other that become one token."""
-    return _dimension(encoder, "spatial_merge_size", 1)
+def _side(config: Mapping[str, Any], default: int = 1) -> int:
+    """Patches beside each other that become one token; the encoder's to say, but in Mistral 3 the whole model's."""
+    return _dimension(config, "spatial_merge_size", default)
+
+
+def _named(kind: str, encoder: Mapping[str, Any]) -> str:
+    return f"{kind} with an encoder {encoder['model_type']}" if kind == "llava" else kind
 
 
 def _patch_bytes(encoder: Mapping[str, Any], value_bytes: int) -> int:
@@ -182,6 +211,8 @@ def _output_values(config: Mapping[str, Any]) -> int:
 
 def _dimension(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
     value: object = config[name] if default is None else config.get(name, default)
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:  # height and width, in some newer files
+        value = value[0]
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST_DIMENSION:
         raise ValueError(f"{name} is {value!r}")
     return value

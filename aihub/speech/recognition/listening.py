@@ -8,8 +8,10 @@ import logging
 import os
 import signal
 import socket
+from contextlib import suppress
 from typing import Any, NoReturn
 
+from aihub.core.sandbox.confinement import confine_signals
 from aihub.core.sandbox.frames import EXIT_MEMORY
 from aihub.core.sandbox.limits import address_space_bytes, die_with_parent, limit_cpu, limit_memory
 from aihub.speech.recognition.messages import (
@@ -59,6 +61,8 @@ class Listener:
         status = 0
         try:
             die_with_parent(launcher_pid, signal.SIGKILL)
+            with suppress(OSError):  # the launcher has warned that there are no filters
+                confine_signals()
             limit_memory(self._limits.memory_mb)
             self._idle_bytes = address_space_bytes()
             self._serve()

@@ -8,7 +8,7 @@ import pytest
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.fallback import Candidate, FallbackEngine
 from aihub.chat.providers.failures import ProviderError, ProviderRetiredError
-from aihub.chat.service import ChatEngine
+from aihub.chat.service import ChatEngine, ChatModelInfo, model_info_for
 from aihub.core.errors import (
     ContextLengthError,
     EngineTimeoutError,
@@ -202,3 +202,34 @@ async def test_failure_is_unavailable_where_no_stand_in_sees(local: FakeChatEngi
     with pytest.raises(ModelUnavailableError, match="cannot stand in"):
         await engine.chat(IMAGE_BODY)
     assert (await engine.chat(BODY))["choices"]
+
+
+class Uncounting(FakeChatEngine):
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        raise ModelUnavailableError("gone")
+
+
+async def test_prompt_with_images_is_counted_by_a_model_that_sees() -> None:
+    down, blind, seeing = Uncounting("a", max_images=1), FakeChatEngine("b"), FakeChatEngine("c", max_images=1)
+    engine = FallbackEngine([candidate(down, "local"), candidate(blind, "ollama"), candidate(seeing, "openai")])
+    assert await engine.count_tokens(IMAGE_BODY) == await seeing.count_tokens(IMAGE_BODY)
+    assert (await engine.model_info()).model_id == "c"
+
+
+async def test_model_for_images_is_the_first_stand_in_that_takes_so_many() -> None:
+    class Down(FakeChatEngine):
+        async def model_info(self) -> ChatModelInfo:
+            raise ModelUnavailableError("gone")
+
+    few, many = FakeChatEngine("few", max_images=1), FakeChatEngine("many", max_images=4)
+    engines = {"local": Down(), "ollama": FakeChatEngine("blind"), "openai": few, "gemini": many}
+    engine = FallbackEngine([candidate(engine, provider) for provider, engine in engines.items()])
+    assert [(await model_info_for(engine, count)).model_id for count in (0, 1, 2)] == ["blind", "few", "many"]
+    with pytest.raises(ModelUnavailableError, match="cannot stand in"):
+        await model_info_for(engine, 5)
+
+
+async def test_model_that_was_asked_for_is_the_one_for_images_too() -> None:
+    seeing = FakeChatEngine("openai/m", max_images=4)
+    engine = FallbackEngine([candidate(FakeChatEngine("local/m"), "local"), candidate(seeing, "openai")])
+    assert (await model_info_for(engine, 1)).model_id == "local/m"

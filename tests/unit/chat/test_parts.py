@@ -8,6 +8,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from aihub.chat.parts import ReadyImage, ReadyText
 from aihub.chat.schemas import ChatCompletionRequest
@@ -101,6 +102,17 @@ async def test_too_many_parts_are_refused_before_each_is_looked_at(client: httpx
     assert_refused(response, 400, param="messages", code="too_many_parts")
     assert cpu_s < 0.1
     await assert_good_chat(client)
+
+
+@pytest.mark.parametrize("part", [{"type": "magic"}, {"type": "text", "text": 5}, {"type": "text"}, 7])
+def test_looking_at_wrong_parts_ends_at_the_first_one(part: Any) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": [part] * 1_000}]}
+    with pytest.raises(ValidationError) as caught:
+        ChatCompletionRequest.model_validate(body)
+    assert caught.value.error_count() == 2, "of the list, and that it is no string"
+    with pytest.raises(InvalidRequestError) as told:
+        validate(ChatCompletionRequest, body)
+    assert str(told.value.param).startswith("messages.0.content.0")
 
 
 def request(*contents: Any, **fields: Any) -> ChatCompletionRequest:

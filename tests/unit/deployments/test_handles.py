@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 from ray.exceptions import RayActorError
 
 from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
 from deployments import handles
-from deployments.handles import AppConnection
+from deployments.handles import AppConnection, translate_error
 
 UP_S = 0.02
 
@@ -142,3 +143,8 @@ async def test_probes_go_on_when_neither_the_part_nor_the_controller_answers(
         await until(lambda: connection.health.status == "degraded")
         replica.is_frozen = False
         await until(lambda: connection.health.status == "ok")
+
+
+def test_a_request_over_grpcs_limit_is_told_to_be_smaller() -> None:
+    too_large = grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), grpc.aio.Metadata())
+    assert translate_error(too_large, "The speech service").status == 413

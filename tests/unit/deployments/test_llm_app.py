@@ -11,6 +11,7 @@ from aihub.core.profiles import load_profile
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.planner import load_shapes
 from aihub.models.memory.requirement import GIB, MemoryRequirement
+from aihub.models.memory.vision import VisionSupport
 from deployments.llm_app import app_name, engine_environment, engine_kwargs, gpu_share, model_of
 
 
@@ -92,6 +93,12 @@ def test_engine_of_a_model_that_sees_takes_bounded_images_and_fetches_none(key: 
         "mm_processor_kwargs": {"size": {"shortest_edge": 4 * unit_pixels, "longest_edge": 1024 * unit_pixels}},
         "allowed_media_domains": ["none.invalid"],
     }
+
+
+def test_engine_of_a_model_whose_images_cannot_be_counted_reads_text_only() -> None:
+    kwargs = engine_kwargs(replace(spec(), vision=VisionSupport(0, max_images=0)), load_profile("rtx4060ti").llm, 0.25)
+    assert kwargs["limit_mm_per_prompt"] == {"image": 0, "video": 0, "audio": 0}
+    assert kwargs["mm_processor_cache_gb"] == 0
 
 
 def test_engine_follows_no_redirects_and_opens_no_image_of_a_hundred_megapixels() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from aihub.core.base64_text import SLICE_CHARS
 from aihub.core.errors import InvalidRequestError
 from deployments.llm_images import check_parts, warm_up_image
 
@@ -45,6 +46,8 @@ async def test_parts_are_made_anew_without_what_steers_the_engine() -> None:
         image("data:image/png,plain"),
         image(PNG + "@"),
         image("data:image/png;base64,A"),
+        image(PNG[: PNG.index(",") + 1] + "AA==" * (SLICE_CHARS // 4) + "AAAA"),
+        image(PNG[: PNG.index(",") + 1] + "ảnh="),
         image(None),
         image(7),
         {"type": "image_url", "image_url": None, "uuid": "of-somebody-else"},

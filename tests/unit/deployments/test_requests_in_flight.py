@@ -1,7 +1,7 @@
 """Requests in flight as the lifecycle sees them: real lifecycle, directory and pipelines; the cluster between is faked."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +11,12 @@ import pytest
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.fallback import Candidate, FallbackEngine
 from aihub.chat.history import EngineHistory, ObservedEngine
+from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, OverloadedError, StorageUnavailableError
 from aihub.core.health import PartHealth
 from aihub.documents.search.retriever import Retrieval
 from aihub.documents.tables.records import VectorStoreRecord
+from aihub.media.service import PreparedImage
 from aihub.models.configuration import HubConfiguration
 from aihub.models.memory.fake import FakeHost
 from aihub.models.memory.manager_state import LifecyclePolicy
@@ -22,10 +24,12 @@ from aihub.models.service import ModelsReport
 from deployments import model_directory
 from deployments.model_directory import ModelDirectory
 from pipelines.chat import ChatPipeline
+from pipelines.load_wait import LoadWait
 from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
 from tests.unit.models.memory.lifecycle_parts import GIB, Hub, running_hub, spec
 from tests.unit.pipelines.rag_parts import BATTERY, CALLER, CardOnlyEmbedder, ListedFinder, MemoryStores, chunks, request
+from tests.unit.pipelines.test_transcribing_reader import IMAGE, KnowingDecoder, reader
 
 ENGINE = FakeChatEngine("first")
 
@@ -223,3 +227,68 @@ async def test_engines_without_a_count_can_be_held() -> None:
             assert (await engine.model_info()).model_id == "fake-chat"
     except HubError:
         pytest.fail("nothing limits it")
+
+
+class SeeingModels:
+    """The models of a hub as its directory has them; the first one sees."""
+
+    def __init__(self, directory: ModelDirectory) -> None:
+        self._directory = directory
+
+    async def list(self) -> list[ChatModelInfo]:
+        return [ChatModelInfo("first", 4096, 0, max_images=1)]
+
+    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
+        return await self._directory.resolve(model_id, body, wait=wait)
+
+
+class SlowDecoder(KnowingDecoder):
+    """Prepares an image until it may end."""
+
+    def __init__(self) -> None:
+        super().__init__(IMAGE)
+        self.preparing, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def prepare_image(self, data: bytes, *, max_pixels: int) -> PreparedImage:
+        self.preparing.set()
+        await self.may_end.wait()
+        return await super().prepare_image(data, max_pixels=max_pixels)
+
+
+async def test_a_vision_model_is_not_evicted_while_it_is_asked_for_a_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, asked, may_answer = FakeChatEngine("first", max_images=1), asyncio.Event(), asyncio.Event()
+    answer_now = engine.chat
+
+    async def answer_later(body: dict[str, Any]) -> dict[str, Any]:
+        asked.set()
+        await may_answer.wait()
+        return await answer_now(body)
+
+    engine.chat = answer_later  # type: ignore[method-assign]
+    monkeypatch.setattr("tests.unit.deployments.test_requests_in_flight.ENGINE", engine)
+    async with setting() as parts:
+        decoder = SlowDecoder()
+        reading = asyncio.create_task(reader(decoder=decoder, models=SeeingModels(parts.directory)).read(CALLER, b"cat"))
+        await decoder.preparing.wait()
+        evicting = await parts.evicting()
+        assert not evicting.done()
+        assert parts.in_flight() == 1
+        decoder.may_end.set()
+        await asked.wait()
+        await asyncio.sleep(0.1)
+        assert not evicting.done()
+        assert parts.in_flight() == 1
+        may_answer.set()
+        assert (await reading).text
+        await parts.assert_free(evicting)
+
+
+async def test_a_caption_that_is_given_up_lets_go() -> None:
+    async with setting() as parts:
+        decoder = SlowDecoder()
+        reading = asyncio.create_task(reader(decoder=decoder, models=SeeingModels(parts.directory)).read(CALLER, b"cat"))
+        await decoder.preparing.wait()
+        evicting = await parts.evicting()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await parts.assert_free(evicting)

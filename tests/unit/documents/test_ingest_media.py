@@ -1,12 +1,14 @@
 """Recordings and images on their way into a vector store: by the text that a reader makes of them, and the times of its words."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
 from aihub.core.errors import ModelUnavailableError, NotFoundError
 from aihub.core.postgres import Database
+from aihub.core.principal import Principal
 from aihub.documents.parsing.clean import DocumentError
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.documents.service import MediaText
@@ -300,3 +302,82 @@ async def test_recording_that_was_uploaded_before_recordings_were_read_is_read(
     ingest.worker.nudge()
     assert (await ingest.finished(store_id, file.id)).status == "completed"
     assert reader.reads == 1
+
+
+@dataclass
+class VaryingReader(SteeredReader):
+    """Reads every file differently; as a vision model does, which is asked twice, or two speech models."""
+
+    texts: list[str] = field(default_factory=lambda: ["Một con mèo nằm trên ghế.", "Con mèo già ngủ trên một chiếc ghế gỗ cũ."])
+
+    async def read(self, principal: Principal, data: bytes) -> MediaText:
+        text = self.texts[self.reads]
+        await super().read(principal, data)
+        return MediaText(text, "image")
+
+
+async def attach_cut(ingest: Ingest, store_id: str, file_id: str, max_tokens: int) -> None:
+    sizes = {"type": "static", "static": {"max_chunk_size_tokens": max_tokens, "chunk_overlap_tokens": 0}}
+    await ingest.documents.links.attach(ingest.documents.tenant, store_id, file_id, attributes={}, chunking_strategy=sizes)
+    ingest.worker.nudge()
+
+
+async def assert_chunks_are_cited_rightly(ingest: Ingest, database: Database, stores: Sequence[str], file_id: str) -> None:
+    for store_id in stores:
+        assert (await ingest.finished(store_id, file_id)).status == "completed"
+    text = await ingest.documents.files.get_text(ingest.documents.tenant, file_id)
+    for store_id in stores:
+        chunks = await chunks_of(ingest, database, store_id)
+        assert chunks
+        assert all(chunk.text == text[chunk.start_char : chunk.end_char] for chunk in chunks)
+
+
+@pytest.mark.parametrize("max_tokens", [100, 120])
+async def test_image_that_two_stores_read_at_once_has_the_text_of_the_first(
+    database: Database, tenant: str, parser: DocumentParser, embedder: SteeredEmbedder, max_tokens: int
+) -> None:
+    reader = VaryingReader(LECTURE)
+    reader.gate.clear()
+    async with running_ingest(database, tenant, parser, embedder, media_reader=reader) as ingest:
+        stores = await ingest.store_id(), await ingest.store_id()
+        file = await ingest.documents.file(b"\x89PNG\r\n\x1a\n" + bytes(100), "a.png")
+        for store_id, tokens in zip(stores, (100, max_tokens), strict=True):
+            await attach_cut(ingest, store_id, file.id, tokens)
+        await until(lambda: reader.active == 2)
+        reader.gate.set()
+        await assert_chunks_are_cited_rightly(ingest, database, stores, file.id)
+        assert reader.reads == 2  # it is not read a third time
+
+
+async def test_chunks_of_the_same_image_uploaded_twice_are_not_put_onto_a_text_that_is_cited_already(
+    database: Database, tenant: str, parser: DocumentParser, embedder: SteeredEmbedder
+) -> None:
+    reader, data = VaryingReader(LECTURE), b"\x89PNG\r\n\x1a\n" + bytes(100)
+    async with running_ingest(database, tenant, parser, embedder, media_reader=reader) as ingest:
+        first, second, third = [await ingest.store_id() for _ in range(3)]
+        one, other = await ingest.documents.file(data, "a.png"), await ingest.documents.file(data, "b.png")
+        await attach_cut(ingest, first, one.id, 100)
+        await ingest.finished(first, one.id)
+        await attach_cut(ingest, second, other.id, 120)  # cut otherwise, so it was read anew
+        await ingest.finished(second, other.id)
+        await attach_cut(ingest, third, other.id, 100)  # cut as the first one was, whose chunks are of another text
+        await assert_chunks_are_cited_rightly(ingest, database, [second, third], other.id)
+        await assert_chunks_are_cited_rightly(ingest, database, [first], one.id)
+        assert reader.reads == 2
+
+
+async def test_text_that_no_store_cites_any_more_is_replaced(
+    database: Database, tenant: str, parser: DocumentParser, embedder: SteeredEmbedder
+) -> None:
+    reader, data = VaryingReader(LECTURE), b"\x89PNG\r\n\x1a\n" + bytes(100)
+    async with running_ingest(database, tenant, parser, embedder, media_reader=reader) as ingest:
+        first, second = await ingest.store_id(), await ingest.store_id()
+        one, other = await ingest.documents.file(data, "a.png"), await ingest.documents.file(data, "b.png")
+        await attach_cut(ingest, first, one.id, 100)
+        await ingest.finished(first, one.id)
+        await attach_cut(ingest, second, other.id, 120)
+        await ingest.finished(second, other.id)
+        await ingest.documents.links.detach(tenant, second, other.id)
+        await attach_cut(ingest, second, other.id, 100)  # its chunks are copied from the first, so must be its text
+        await assert_chunks_are_cited_rightly(ingest, database, [second], other.id)
+        assert await ingest.documents.files.get_text(tenant, other.id) == reader.texts[0]

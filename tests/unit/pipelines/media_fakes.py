@@ -9,8 +9,7 @@ from typing import Any, cast
 from aihub.chat.fake import FakeChatEngine
 from aihub.core.errors import HubError, NotFoundError
 from aihub.core.principal import Principal
-from aihub.documents.parsing.clean import DocumentError
-from aihub.documents.parsing.options import ChunkingOptions, ParsedDocument
+from aihub.documents.parsing.clean import DocumentError, too_many_characters
 from aihub.documents.schemas import FileObject
 from aihub.documents.service import FileService
 from aihub.media.service import MediaError, MediaFacts, PreparedImage, SampledVideo, VideoFrame
@@ -150,16 +149,26 @@ class MemoryFiles:
         return await self.get(principal, file_id), pieces()
 
 
+@dataclass
 class PlainParser:
-    """Documents are UTF-8, or none."""
+    """Documents are UTF-8, or none.
 
-    async def parse(
-        self, filename: str, data: bytes, chunking: ChunkingOptions, *, encoding: str | None = None
-    ) -> ParsedDocument:
+    Attributes:
+        limits: The `max_characters` of each call.
+    """
+
+    limits: list[int] = field(default_factory=list)
+
+    async def extract_text(self, filename: str, data: bytes, *, max_characters: int) -> str:
+        self.limits.append(max_characters)
+        await asyncio.sleep(0.0)
         try:
-            return ParsedDocument(data.decode("utf-8"), "txt", [])
+            text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DocumentError("The file has no format that is read here.", code="unsupported_file") from error
+        if len(text) > max_characters:
+            raise too_many_characters(max_characters)
+        return text
 
 
 @dataclass
@@ -171,6 +180,7 @@ class MediaHub:
     decoder: FakeDecoder = field(default_factory=FakeDecoder)
     speech: FakeSpeech = field(default_factory=FakeSpeech)
     files: MemoryFiles = field(default_factory=MemoryFiles)
+    parser: PlainParser = field(default_factory=PlainParser)
     fetcher: MediaFetcher | None = None
     timeout_s: float = 30.0
 
@@ -178,7 +188,7 @@ class MediaHub:
         self.engines = self.engines or OneModel(self.engine)
         base = hub("The Falcon X2 battery lasts 38 hours.", engine=self.engine)
         sources = SourceReader(cast(FileService, self.files), self.fetcher)
-        readers = MediaReaders(sources=sources, decoder=self.decoder, speech=self.speech, parser=PlainParser())
+        readers = MediaReaders(sources=sources, decoder=self.decoder, speech=self.speech, parser=self.parser)
         self.finder = base.finder
         self.media = MediaParts(readers, self.engines.list)
         self.chat = ChatPipeline(self.engines, base.chat._rag, timeout_s=self.timeout_s, media=self.media)

@@ -2,7 +2,11 @@ from typing import Any
 
 import pytest
 
+from aihub.chat.content import AskedContent, asked_content
 from aihub.chat.fake import FakeChatEngine
+from aihub.chat.messages import UserMessage
+from aihub.chat.parts import AnyPart, ReadyImage, ReadyText, TextPart
+from aihub.chat.schemas import ChatCompletionRequest
 from aihub.core.errors import ContextLengthError, InvalidRequestError
 from pipelines.context_packing import PackedPrompt, SourceText, default_reserve, last_user_position, pack_sources
 from pipelines.prompts import PromptTemplate
@@ -34,9 +38,16 @@ def source(number: int, words: int) -> SourceText:
     return SourceText(number, f"doc{number}", " ".join(["word"] * words))
 
 
+def asked_in(asked: ChatCompletionRequest) -> AskedContent:
+    message = next(message for message in reversed(asked.messages) if isinstance(message, UserMessage))
+    return asked_content(message)
+
+
 async def pack(engine: FakeChatEngine, *sources: SourceText, reserve: int | None = 10, question: str = "Why ?") -> PackedPrompt:
-    body = request(question).to_engine_body()
-    return await pack_sources(engine, body, template=TEMPLATE, sources=sources, reserve=reserve)
+    asked = request(question)
+    return await pack_sources(
+        engine, asked.to_engine_body(), asked_in(asked), template=TEMPLATE, sources=sources, reserve=reserve
+    )
 
 
 def content(prompt: PackedPrompt) -> str:
@@ -122,8 +133,9 @@ async def test_only_the_last_user_message_changes() -> None:
         {"role": "assistant", "content": "Yes."},
         {"role": "user", "content": "Second?"},
     ]
-    body = request(messages=messages).to_engine_body()
-    prompt = await pack_sources(FakeChatEngine(), body, template=TEMPLATE, sources=[source(1, 3)], reserve=10)
+    asked = request(messages=messages)
+    body = asked.to_engine_body()
+    prompt = await pack_sources(FakeChatEngine(), body, asked_in(asked), template=TEMPLATE, sources=[source(1, 3)], reserve=10)
     assert prompt.body["messages"][:3] == messages[:3]
     assert content(prompt).endswith("Answer: Second?")
     assert body["messages"][3]["content"] == "Second?"
@@ -139,38 +151,88 @@ def test_conversation_without_a_user_is_refused() -> None:
         last_user_position([{"role": "system"}])
 
 
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "auto"}}
+IMAGE = ReadyImage("data:image/png;base64,AAAA")
 
 
-def with_parts(*parts: dict[str, Any]) -> dict[str, Any]:
-    return {"model": "m", "messages": [{"role": "user", "content": list(parts)}]}
+def with_parts(*parts: AnyPart) -> ChatCompletionRequest:
+    asked = request("?")
+    [message] = asked.messages
+    assert isinstance(message, UserMessage)
+    return asked.model_copy(update={"messages": [message.with_parts(parts)]})
 
 
-@pytest.mark.parametrize("position", [0, 1, 2])
-async def test_images_keep_their_places_around_the_sources(position: int) -> None:
-    parts: list[dict[str, Any]] = [{"type": "text", "text": "What is it?"}, {"type": "text", "text": "And this?"}]
-    parts.insert(position, IMAGE)
+async def content_with_sources(*parts: AnyPart) -> Any:
+    asked = with_parts(*parts)
     packed = await pack_sources(
-        FakeChatEngine(max_images=1),
-        with_parts(*parts),
+        FakeChatEngine(max_images=9),
+        asked.to_engine_body(),
+        asked_in(asked),
         template=TEMPLATE,
         sources=[SourceText(1, "a.txt", "A fact.")],
         reserve=10,
     )
-    content = packed.body["messages"][0]["content"]
-    assert content[position] == IMAGE
-    first, second = (part["text"] for part in content if part != IMAGE)
-    assert first.endswith(" What is it?")
-    assert "A fact." in first
-    assert second == "And this?"
+    return packed.body["messages"][0]["content"]
+
+
+def typed(text: str) -> TextPart:
+    return TextPart(type="text", text=text)
+
+
+SOURCES = 'Sources:\n\n[1] a.txt\n"""\nA fact.\n"""\n\nAnswer: '
+SHOWN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "auto"}}
+VIDEO = (ReadyText("Video. Frames of it follow:"), ReadyText("Frame at 0.0 s:"), IMAGE, ReadyText("Frame at 3.0 s:"), IMAGE)
+DOCUMENT = ReadyText("Text of the attached file: ...")
+
+
+async def test_question_about_a_video_is_what_is_asked_and_not_its_frames() -> None:
+    assert await content_with_sources(*VIDEO, typed("Which tool is shown?")) == [
+        {"type": "text", "text": "Video. Frames of it follow:\nFrame at 0.0 s:"},
+        SHOWN,
+        {"type": "text", "text": "Frame at 3.0 s:"},
+        SHOWN,
+        {"type": "text", "text": f"{SOURCES}Which tool is shown?"},
+    ]
+
+
+async def test_document_before_an_image_is_not_what_is_asked() -> None:
+    assert await content_with_sources(DOCUMENT, IMAGE, typed("What is it?")) == [
+        {"type": "text", "text": DOCUMENT.text},
+        SHOWN,
+        {"type": "text", "text": f"{SOURCES}What is it?"},
+    ]
+
+
+async def test_document_without_images_is_not_what_is_asked_either() -> None:
+    assert await content_with_sources(DOCUMENT, typed("What is it?")) == f"{DOCUMENT.text}\n{SOURCES}What is it?"
+    assert await content_with_sources(typed("What is it?"), DOCUMENT) == f"{SOURCES}What is it?\n{DOCUMENT.text}"
+
+
+async def test_what_is_typed_and_spoken_side_by_side_is_one_question() -> None:
+    spoken = ReadyText("What is said in the recording: how much", question="how much")
+    content = await content_with_sources(typed("Before."), IMAGE, typed("About this:"), spoken, DOCUMENT)
+    assert content == [
+        {"type": "text", "text": "Before."},
+        SHOWN,
+        {"type": "text", "text": f"{SOURCES}About this:\n{spoken.text}\n{DOCUMENT.text}"},
+    ]
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_images_keep_their_places_around_the_sources(position: int) -> None:
+    parts: list[AnyPart] = [typed("What is it?"), typed("And this?")]
+    parts.insert(position, IMAGE)
+    content = await content_with_sources(*parts)
+    assert content[min(position, 1)] == SHOWN
+    texts = [part["text"] for part in content if part != SHOWN]
+    assert texts == (["What is it?", f"{SOURCES}And this?"] if position == 1 else [f"{SOURCES}What is it?\nAnd this?"])
 
 
 async def test_tokens_of_images_leave_less_room_for_sources() -> None:
     sources = [SourceText(number, "a.txt", "word " * 20) for number in range(1, 9)]
     engine = FakeChatEngine(context_tokens=190, max_images=9)
-    texts = [{"type": "text", "text": "What?"}]
+    bodies = [with_parts(*[IMAGE] * count, typed("What?")) for count in (1, 8)]
     few, many = [
-        await pack_sources(engine, with_parts(*[IMAGE] * count, *texts), template=TEMPLATE, sources=sources, reserve=10)
-        for count in (1, 8)
+        await pack_sources(engine, asked.to_engine_body(), asked_in(asked), template=TEMPLATE, sources=sources, reserve=10)
+        for asked in bodies
     ]
     assert len(many.used) < len(few.used) < 8

@@ -1,11 +1,15 @@
 import asyncio
+import threading
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from aihub.chat.fake import FakeChatEngine
+from aihub.chat.fallback import Candidate, FallbackEngine
+from aihub.chat.service import ChatEngine, ChatModelInfo, images_of
 from aihub.core.errors import (
     ContextLengthError,
     EngineTimeoutError,
@@ -19,7 +23,9 @@ from aihub.core.errors import (
 from aihub.core.limits import IMAGE_PIXELS, LOW_DETAIL_PIXELS, MAX_MEDIA_BYTES, MAX_RECORDING_S
 from aihub.core.principal import Principal
 from aihub.speech.fake import FakeSpeech, spoken
-from pipelines import media_parts
+from aihub.speech.service import SpeechModelInfo
+from pipelines import media_parts, media_readers
+from pipelines.media_readers import PartTask
 from tests.unit.pipelines.media_fakes import (
     BROKEN_PNG,
     LONG_WAV,
@@ -144,7 +150,7 @@ class TestWhatEachPartBecomes:
         hub.files.add("file-1", "a.png", PNG)
         await hub.chat.chat(CALLER, asking(uploaded("file-1", kind)))
         assert hub.content == [PREPARED]
-        assert hub.files.read == ["file-1"]
+        assert hub.files.read == ["file-1"] * (2 if kind == "file" else 1), "what a file holds is found out first"
 
     async def test_uploaded_video_is_read(self, hub: MediaHub) -> None:
         hub.files.add("file-1", "trip.mp4", MP4)
@@ -206,6 +212,28 @@ class TestWhatAModelTakes:
         hub.media._models = others
         assert (await refused(hub, asking(image()))).code == "model_reads_no_images"
         assert hub.decoder.calls == []
+
+    async def test_images_go_to_the_stand_in_that_sees_when_the_model_is_away(self) -> None:
+        class Away(FakeChatEngine):
+            async def model_info(self) -> ChatModelInfo:
+                raise ModelUnavailableError("gone")
+
+        async def ready(engine: ChatEngine) -> ChatEngine:
+            return engine
+
+        class Chained(OneModel):
+            async def resolve(self, *_: Any, **__: Any) -> ChatEngine:
+                return chain
+
+        seeing = FakeChatEngine("seeing", max_images=2)
+        engines = {"away": Away("away"), "blind": FakeChatEngine("blind"), "seeing": seeing}
+        chain = FallbackEngine([Candidate("local", name, partial(ready, engine)) for name, engine in engines.items()])
+        hub = MediaHub(engines=Chained(seeing))
+        answer = await hub.chat.chat(CALLER, asking(image(), video(SILENT_MP4), text("What?")))
+        assert answer["aihub"]["model"] == "seeing"
+        assert [failed["model"] for failed in answer["aihub"]["fallback_from"]] == ["away", "blind"]
+        [body] = seeing.bodies
+        assert len(images_of(body)) == 2
 
     async def test_refusal_names_the_models_that_see(self) -> None:
         hub = MediaHub(engine=FakeChatEngine())
@@ -313,7 +341,31 @@ class TestBadMedia:
 
     async def test_documents_count_against_the_text_of_a_request(self, hub: MediaHub) -> None:
         error = await refused(hub, asking(file(b"a" * 1_000_001)))
+        assert (error.code, error.param) == (ContextLengthError.code, "messages.0.content.0.file.file_data")
+
+    async def test_documents_share_the_text_that_a_request_may_hold(self, hub: MediaHub) -> None:
+        documents = [file(b"a" * 300_000)] * 3
+        await hub.chat.chat(CALLER, asking(text("b" * 99_000), *documents))
+        assert len(hub.content) > 999_000
+        error = await refused(hub, asking(text("b" * 101_000), *documents))
         assert error.code == ContextLengthError.code
+
+    async def test_reading_documents_ends_at_the_first_that_is_too_much(self, hub: MediaHub) -> None:
+        await refused(hub, asking(text("b" * 400_000), *[file(b"a" * 500_000)] * 30))
+        assert len(hub.parser.limits) <= 2 * 2 * media_parts.MAX_PARALLEL_PARTS, "of the whole answer and of the stream"
+        assert max(hub.parser.limits) == 600_000
+
+    async def test_loop_goes_on_while_a_long_document_is_put_between_its_words(self, hub: MediaHub, monkeypatch: Any) -> None:
+        rendered_in: list[bool] = []
+        render = media_readers.document_text
+
+        def watched(*args: Any, **options: Any) -> str:
+            rendered_in.append(threading.current_thread() is threading.main_thread())
+            return render(*args, **options)
+
+        monkeypatch.setattr(media_readers, "document_text", watched)
+        await hub.chat.chat(CALLER, asking(file(b"short"), file(b"a" * 500_000)))
+        assert sorted(rendered_in) == [False, True]
 
     async def test_recording_without_a_speech_model_is_unavailable_and_says_how_to_get_one(self, hub: MediaHub) -> None:
         hub.speech.models_here = ()
@@ -388,6 +440,19 @@ class TestRetrieval:
         assert "searches by" in (await refused(hub, asking(image(), retrieval=True))).message
 
 
+class LoadingModel(OneModel):
+    """Its model is loaded when `is_loaded` is set."""
+
+    def __init__(self, engine: ChatEngine) -> None:
+        super().__init__(engine)
+        self.is_loaded = asyncio.Event()
+
+    async def resolve(self, model_id: str, body: Any = None, *, wait: Any = None) -> ChatEngine:
+        engine = await super().resolve(model_id, body, wait=wait)
+        await self.is_loaded.wait()
+        return engine
+
+
 class TestConcurrency:
     async def test_cancelled_request_ends_its_decoding(self, hub: MediaHub) -> None:
         hub.decoder.delay_s = 30.0
@@ -433,7 +498,7 @@ class TestConcurrency:
         hub.decoder.delay_s = 30.0
         many = media_parts.MAX_REQUESTS + media_parts.MAX_WAITING
         tasks = [asyncio.create_task(hub.chat.chat(CALLER, asking(audio()))) for _ in range(many)]
-        while hub.media._waiting < media_parts.MAX_WAITING:  # noqa: ASYNC110  # a count can only be looked at
+        while hub.media._requests < many:  # noqa: ASYNC110  # a count can only be looked at
             await asyncio.sleep(0.001)
         with pytest.raises(OverloadedError):
             await hub.chat.chat(CALLER, asking(audio()))
@@ -442,6 +507,44 @@ class TestConcurrency:
         await asyncio.gather(*tasks, return_exceptions=True)
         hub.decoder.delay_s = 0.0
         await hub.chat.chat(CALLER, asking(audio()))
+
+    async def test_request_that_is_refused_has_loaded_no_model_and_one_that_waited_is_not_refused(self) -> None:
+        loading = LoadingModel(FakeChatEngine(max_images=10))
+        hub = MediaHub(engine=loading._engine, engines=loading)
+        many = media_parts.MAX_REQUESTS + media_parts.MAX_WAITING
+        tasks = [asyncio.create_task(hub.chat.chat(CALLER, asking(image(), file(b"a")))) for _ in range(many)]
+        while len(loading.asked) < many:  # noqa: ASYNC110  # a count can only be looked at
+            await asyncio.sleep(0.001)
+        with pytest.raises(OverloadedError):
+            await hub.chat.chat(CALLER, asking(image()))
+        assert len(loading.asked) == many
+        loading.is_loaded.set()
+        assert len(await asyncio.gather(*tasks)) == many
+
+    @pytest.mark.parametrize("model", ["auto", "fake-chat"])
+    async def test_no_bytes_are_held_while_a_model_is_loaded(self, model: str, monkeypatch: Any) -> None:
+        tasks: list[PartTask] = []
+        make = PartTask.__post_init__
+
+        def watched(task: PartTask) -> None:
+            tasks.append(task)
+            make(task)
+
+        monkeypatch.setattr(PartTask, "__post_init__", watched)
+        loading = LoadingModel(FakeChatEngine("fake-chat" if model != "auto" else "auto", max_images=10))
+        hub = MediaHub(engine=loading._engine, engines=loading)
+        hub.files.add("file-1", "a.wav", WAV)
+        hub.files.add("file-2", "a.mp4", MP4)
+        asked = asking(uploaded("file-1"), uploaded("file-2"), uploaded("file-2", "video_url"), model=model)
+        answer = asyncio.create_task(hub.chat.chat(CALLER, asked))
+        while not loading.asked:  # noqa: ASYNC110  # a count can only be looked at
+            await asyncio.sleep(0.001)
+        assert [task.kind for task in tasks] == ["audio", "video", "video"]
+        assert [task.file for task in tasks] == [None] * 3
+        loading.is_loaded.set()
+        await answer
+        assert [task.file for task in tasks] == [None] * 3
+        assert tasks[0].budget.left == MAX_MEDIA_BYTES - len(WAV) - 2 * len(MP4), "each is counted once"
 
     async def test_callers_get_their_own_media(self, hub: MediaHub) -> None:
         hub.files.add("file-1", "mine.txt", b"mine", tenant_id="a")
@@ -456,3 +559,66 @@ class TestConcurrency:
         async with aclosing(await hub.chat.open_chat_stream(CALLER, asking(image(), stream=True))) as stream:
             await anext(stream)
         assert (hub.engine.active, hub.decoder.active) == (0, 0)
+
+
+class TestConversations:
+    """Each turn sends what came before it again."""
+
+    async def test_what_was_heard_or_read_once_is_known_in_the_next_turn(self, hub: MediaHub) -> None:
+        first = [text("Listen:"), audio(), video(), file(b"A page.", "page.md")]
+        await hub.chat.chat(CALLER, asking(*first))
+        turn = hub.content
+        for _ in range(3):
+            messages = [
+                {"role": "user", "content": first},
+                {"role": "assistant", "content": "Yes."},
+                {"role": "user", "content": "And?"},
+            ]
+            await hub.chat.chat(CALLER, request(messages=messages))
+            assert hub.engine.bodies[-1]["messages"][0]["content"] == turn
+        assert (len(hub.speech.options), len(hub.parser.limits)) == (2, 1)
+
+    async def test_words_and_names_around_a_known_text_are_those_of_the_request(self, hub: MediaHub) -> None:
+        await hub.chat.chat(CALLER, asking(text("Sum up."), file(b"A page.", "one.txt")))
+        await hub.chat.chat(CALLER, asking(text("Chuyện gì?"), file(b"A page.", "two.txt"), retrieval=True))
+        assert "Nội dung tệp" in hub.content
+        assert "(two.txt)" in hub.content
+        assert len(hub.parser.limits) == 1
+
+    async def test_tenants_share_nothing(self, hub: MediaHub) -> None:
+        for tenant in ("a", "b", "a", "b"):
+            await hub.chat.chat(Principal(tenant), asking(audio(), file(b"A page.")))
+        assert (len(hub.speech.options), len(hub.parser.limits)) == (2, 2)
+
+    async def test_new_speech_model_hears_again(self, hub: MediaHub) -> None:
+        await hub.chat.chat(CALLER, asking(audio()))
+        hub.speech.models_here = (*hub.speech.models_here, SpeechModelInfo("vosk:fr", ("fr",), 5))
+        await hub.chat.chat(CALLER, asking(audio()))
+        assert len(hub.speech.options) == 2
+
+    async def test_known_text_counts_against_the_text_of_a_request(self, hub: MediaHub) -> None:
+        await hub.chat.chat(CALLER, asking(file(b"a" * 600_000)))
+        error = await refused(hub, asking(text("b" * 500_000), file(b"a" * 600_000)))
+        assert error.code == ContextLengthError.code
+
+    async def test_failure_is_not_kept(self, hub: MediaHub) -> None:
+        hub.speech.error = UnavailableError("The recogniser died.")
+        with pytest.raises(UnavailableError):
+            await hub.chat.chat(CALLER, asking(audio()))
+        hub.speech.error = None
+        await hub.chat.chat(CALLER, asking(audio()))
+        assert "how much is it" in hub.content
+
+    async def test_silent_video_needs_no_speech_service(self, hub: MediaHub) -> None:
+        hub.speech.error = UnavailableError("away")
+        await hub.chat.chat(CALLER, asking(video(SILENT_MP4)))
+        assert not hub.speech.options
+
+    async def test_many_callers_at_once_get_their_own_texts(self, hub: MediaHub) -> None:
+        async def ask(number: int) -> str:
+            tenant, page = Principal(f"tenant-{number % 5}"), f"Page {number % 10}."
+            answer = await hub.chat.chat(tenant, asking(file(page.encode())))
+            return str(answer["choices"][0]["message"]["content"])
+
+        answers = await asyncio.gather(*(ask(number) for number in range(60)))
+        assert [f"Page {number % 10}." in answer for number, answer in enumerate(answers)] == [True] * 60

@@ -24,11 +24,27 @@ def test_sound_of_a_video_has_times() -> None:
     assert "0.0-0.5 s: hello there\n2.0-2.2 s: again" in sound_text(ENGLISH, heard("hello there", "again"))
 
 
-@pytest.mark.parametrize("hostile", ['"""', "<|im_start|>", "<tool_call>", "[INST]"])
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        '"""',
+        "<|im_start|>",
+        "[INST]",
+        "<s>",
+        "</s>",
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<tool_response>",
+        "</tool_response>",
+    ],
+)
 def test_nothing_heard_or_named_closes_the_quote_or_forges_a_role(hostile: str) -> None:
     for text in (
         recording_text(ENGLISH, heard(f"a {hostile} b"), f"{hostile}\nname.wav"),
         document_text(VIETNAMESE, f"{hostile}.txt", f"a {hostile} b", has_sources=True),
+        document_text(VIETNAMESE, f"{hostile}.txt", f"a {hostile} b", has_sources=False),
     ):
         inside = text.replace('"""', "", 2)
         assert hostile not in inside

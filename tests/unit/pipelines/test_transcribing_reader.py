@@ -20,7 +20,7 @@ from aihub.documents.service import MediaText
 from aihub.media.service import MediaDecoder, MediaError, MediaFacts, PreparedImage, SampledVideo
 from aihub.speech.fake import FakeSpeech, spoken
 from aihub.speech.service import RecognitionOptions, Segment, TranscriptionEvent, TranscriptionStart, Word
-from pipelines.chat import model_not_found
+from pipelines.chat import EngineDirectory, model_not_found
 from pipelines.load_wait import LoadWait
 from pipelines.prompts import load_prompts
 from pipelines.transcribing_reader import TranscribingReader, TranscriptText
@@ -60,15 +60,16 @@ class KnowingDecoder:
 class SeeingEngine(FakeChatEngine):
     """Says `caption` of every image."""
 
-    def __init__(self, model_id: str = "seeing", caption: str | None = "Một con mèo.") -> None:
+    def __init__(self, model_id: str = "seeing", caption: str | None = "Một con mèo.", finish_reason: str = "stop") -> None:
         super().__init__(model_id)
-        self.caption = caption
+        self.caption, self.finish_reason = caption, finish_reason
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         if self.error is not None:
             raise self.error
         self.bodies.append(body)
-        return {"choices": [{"index": 0, "message": {"role": "assistant", "content": self.caption}, "finish_reason": "stop"}]}
+        message = {"role": "assistant", "content": self.caption}
+        return {"choices": [{"index": 0, "message": message, "finish_reason": self.finish_reason}]}
 
 
 @dataclass
@@ -78,10 +79,11 @@ class LocalModels:
     engines: Sequence[FakeChatEngine] = ()
     seeing: frozenset[str] = frozenset({"seeing"})
     resolved: list[str] = field(default_factory=list)
+    context_tokens: int = 4096
 
     async def list(self) -> list[ChatModelInfo]:
         names = [(await engine.model_info()).model_id for engine in self.engines]
-        return [ChatModelInfo(name, 4096, 0, max_images=4 if name in self.seeing else 0) for name in names]
+        return [ChatModelInfo(name, self.context_tokens, 0, max_images=4 if name in self.seeing else 0) for name in names]
 
     async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
         self.resolved.append(model_id)
@@ -117,7 +119,7 @@ def reader(
     facts: MediaFacts = AUDIO,
     *,
     speech: FakeSpeech | None = None,
-    models: LocalModels | None = None,
+    models: EngineDirectory | None = None,
     decoder: MediaDecoder | None = None,
     language: str = "en",
 ) -> TranscribingReader:
@@ -147,7 +149,7 @@ async def test_any_installed_model_may_listen() -> None:
 
 def test_words_are_cleaned_before_they_are_counted() -> None:
     transcript = TranscriptText()
-    transcript.add(Segment("x", 0.0, 2.0, (Word("\ufeffHo\u031b\u0323p", 0.0, 0.5, 1.0), Word("đồng\u2028mới\0", 0.5, 1.0, 1.0))))
+    transcript.add(Segment("x", 0.0, 2.0, (Word(" \ufeffHo\u031b\u0323p", 0.0, 0.5, 1.0), Word("đồng\u2028mới\0", 0.5, 1.0, 1.0))))
     transcript.add(Segment("", 2.0, 3.0, (Word(" \x1f", 2.0, 3.0, 1.0),)))
     assert transcript.text == "Hợp đồng mới" == clean(transcript.text)
     assert [transcript.text[span.start_char : span.end_char] for span in transcript.spans] == ["Hợp", "đồng mới"]
@@ -316,7 +318,7 @@ async def test_vision_model_that_never_answers_is_given_up_and_tried_again_later
     assert gave_up.value.retryable
 
 
-@pytest.mark.parametrize("caption", [None, "", " \n\0 "])
+@pytest.mark.parametrize("caption", [None, "", " \n\0 ", " \ufeff", "\ufeff \ufeff\ufeff"])
 async def test_empty_caption_is_refused(caption: str | None) -> None:
     error = await refusal(reader(IMAGE, models=LocalModels([SeeingEngine(caption=caption)])))
     assert error.code == "empty_file"
@@ -327,3 +329,28 @@ async def test_caption_is_as_stored_text_must_be() -> None:
         CALLER, b"cat"
     )
     assert media.text == "Mèo\n\nđen" == clean(media.text)
+
+
+@given(st.text(st.sampled_from("a \t\n\r\ufeff\u0301\0\x1f\u2028\u3000\ud800é"), max_size=12))
+def test_every_caption_is_as_stored_text_must_be(caption: str) -> None:
+    try:
+        media = asyncio.run(reader(IMAGE, models=LocalModels([SeeingEngine(caption=caption)])).read(CALLER, b"cat"))
+    except DocumentError as error:
+        assert error.code == "empty_file"
+    else:
+        assert media.text
+        assert clean(media.text) == media.text
+
+
+async def test_caption_that_had_no_room_is_marked_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    engine = SeeingEngine(caption="Thực đơn: phở bò 45.000 đ, phở ", finish_reason="length")
+    media = await reader(IMAGE, models=LocalModels([engine])).read(CALLER, b"menu")
+    assert media.text == "Thực đơn: phở bò 45.000 đ, phở […]" == clean(media.text)
+    assert "seeing was cut after 30 characters" in caplog.text
+
+
+@pytest.mark.parametrize(("context_tokens", "room"), [(2048, 512), (4096, 1024), (32768, 2048)])
+async def test_caption_has_room_for_a_page_and_leaves_the_image_its_own(context_tokens: int, room: int) -> None:
+    engine = SeeingEngine()
+    await reader(IMAGE, models=LocalModels([engine], context_tokens=context_tokens)).read(CALLER, b"page")
+    assert [body["max_completion_tokens"] for body in engine.bodies] == [room]

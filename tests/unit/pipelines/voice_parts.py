@@ -49,12 +49,12 @@ class WrittenSpeech(FakeSpeech):
         *ended, rest = (self._texts[stream_id] + audio.decode()).split(PAUSE)
         self._texts[stream_id] = rest
         finals = tuple(self._result(stream_id, text) for text in ended)
-        return LiveResult(finals, None if finals and not rest.strip() else {"partial": " ".join(rest.split())})
+        return LiveResult(finals, None if finals and not rest.strip() else {"partial": " ".join(rest.split())}, "vosk:en", "en")
 
     async def finish(self, principal: Principal, stream_id: str) -> LiveResult:
         self._stream(stream_id)
         self.streams.pop(stream_id)
-        return LiveResult((self._result(stream_id, self._texts.pop(stream_id)),))
+        return LiveResult((self._result(stream_id, self._texts.pop(stream_id)),), None, "vosk:en", "en")
 
     def _result(self, stream_id: str, text: str) -> dict[str, Any]:
         words = []

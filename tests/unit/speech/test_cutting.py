@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 import numpy as np
 import pytest
 
-from aihub.speech.cutting import BYTES_PER_S, CutOptions, PartPiece, cut_at_silences, find_pause, sounding_s
+from aihub.speech.cutting import BYTES_PER_S, CutOptions, PartPiece, cut_at_silences, find_pause
 from tests.speech_data import silence
 
 OPTIONS = CutOptions(whole_s=6, shortest_s=2, longest_s=4, ahead_s=1)
@@ -70,7 +70,3 @@ async def test_audio_without_a_pause_is_cut_all_the_same() -> None:
     parts = await cut(noise(30))
     assert all(len(samples) <= OPTIONS.whole_s * BYTES_PER_S for _, samples in parts)
     assert len(parts) > 5
-
-
-def test_sound_is_told_from_silence() -> None:
-    assert sounding_s(noise(2) + silence(3) + noise(1, level=10)) == pytest.approx(2, abs=0.05)

@@ -218,13 +218,22 @@ async def test_phrases_that_no_model_can_hear_are_refused(engine: SpeechEngine, 
         assert refusal.value.param == "phrases"
 
 
-async def test_live_stream_without_a_model_needs_the_operators_choice(make_engine: MakeEngine) -> None:
-    with pytest.raises(InvalidRequestError, match="vosk:tiny-en, vosk:tiny-vi"):
-        await make_engine().open_stream(SOMEBODY, LiveOptions())
+async def test_live_stream_without_a_model_is_decided_by_language_operator_or_hearing(make_engine: MakeEngine) -> None:
+    open_choice = await make_engine().open_stream(SOMEBODY, LiveOptions())
+    assert (open_choice.model_id, open_choice.language) == (None, None)
     chosen = make_engine(live_model="vosk:tiny-vi")
     assert (await chosen.open_stream(SOMEBODY, LiveOptions())).model_id == "vosk:tiny-vi"
     of_language = await make_engine().open_stream(SOMEBODY, LiveOptions(recognition=RecognitionOptions(language="en")))
     assert of_language.model_id == "vosk:tiny-en"
+
+
+async def test_audio_of_a_stream_that_ends_undecided_is_counted(make_engine: MakeEngine) -> None:
+    metrics = SpeechMetrics()
+    engine = make_engine(metrics=metrics)
+    stream = await engine.open_stream(SOMEBODY, LiveOptions())
+    await engine.feed(SOMEBODY, stream.stream_id, silence(1))
+    await engine.close(SOMEBODY, stream.stream_id)
+    assert metrics.registry.get_sample_value("aihub_speech_audio_seconds_total", {"model": "auto", "kind": "live"}) == 1
 
 
 async def test_metrics_count_audio_and_streams(make_engine: MakeEngine) -> None:

@@ -48,7 +48,7 @@ async def test_events_of_a_file_come_in_order_and_closing_ends_the_work() -> Non
 
 async def test_partial_results_grow_until_a_pause_ends_the_sentence() -> None:
     speech = FakeSpeech(script=SCRIPT)
-    stream = await speech.open_stream(CALLER, LiveOptions(partial_words=True))
+    stream = await speech.open_stream(CALLER, LiveOptions(RecognitionOptions(model="vosk:vi"), partial_words=True))
     first = await speech.feed(CALLER, stream.stream_id, bytes(8000))
     second = await speech.feed(CALLER, stream.stream_id, bytes(24_000))
     assert first.partial is not None

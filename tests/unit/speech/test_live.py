@@ -69,7 +69,7 @@ def text_of(results: list[LiveResult]) -> str:
 async def test_utterances_end_while_the_stream_goes_on(make_streams: MakeStreams, model: SpeechModel) -> None:
     several = [utterance for utterance in utterances("en") if not utterance.is_noisy]
     streams = make_streams()
-    stream = await streams.open(SOMEBODY, model, LiveOptions())
+    stream = await streams.open(SOMEBODY, [model], LiveOptions())
     results = await feed_all(streams, stream.stream_id, b"".join(item.samples + silence(1.5) for item in several))
     assert text_of(results) == " ".join(item.transcript for item in several)
     assert sum(bool(final["text"]) for result in results[:-1] for final in result.finals) == len(several)
@@ -80,7 +80,7 @@ async def test_pieces_may_end_in_the_middle_of_a_sample(
     make_streams: MakeStreams, model: SpeechModel, said: Utterance, piece_bytes: int
 ) -> None:
     streams = make_streams()
-    stream = await streams.open(SOMEBODY, model, LiveOptions())
+    stream = await streams.open(SOMEBODY, [model], LiveOptions())
     head = 64 if piece_bytes == 1 else 0
     results = [await streams.feed(SOMEBODY, stream.stream_id, said.samples[at : at + 1]) for at in range(head)]
     results += await feed_all(streams, stream.stream_id, said.samples[head:], max(piece_bytes, 333))
@@ -97,13 +97,13 @@ async def test_every_rate_in_range_is_heard(
     times = np.arange(int(len(samples) * sample_rate / 16_000)) * 16_000 / sample_rate
     resampled = np.interp(times, np.arange(len(samples)), samples).astype("<i2").tobytes()
     streams = make_streams()
-    stream = await streams.open(SOMEBODY, model, LiveOptions(sample_rate=sample_rate))
+    stream = await streams.open(SOMEBODY, [model], LiveOptions(sample_rate=sample_rate))
     assert len(text_of(await feed_all(streams, stream.stream_id, resampled)).split()) == len(said.transcript.split())
 
 
 async def test_file_is_decoded_while_it_comes(make_streams: MakeStreams, model: SpeechModel, said: Utterance) -> None:
     streams = make_streams()
-    stream = await streams.open(SOMEBODY, model, LiveOptions(encoding="container"))
+    stream = await streams.open(SOMEBODY, [model], LiveOptions(encoding="container"))
     results = await feed_all(streams, stream.stream_id, wav_of(said.samples + silence(1.5) + said.samples))
     assert text_of(results) == f"{said.transcript} {said.transcript}"
     assert any(result.partial for result in results)
@@ -111,7 +111,7 @@ async def test_file_is_decoded_while_it_comes(make_streams: MakeStreams, model: 
 
 async def test_pieces_fed_at_once_are_heard_in_order(make_streams: MakeStreams, model: SpeechModel, said: Utterance) -> None:
     streams = make_streams()
-    stream = await streams.open(SOMEBODY, model, LiveOptions())
+    stream = await streams.open(SOMEBODY, [model], LiveOptions())
     pieces = [said.samples[start : start + 4000] for start in range(0, len(said.samples), 4000)]
     results = await asyncio.gather(*(streams.feed(SOMEBODY, stream.stream_id, piece) for piece in pieces))
     assert text_of([*results, await streams.finish(SOMEBODY, stream.stream_id)]) == said.transcript
@@ -119,7 +119,7 @@ async def test_pieces_fed_at_once_are_heard_in_order(make_streams: MakeStreams, 
 
 async def test_stream_belongs_to_its_tenant(make_streams: MakeStreams, model: SpeechModel) -> None:
     streams = make_streams()
-    stream = await streams.open(SOMEBODY, model, LiveOptions())
+    stream = await streams.open(SOMEBODY, [model], LiveOptions())
     for call in (streams.feed(OTHER, stream.stream_id, silence(1)), streams.finish(OTHER, stream.stream_id)):
         with pytest.raises(NotFoundError):
             await call
@@ -129,7 +129,7 @@ async def test_stream_belongs_to_its_tenant(make_streams: MakeStreams, model: Sp
 
 async def test_idle_stream_is_closed(make_streams: MakeStreams, pool: RecogniserPool, model: SpeechModel) -> None:
     streams = make_streams(max_streams=1, idle_s=0.3)
-    stream = await streams.open(SOMEBODY, model, LiveOptions())
+    stream = await streams.open(SOMEBODY, [model], LiveOptions())
     for _ in range(4):
         await asyncio.sleep(0.15)
         await streams.feed(SOMEBODY, stream.stream_id, silence(0.1))
@@ -137,14 +137,14 @@ async def test_idle_stream_is_closed(make_streams: MakeStreams, pool: Recogniser
     with pytest.raises(NotFoundError):
         await streams.feed(SOMEBODY, stream.stream_id, silence(0.1))
     assert pool.open_recognisers == 0
-    await streams.open(SOMEBODY, model, LiveOptions())
+    await streams.open(SOMEBODY, [model], LiveOptions())
 
 
 async def test_death_of_the_recogniser_ends_its_stream_alone(
     make_streams: MakeStreams, pool: RecogniserPool, model: SpeechModel, said: Utterance
 ) -> None:
     streams = make_streams()
-    doomed = await streams.open(SOMEBODY, model, LiveOptions())
+    doomed = await streams.open(SOMEBODY, [model], LiveOptions())
     (launcher,) = pool.loaded().values()
     kill_children(launcher, signal.SIGABRT)
     with pytest.raises(UnavailableError) as error:
@@ -152,7 +152,7 @@ async def test_death_of_the_recogniser_ends_its_stream_alone(
     assert error.value.code == "recogniser_died"
     with pytest.raises(NotFoundError):
         await streams.feed(SOMEBODY, doomed.stream_id, said.samples)
-    stream = await streams.open(SOMEBODY, model, LiveOptions())
+    stream = await streams.open(SOMEBODY, [model], LiveOptions())
     assert text_of(await feed_all(streams, stream.stream_id, said.samples)) == said.transcript
 
 
@@ -160,7 +160,7 @@ async def test_caller_who_leaves_in_the_middle_ends_the_stream(
     make_streams: MakeStreams, pool: RecogniserPool, model: SpeechModel, said: Utterance
 ) -> None:
     streams = make_streams()
-    stream = await streams.open(SOMEBODY, model, LiveOptions())
+    stream = await streams.open(SOMEBODY, [model], LiveOptions())
     feeding = asyncio.create_task(streams.feed(SOMEBODY, stream.stream_id, (said.samples * 20)[: 2**20]))
     await asyncio.sleep(0.01)
     feeding.cancel()
@@ -184,13 +184,13 @@ async def test_options_out_of_range_are_refused(
     make_streams: MakeStreams, model: SpeechModel, options: LiveOptions, param: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as refusal:
-        await make_streams().open(SOMEBODY, model, options)
+        await make_streams().open(SOMEBODY, [model], options)
     assert refusal.value.param == param
 
 
 async def test_piece_that_is_too_large_leaves_the_stream_open(make_streams: MakeStreams, model: SpeechModel) -> None:
     streams = make_streams()
-    stream = await streams.open(SOMEBODY, model, LiveOptions())
+    stream = await streams.open(SOMEBODY, [model], LiveOptions())
     with pytest.raises(InvalidRequestError, match="smaller pieces"):
         await streams.feed(SOMEBODY, stream.stream_id, bytes(2**20 + 1))
     await streams.feed(SOMEBODY, stream.stream_id, silence(0.1))
@@ -198,7 +198,7 @@ async def test_piece_that_is_too_large_leaves_the_stream_open(make_streams: Make
 
 async def test_stream_ends_at_its_longest_length(make_streams: MakeStreams, model: SpeechModel) -> None:
     streams = make_streams(max_audio_s=1.0)
-    stream = await streams.open(SOMEBODY, model, LiveOptions())
+    stream = await streams.open(SOMEBODY, [model], LiveOptions())
     with pytest.raises(InvalidRequestError, match="at most 1 s"):
         for _ in range(20):
             await streams.feed(SOMEBODY, stream.stream_id, silence(0.25))
@@ -217,7 +217,7 @@ class _SlowToEnd(WaveDecoder):
 
 async def test_close_that_is_cancelled_ends_the_recogniser_all_the_same(pool: RecogniserPool, model: SpeechModel) -> None:
     streams = LiveStreams(pool, _SlowToEnd(), LiveLimits(max_streams=1))
-    stream = await streams.open(SOMEBODY, model, LiveOptions(encoding="container"))
+    stream = await streams.open(SOMEBODY, [model], LiveOptions(encoding="container"))
     await streams.feed(SOMEBODY, stream.stream_id, b"RIFF")
     closing = asyncio.create_task(streams.close(SOMEBODY, stream.stream_id))
     await asyncio.sleep(0.01)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from aihub.core.errors import InvalidRequestError, UnavailableError
 from aihub.core.principal import Principal
 from aihub.speech.fake import FakeSpeech
-from aihub.speech.live_session import LiveSession, join_finals
+from aihub.speech.live_session import LiveSession
 from aihub.speech.schemas import LiveConfig
+from aihub.speech.service import LiveOptions
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
@@ -79,21 +80,20 @@ async def test_place_that_cannot_be_given_back_breaks_nothing(caplog: pytest.Log
     assert "The speech service is away." in caplog.text
 
 
-def word(text: str) -> dict[str, Any]:
-    return {"word": text, "start": 0.0, "end": 1.0, "conf": 1.0}
+async def test_model_that_heard_words_goes_on_after_a_reset_until_a_config_asks_again() -> None:
+    speech = FakeSpeech()
+    session = LiveSession(speech, Principal())
 
+    async def model_asked_for(audio: bytes) -> str:
+        await session.hear(audio)
+        await session.obey('{"reset": 1}')
+        options = speech.options[-1]
+        assert isinstance(options, LiveOptions)
+        return options.recognition.model
 
-def test_finals_of_one_frame_are_joined_with_their_words() -> None:
-    finals = [{"text": "xin", "result": [word("xin")]}, {"text": ""}, {"text": "chào", "result": [word("chào")]}]
-    assert join_finals(finals) == {"text": "xin chào", "result": [word("xin"), word("chào")]}
-
-
-def test_alternatives_of_one_frame_are_joined_rank_by_rank() -> None:
-    first = {"alternatives": [{"confidence": 9.0, "text": "a"}, {"confidence": 5.0, "text": "b"}]}
-    second = {"alternatives": [{"confidence": 7.0, "text": "c", "result": [word("c")]}]}
-    assert join_finals([first, second]) == {
-        "alternatives": [
-            {"confidence": 7.0, "text": "a c", "result": [word("c")]},
-            {"confidence": 5.0, "text": "b c", "result": [word("c")]},
-        ]
-    }
+    assert await model_asked_for(bytes(160)) == "auto"
+    assert await model_asked_for(bytes(16_000)) == "auto"  # nothing was heard in the first
+    assert await model_asked_for(bytes(16_000)) == "vosk:en"
+    await session.obey('{"config": {"language": "vi"}}')
+    assert await model_asked_for(bytes(16_000)) == "auto"
+    await session.aclose()

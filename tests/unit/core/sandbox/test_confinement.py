@@ -1,5 +1,6 @@
 """What a confined process can still do, and what it cannot."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,12 @@ CONFINED = """
 import ctypes, os, socket, subprocess, sys
 from aihub.core.sandbox.confinement import confine
 confine()
+
+def libc_call(name, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments):
+        raise OSError(ctypes.get_errno(), name)
+
 try:
     {attempt}
 except PermissionError:
@@ -42,6 +49,14 @@ def confined(attempt: str, folder: Path) -> int:
         "os.symlink('there', 'link')",
         "os.truncate('there', 0)",
         "os.chmod('there', 0o777)",
+        "os.fchmod(os.open('there', os.O_RDONLY), 0o777)",
+        "os.fchown(os.open('there', os.O_RDONLY), 0, 0)",
+        "os.setxattr('there', 'user.mark', b'1')",
+        "os.setxattr(os.open('there', os.O_RDONLY), 'user.mark', b'1')",
+        "os.utime('there', (0, 0))",
+        "os.chroot('.')",
+        "libc_call('unshare', 0x10000000)",
+        "libc_call('mount', b'none', b'.', b'tmpfs', 0, None)",
     ],
 )
 def test_network_programs_and_changes_of_files_are_refused(attempt: str, tmp_path: Path) -> None:
@@ -67,3 +82,19 @@ def test_a_forked_process_is_confined_too(tmp_path: Path) -> None:
         )
         == 7
     )
+
+
+@pytest.mark.parametrize(
+    ("attempt", "exit_code"),
+    [
+        ("os.kill(os.getppid(), 0)", 7),
+        ("os.kill(-1, 0)", 7),
+        ("signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 0)", 7),
+        ("libc_call('tgkill', os.getppid(), os.getppid(), 0)", 7),
+        ("os.kill(os.getpid(), 0)", 0),
+        ("os.abort()", -signal.SIGABRT),
+    ],
+)
+def test_signals_reach_the_own_process_alone(attempt: str, exit_code: int, tmp_path: Path) -> None:
+    give_up = "from aihub.core.sandbox.confinement import confine_signals; import signal; confine_signals()"
+    assert confined(f"{give_up}\n    {attempt}", tmp_path) == exit_code

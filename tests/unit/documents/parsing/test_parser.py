@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import hashlib
 import unicodedata
+from collections.abc import Awaitable
 
 import numpy as np
 import psutil
@@ -176,3 +177,45 @@ async def test_given_text_in_another_form_is_refused_as_its_offsets_would_not_fi
 async def test_given_text_without_anything_to_read_is_refused(parser: DocumentParser) -> None:
     with pytest.raises(DocumentError, match="no readable text"):
         await parser.parse("a.wav", b" \n", CHUNKING, text_format="audio")
+
+
+@pytest.mark.parametrize(
+    ("filename", "data"),
+    [
+        ("a.md", ("# Luật\n\n" + CONTRACT).encode()),
+        ("a.pdf", pdf("The contract has two parties.")),
+        ("a.docx", docx(CONTRACT, CONTRACT)),
+    ],
+)
+async def test_text_alone_is_the_text_of_the_document(filename: str, data: bytes, parser: DocumentParser) -> None:
+    document = await parser.parse(filename, data, CHUNKING)
+    assert await parser.extract_text(filename, data, max_characters=1_000) == document.text
+    with pytest.raises(DocumentError, match="more than 20 characters") as caught:
+        await parser.extract_text(filename, data, max_characters=20)
+    assert caught.value.code == "too_large"
+    assert (await parser.parse(filename, data, CHUNKING)).chunks, "the limit is of one document alone"
+
+
+async def test_text_alone_costs_the_parser_a_fraction_of_its_chunks(parser: DocumentParser) -> None:
+    data = (CONTRACT * 2_000).encode()
+
+    async def cpu_s(work: Awaitable[object]) -> float:
+        processes = [psutil.Process(pid) for pid in worker_processes()]
+        before_s = sum(process.cpu_times().user for process in processes)
+        await work
+        return sum(process.cpu_times().user for process in processes) - before_s
+
+    await parser.extract_text("a.txt", data, max_characters=1_000_000)
+    whole_s = await cpu_s(parser.parse("a.txt", data, CHUNKING))
+    assert await cpu_s(parser.extract_text("a.txt", data, max_characters=1_000_000)) < whole_s / 5
+
+
+async def test_large_text_over_the_limit_of_a_chat_is_refused_at_once(parser: DocumentParser) -> None:
+    async with asyncio.timeout(5.0):
+        with pytest.raises(DocumentError, match="more than 1,000,000"):
+            await parser.extract_text("a.txt", b"word " * 2_000_000, max_characters=1_000_000)
+
+
+async def test_parser_that_does_not_run_extracts_nothing(tokenizer_path: str) -> None:
+    with pytest.raises(UnavailableError):
+        await DocumentParser(tokenizer_path).extract_text("a.txt", b"a", max_characters=10)

@@ -108,7 +108,7 @@ def test_wrong_shape_is_named(tmp_path: Path) -> None:
 def test_wrong_shape_of_an_image_encoder_is_named(tmp_path: Path) -> None:
     text = "num_hidden_layers: 1, num_attention_heads: 1, hidden_size: 8, vocab_size: 9"
     path = tmp_path / "shapes.yaml"
-    path.write_text(f"hf:org/x: {{{text}, vision_config: {{image_size: big}}}}\n", encoding="utf-8")
+    path.write_text(f"hf:org/x: {{{text}, model_type: llava, vision_config: {{image_size: big}}}}\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="hf:org/x.*image_size"):
         load_shapes(path)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from aihub.core.errors import ConfigurationError
 from aihub.core.profiles import load_profile
@@ -35,6 +36,25 @@ LLAVA = {
     "text_config": CONFIG,
     "vision_config": {"hidden_size": 1024, "image_size": 336, "patch_size": 14},
 }
+MISTRAL = {
+    "model_type": "mistral3",
+    "spatial_merge_size": 2,
+    "text_config": CONFIG,
+    "vision_config": {
+        "model_type": "pixtral",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "image_size": 1540,
+        "patch_size": 14,
+    },
+}
+INTERNVL = {
+    "model_type": "internvl",
+    "downsample_ratio": 0.5,
+    "text_config": CONFIG,
+    "vision_config": {"hidden_size": 1024, "intermediate_size": 4096, "image_size": [448, 448], "patch_size": [14, 14]},
+}
+LLAVA_NEXT = LLAVA | {"model_type": "llava_next", "image_grid_pinpoints": [[336, 672], [672, 672]]}
 SEES = CONFIG | {
     "architectures": ["LlavaForConditionalGeneration"],
     "model_type": "llava",
@@ -56,6 +76,11 @@ def write_processor(folder: Path, settings: dict[str, Any], name: str = "preproc
         (SMOLVLM, 16384, 10 * 72),
         (GEMMA, 16384, 256),
         (LLAVA, 16384, 24 * 24),
+        (LLAVA | {"vision_config": LLAVA["vision_config"] | {"image_size": [336, 336]}}, 16384, 24 * 24),
+        ({name: value for name, value in GEMMA.items() if name != "mm_tokens_per_image"}, 16384, 256),
+        (MISTRAL, 16384, 31 * 32),
+        (MISTRAL, 4096, 31 * 32),
+        (MISTRAL, 2048, 22 * 23),
     ],
 )
 def test_tokens_of_the_largest_image_are_those_of_the_architecture(
@@ -70,7 +95,18 @@ def test_pixels_are_bounded_where_an_image_may_have_any_size() -> None:
     qwen = vision_of_config(QWEN_VL, context_tokens=16384)
     assert qwen.processor_arguments == {"size": {"shortest_edge": 4 * 28 * 28, "longest_edge": 1024 * 28 * 28}}
     assert vision_of_config(SMOLVLM, context_tokens=4096).processor_arguments == {"size": {"longest_edge": 3 * 512}}
+    assert vision_of_config(MISTRAL, context_tokens=12000).processor_arguments == {"size": {"longest_edge": 31 * 28}}
     assert vision_of_config(LLAVA, context_tokens=4096).processor_arguments == {}
+
+
+@pytest.mark.parametrize(("width", "height"), [(4000, 4000), (4000, 30), (868, 867), (1700, 2300), (1, 1)])
+def test_image_processor_of_mistral_stays_below_what_is_counted(width: int, height: int) -> None:
+    from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+    vision = vision_of_config(MISTRAL, context_tokens=4096)
+    prepared = PixtralImageProcessorPil()(Image.new("RGB", (width, height)), patch_size=28, **vision.processor_arguments)
+    rows, columns = (side // 28 for side in prepared["image_sizes"][0])
+    assert 0 < rows * (columns + 1) <= vision.image_tokens
 
 
 def test_bounds_of_the_models_own_processor_are_kept_where_they_are_lower(
@@ -113,16 +149,54 @@ def test_missing_package_of_a_processor_is_named(tmp_path: Path, monkeypatch: py
     assert read_vision(tmp_path, SMOLVLM, context_tokens=4096) is not None
 
 
-@pytest.mark.parametrize("wrong", [{"patch_size": 0}, {"patch_size": "14"}, {"image_size": True}])
-def test_wrong_dimension_is_named(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def doubt(folder: Path, config: dict[str, Any], context_tokens: int = 4096) -> str:
+    """Why a model with an image encoder is served without images."""
+    vision = read_vision(folder, config, context_tokens=context_tokens)
+    assert vision is not None
+    assert (vision.max_images, vision.image_tokens, vision.encoder_bytes) == (0, 0, 0)
+    assert vision.doubt is not None
+    return vision.doubt
+
+
+@pytest.mark.parametrize("wrong", [{"patch_size": 0}, {"patch_size": "14"}, {"image_size": True}, {"image_size": [336, 448]}])
+def test_wrong_dimension_is_named_and_costs_the_images_alone(tmp_path: Path, wrong: dict[str, Any]) -> None:
     encoder = {"hidden_size": 1024, "image_size": 336, "patch_size": 14} | wrong
-    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
-        read_vision(tmp_path, LLAVA | {"vision_config": encoder}, context_tokens=4096)
+    assert next(iter(wrong)) in doubt(tmp_path, LLAVA | {"vision_config": encoder})
 
 
-def test_image_that_fills_the_context_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="584 tokens.*512 in all.*MAX_LENGTH"):
-        read_vision(tmp_path, LLAVA, context_tokens=512)
+def test_model_whose_images_fill_the_context_reads_text_only(tmp_path: Path) -> None:
+    assert doubt(tmp_path, LLAVA, 512) == "an image takes 584 tokens, and the context has 512 in all"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [INTERNVL, LLAVA_NEXT, LLAVA | {"vision_config": MISTRAL["vision_config"]}, GEMMA | {"model_type": "gemma3n"}],
+    ids=["internvl", "llava_next", "llava with pixtral", "gemma3n"],
+)
+def test_kind_that_nobody_counted_reads_text_only(tmp_path: Path, config: dict[str, Any]) -> None:
+    assert f"{config['model_type']}" in doubt(tmp_path, config)
+    assert "not among the kinds that are known: gemma3, idefics3, llava, mistral3" in doubt(tmp_path, config)
+
+
+def test_settings_of_an_image_processor_that_are_no_sizes_cost_the_images_alone(tmp_path: Path) -> None:
+    assert "int" in doubt(write_processor(tmp_path, {"size": 1540}), MISTRAL)
+
+
+def test_crops_that_the_image_processor_cuts_are_a_doubt(tmp_path: Path) -> None:
+    assert "crops" in doubt(write_processor(tmp_path, {"size": {"height": 896}, "do_pan_and_scan": True}), GEMMA)
+
+
+def test_folder_served_without_images_is_listed_needs_nothing_for_them_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine(tmp_path)
+    machine.put("blind")
+    machine.put("next", SEES | {"model_type": "llava_next"})
+    models = machine.installed.read()
+    machine.installed.read()
+    assert (models["next"].types, models["next"].spec.requirement) == (("chat",), models["blind"].spec.requirement)
+    assert caplog.text.count("next is served without images") == 1
+    assert "llava_next" in caplog.text
 
 
 def test_folder_that_sees_is_for_vision_and_has_no_adapters(tmp_path: Path) -> None:
