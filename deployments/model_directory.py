@@ -102,6 +102,21 @@ class ModelDirectory:
             return await self._resolve(model_id, wait, model_id)
         return await self._resolve(adapter.base, wait, model_id, adapter.adapter_id)
 
+    async def require(self, model_id: str) -> None:
+        """Raise `NotFoundError` (`model_not_found`) where there is no such model or adapter; nothing is loaded.
+
+        Where nothing is known of the models yet, nothing is raised.
+        """
+        if self._knows(model_id):
+            return
+        await self.refresh()  # it may be newer than the last report
+        if not self._knows(model_id) and self._report is not None and await self._find_adapter(model_id) is None:
+            raise model_not_found(model_id, [view.model_id for view in self._report.models])
+
+    def _knows(self, model_id: str) -> bool:
+        report = self._report
+        return report is not None and any(view.model_id == model_id for view in report.models)
+
     async def _resolve(self, model_id: str, wait: LoadWait | None, asked: str, adapter_id: str | None = None) -> ChatEngine:
         report = self._report
         if report is not None and model_id in report.directory.ready and self._is_current(report):

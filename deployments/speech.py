@@ -20,8 +20,6 @@ from deployments.cancellation import quiet_cancellations
 from deployments.service_client import offers
 
 STREAMS_PER_CORE = 8
-_SPARE_DECODERS = 2
-"""So that a short file need not wait for long ones, which hold theirs until they are heard."""
 
 
 def speech_places(profile: SpeechProfile, cores: int) -> SpeechPlaces:
@@ -39,7 +37,8 @@ class Speech:
         speech = SpeechSettings()
         places = speech_places(profile, len(os.sched_getaffinity(0)))
         self._metrics = SpeechMetrics()
-        self._decoder = SandboxedDecoder(places.parallel_parts + _SPARE_DECODERS, max_waiting=speech.max_waiting_files)
+        # One for each file that is let in: a long one holds its until it is heard, and a short one must not wait for that.
+        self._decoder = SandboxedDecoder(speech.max_waiting_files)
         self._live_decoder = SandboxedDecoder(places.max_streams)
         self._engine = SpeechEngine(
             SpeechModels(await asyncio.to_thread(open_speech_models, settings)),

@@ -45,6 +45,10 @@ class EngineDirectory(Protocol):
         """
         ...
 
+    async def require(self, model_id: str) -> None:
+        """Raise `NotFoundError` where there is no such model, as `resolve` would; nothing is loaded."""
+        ...
+
     async def list(self) -> list[ChatModelInfo]: ...
 
 
@@ -86,6 +90,12 @@ class ChatPipeline:
         other = copy(self)
         other._rag = rag
         return other
+
+    async def require(self, principal: Principal, request: ChatCompletionRequest) -> None:
+        """Look for the model and the vector stores of a request that will be asked later; raises what `chat` raises of them."""
+        await self._engines.require(request.model)
+        if request.retrieval is not None:
+            await self._rag.open_stores(principal, request.retrieval)
 
     async def chat(self, principal: Principal, request: ChatCompletionRequest) -> dict[str, Any]:
         """Answer with OpenAI's `chat.completion` object.

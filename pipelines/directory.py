@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from aihub.chat.fallback import Candidate, FallbackEngine
 from aihub.chat.history import EngineHistory, ObservedEngine
@@ -14,6 +14,8 @@ from aihub.core.errors import ModelUnavailableError, NotFoundError
 from aihub.core.logging import add_response_header
 from pipelines.chat import EngineDirectory, model_not_found
 from pipelines.load_wait import LoadWait
+
+Found = TypeVar("Found")
 
 MODEL_HEADER = "x-aihub-model"
 REASONS_HEADER = "x-aihub-route-reasons"
@@ -66,8 +68,13 @@ class ProviderDirectory:
             model_id = decision.model_id
         order = self._pool.settings.fallback_order
         if not order:
-            return (await self._find(model_id, wait))[1]
+            return (await self._find(model_id, partial(self._local_engine, wait=wait)))[1]
         return await self._with_fallbacks(model_id, order, wait)
+
+    async def require(self, model_id: str) -> None:
+        """Raise what `resolve` raises of a name that nobody has; nothing is loaded and no provider is asked."""
+        if model_id != AUTO:
+            await self._find(model_id, self._local.require)
 
     async def list(self) -> list[ChatModelInfo]:
         """Return the models that can be used now, local ones first."""
@@ -88,7 +95,7 @@ class ProviderDirectory:
 
     async def _with_fallbacks(self, model_id: str, order: Sequence[ProviderName], wait: LoadWait | None) -> ChatEngine:
         try:
-            provider, engine = await self._find(model_id, wait)
+            provider, engine = await self._find(model_id, partial(self._local_engine, wait=wait))
         except ModelUnavailableError as error:
             provider = split_model_id(model_id)[0] or "local"
             candidates = [Candidate(provider, model_id, partial(_refused, error))]
@@ -112,21 +119,23 @@ class ProviderDirectory:
         engine = self._remote_engine(provider, model)
         return [Candidate(provider, f"{provider}/{model}", partial(_ready, engine))]
 
-    async def _find(self, model_id: str, wait: LoadWait | None) -> tuple[ProviderName, ChatEngine]:
-        """Return the engine of a name and who has it; raises as `resolve`."""
+    async def _find(
+        self, model_id: str, find_local: Callable[[str], Awaitable[Found]]
+    ) -> tuple[ProviderName, ChatEngine | Found]:
+        """Return the engine of a name, of a local one what `find_local` does, and who has it; raises as `resolve`."""
         provider, name = split_model_id(model_id)
         if provider not in {None, "local"} and not await self._is_local(model_id):
             # Not a question for the model manager, which may be away.
             return provider, self._remote_engine(provider, name)
         try:
-            return "local", await self._local_engine(model_id, wait)
+            return "local", await find_local(model_id)
         except NotFoundError as error:
             unknown = error
         if provider is None:
             return await self._find_at_default(model_id, unknown)
         if provider == "local":
             try:
-                return "local", await self._local_engine(name, wait)
+                return "local", await find_local(name)
             except NotFoundError:
                 if "local" not in self._pool.configured:
                     raise

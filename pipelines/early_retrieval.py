@@ -62,20 +62,11 @@ class RememberingFinder:
         self._finder = finder
         self._last: tuple[tuple[Any, ...], Retrieval] | None = None
 
-    async def retrieve(
-        self,
-        tenant_id: str,
-        stores: list[VectorStoreRecord],
-        query: str,
-        *,
-        top_k: int,
-        mode: str,
-        filters: dict[str, Any] | None = None,
-    ) -> Retrieval:
-        asked = (tenant_id, [(store.id, store.version) for store in stores], query, top_k, mode, filters)
+    async def retrieve(self, tenant_id: str, stores: list[VectorStoreRecord], query: str, **options: Any) -> Retrieval:
+        asked = (tenant_id, [(store.id, store.version) for store in stores], query, options)
         if self._last is not None and self._last[0] == asked:
             return self._last[1]
-        found = await self._finder.retrieve(tenant_id, stores, query, top_k=top_k, mode=mode, filters=filters)
+        found = await self._finder.retrieve(tenant_id, stores, query, **options)
         self._last = asked, found
         return found
 

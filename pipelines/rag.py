@@ -166,7 +166,7 @@ class RagPipeline:
 
     async def find(self, principal: Principal, question: str, options: RetrievalOptions) -> tuple[SearchQuery, Retrieval]:
         """Return what is searched by for a question, and what it finds; raises what a search of `answer` raises."""
-        stores = await self._open_stores(principal, options)
+        stores = await self.open_stores(principal, options)
         query = await self._query(question, options)
         found = await self._finder.retrieve(
             principal.tenant_id, stores, query.text, top_k=options.top_k, mode=options.mode, filters=filter_tree(options.filters)
@@ -179,7 +179,8 @@ class RagPipeline:
         other._finder = wrap(self._finder)
         return other
 
-    async def _open_stores(self, principal: Principal, options: RetrievalOptions) -> list[VectorStoreRecord]:
+    async def open_stores(self, principal: Principal, options: RetrievalOptions) -> list[VectorStoreRecord]:
+        """Return the stores that are searched, which now count as used; raises what `answer` raises of them."""
         ids = list(dict.fromkeys(options.vector_store_ids))
         stores = await self._stores.get_many(principal.tenant_id, ids)
         for store in stores:

@@ -38,7 +38,7 @@ class VoicePipeline:
 
     async def ask(self, principal: Principal, question: VoiceQuestion, audio: AsyncGenerator[bytes, None]) -> dict[str, Any]:
         """Return OpenAI's `chat.completion` object with what was heard as `transcript`."""
-        early = self._early(principal, question)
+        early = await self._early(principal, question, stream=False)
         listener = self._listener(principal, question, audio, early)
         try:
             listener.start()
@@ -61,7 +61,7 @@ class VoicePipeline:
     async def _stream(
         self, principal: Principal, question: VoiceQuestion, audio: AsyncGenerator[bytes, None]
     ) -> AsyncGenerator[str, None]:
-        early = self._early(principal, question)
+        early = await self._early(principal, question, stream=True)
         listener = self._listener(principal, question, audio, early)
         try:
             listener.start()
@@ -85,8 +85,10 @@ class VoicePipeline:
         finally:
             await _end(listener, early)
 
-    def _early(self, principal: Principal, question: VoiceQuestion) -> EarlyRetrieval:
-        request = _request(question, "?", stream=False)  # what is wrong with it is told before anything is heard
+    async def _early(self, principal: Principal, question: VoiceQuestion, *, stream: bool) -> EarlyRetrieval:
+        # What is wrong with the request is told before anything is heard, and so is a model or a store that is not there.
+        request = _request(question, "?", stream=stream)
+        await self._chat.require(principal, request)
         return EarlyRetrieval(self._rag, principal, request.retrieval if question.early_retrieval else None)
 
     def _listener(

@@ -14,7 +14,7 @@ _SWITCHES = {"true": True, "false": False}
 
 
 def read_form_values(model: type[BaseModel], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with JSON read where `model` takes no text; values that are no texts, and unknown fields, stay as they are.
+    """Return the fields with JSON read where `model` takes no text; what is no text or no field of `model` stays as it is.
 
     True and False count in any case, as clients write them as their language does. Where a field takes a text or a list, what
     begins as a list is one. Text that is no JSON stands for itself, so that the model says what it wants in its place.

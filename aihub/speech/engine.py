@@ -15,6 +15,7 @@ from aihub.speech.live import LiveLimits, LiveStreams
 from aihub.speech.metrics import SpeechMetrics
 from aihub.speech.models import SpeechModel, SpeechModels
 from aihub.speech.parallel import ParallelHearing
+from aihub.speech.places import Places
 from aihub.speech.recognition.options import RecogniserLimits
 from aihub.speech.recognition.pool import RecogniserPool
 from aihub.speech.service import (
@@ -43,7 +44,7 @@ class SpeechPlaces:
     """How much is heard at a time.
 
     Attributes:
-        parallel_parts: Parts of files, of all requests.
+        parallel_parts: Parts of files, of all requests; one more where it is the first of its file.
         max_streams: Live streams.
     """
 
@@ -56,7 +57,7 @@ class SpeechEngine:
 
     Args:
         models: Which are installed.
-        decoder: Decodes files.
+        decoder: Decodes files; as many at a time as may be transcribed or wait, since each holds one until it is heard.
         live_decoder: Decodes live streams of files, each of which takes a decoder from its start to its end; `decoder` when None.
         settings: Limits.
         places: How much is heard at a time.
@@ -84,7 +85,7 @@ class SpeechEngine:
             died=lambda exit_code: metrics.deaths.labels(str(exit_code)).inc(),
         )
         metrics.loaded_models.set_function(lambda: len(self.pool.loaded()))
-        self._places = asyncio.Semaphore(places.parallel_parts)
+        self._places = Places(places.parallel_parts)
         self._files = 0
         self._live = LiveStreams(
             self.pool,

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from typing import Any
 
+from aihub.core.errors import InternalError
 from aihub.core.sse import data_event
 from aihub.speech.formats import to_json, to_segment, to_verbose_json, to_word
 from aihub.speech.schemas import Granularity
@@ -20,7 +21,6 @@ DELTA, DONE = "transcript.text.delta", "transcript.text.done"
 
 
 async def render_events(
-    start: TranscriptionStart,
     events: AsyncGenerator[TranscriptionEvent, None],
     *,
     is_verbose: bool,
@@ -32,13 +32,15 @@ async def render_events(
     first, empty one also `model` and `language`; those of a segment `segment` with its times.
 
     Args:
-        start: The first event, taken already, so that errors come before any byte.
-        events: The further ones.
+        events: A whole transcription, its `TranscriptionStart` first.
         is_verbose: Whether segments carry their words, and the last event all that `verbose_json` has.
         granularities: Of the last event.
     """
     segments: list[Segment] = []
     async with aclosing(events):
+        start = await anext(events, None)
+        if not isinstance(start, TranscriptionStart):
+            raise InternalError("A transcription began without saying which model listens.")
         yield data_event({**_delta(start, 0.0), "model": start.model_id, "language": start.language})
         async for event in events:
             if isinstance(event, TranscriptionProgress):

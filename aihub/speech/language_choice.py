@@ -14,6 +14,7 @@ from aihub.media.service import SAMPLE_RATE_HZ
 from aihub.speech.cutting import BYTES_PER_S
 from aihub.speech.hearing import hear_part, hear_whole
 from aihub.speech.models import SpeechModel
+from aihub.speech.places import Places
 from aihub.speech.recognition.options import RecogniserOptions
 from aihub.speech.recognition.pool import RecogniserPool
 from aihub.speech.service import Segment
@@ -65,7 +66,7 @@ async def read_beginning(pieces: AsyncIterator[bytes]) -> Beginning:
 
 
 async def choose_by_hearing(
-    pool: RecogniserPool, places: asyncio.Semaphore, models: list[SpeechModel], phrases: tuple[str, ...], beginning: Beginning
+    pool: RecogniserPool, places: Places, models: list[SpeechModel], phrases: tuple[str, ...], beginning: Beginning
 ) -> Trial:
     """Let every model hear the beginning and return the best; the first one where nothing is heard.
 
@@ -120,9 +121,7 @@ async def _or_refusal(trial: "asyncio.Task[Trial]") -> Trial | InvalidRequestErr
         return refusal
 
 
-async def _try(
-    pool: RecogniserPool, places: asyncio.Semaphore, model: SpeechModel, phrases: tuple[str, ...], audio: bytes
-) -> Trial:
+async def _try(pool: RecogniserPool, places: Places, model: SpeechModel, phrases: tuple[str, ...], audio: bytes) -> Trial:
     async def whole() -> AsyncGenerator[bytes, None]:
         yield audio
 

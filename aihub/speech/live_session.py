@@ -44,7 +44,6 @@ class LiveSession:
         self._configs = 0
         self._stream: LiveStream | None = None
         self._heard_model: str | None = None
-        self._odd_byte = b""
         self._stream_bytes = 0
         self._earlier_s = 0.0
         self.is_finished = False
@@ -55,11 +54,6 @@ class LiveSession:
             raise PayloadTooLargeError(f"A frame holds at most {MAX_FRAME_BYTES} bytes; send a fraction of a second at a time.")
         stream = await self._open()
         self._stream_bytes += len(frame)
-        if self._config.encoding == "pcm_s16le":
-            # A client may cut anywhere; a sample in two halves would be noise from there on.
-            frame = self._odd_byte + frame
-            whole = len(frame) // _SAMPLE_BYTES * _SAMPLE_BYTES
-            frame, self._odd_byte = frame[:whole], frame[whole:]
         try:
             result = await self._speech.feed(self._principal, stream.stream_id, frame)
         except NotFoundError as error:
@@ -134,7 +128,7 @@ class LiveSession:
             raise _lost(error) from error
         shown = self._shown(result)
         self._earlier_s += self._stream_bytes / (_SAMPLE_BYTES * self._config.sample_rate)
-        self._stream_bytes, self._odd_byte = 0, b""
+        self._stream_bytes = 0
         return shown
 
     def _shown(self, result: LiveResult) -> Result:

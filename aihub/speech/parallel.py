@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aihub.speech.cutting import BYTES_PER_S, CutOptions, cut_at_silences
 from aihub.speech.hearing import hear_part
+from aihub.speech.places import Places
 from aihub.speech.recognition.pool import RecogniserPool
 from aihub.speech.service import TranscriptionEnd, TranscriptionProgress
 
@@ -43,9 +45,7 @@ class ParallelHearing:
         cuts: How long parts are.
     """
 
-    def __init__(
-        self, pool: RecogniserPool, places: asyncio.Semaphore, folder: Path, phrases: tuple[str, ...], cuts: CutOptions
-    ) -> None:
+    def __init__(self, pool: RecogniserPool, places: Places, folder: Path, phrases: tuple[str, ...], cuts: CutOptions) -> None:
         self._pool = pool
         self._places = places
         self._folder = folder
@@ -94,10 +94,11 @@ class ParallelHearing:
                     if part is None or piece.part != number:
                         if part is not None:
                             part.audio.put_nowait(None)
-                        await self._places.acquire()
+                        is_first = part is None
+                        await self._places.acquire(is_first=is_first)
                         part, number = _Part(piece.start_s), piece.part
                         # Also given back by a task that is cancelled before it begins.
-                        self._start(self._hear(part)).add_done_callback(lambda _: self._places.release())
+                        self._start(self._hear(part)).add_done_callback(partial(self._release, is_first))
                         self._parts.put_nowait(part)
                     part.audio.put_nowait(piece.audio)
                     self._duration_s += len(piece.audio) / BYTES_PER_S
@@ -107,6 +108,9 @@ class ParallelHearing:
         if part is not None:
             part.audio.put_nowait(None)
         self._parts.put_nowait(None)
+
+    def _release(self, is_first: bool, _: "asyncio.Task[None]") -> None:
+        self._places.release(is_first=is_first)
 
     async def _hear(self, part: _Part) -> None:
         """Hear one part, in the place that was taken for it."""

@@ -1,12 +1,12 @@
 """`/v1/audio/transcriptions`, as OpenAI's API has it."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, get_args
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from aihub.core.errors import InternalError
 from aihub.http.bodies import StrictRoute
 from aihub.http.services import PrincipalDep, ServicesDep
 from aihub.http.streaming import EventStream, kept_alive, until_disconnect
@@ -22,7 +22,7 @@ from aihub.speech.schemas import (
     VerboseTranscription,
     read_fields,
 )
-from aihub.speech.service import Transcript, TranscriptionEvent, TranscriptionStart
+from aihub.speech.service import Transcript
 
 router = APIRouter(route_class=StrictRoute, tags=["speech"])
 
@@ -101,11 +101,10 @@ async def create_transcription(request: Request, services: ServicesDep, principa
         audio = await upload.file.read()
     if fields.stream:
         events = services.speech.stream_transcription(principal, audio, fields.options())
-        start = await until_disconnect(request, _begin(events), timeout_s=timeout_s, advice=_ADVICE)
-        frames = render_events(
-            start, events, is_verbose=fields.response_format == "verbose_json", granularities=fields.granularities
-        )
-        return EventStream(kept_alive(frames, every_s=KEEP_ALIVE_S), timeout_s=timeout_s, on_frame=_ignore)
+        frames = render_events(events, is_verbose=fields.response_format == "verbose_json", granularities=fields.granularities)
+        opening = _open(kept_alive(frames, every_s=KEEP_ALIVE_S))
+        opened = await until_disconnect(request, opening, timeout_s=timeout_s, advice=_ADVICE)
+        return EventStream(opened, timeout_s=timeout_s, on_frame=_ignore)
     work = services.speech.transcribe(principal, audio, fields.options())
     return _answer(await until_disconnect(request, work, timeout_s=timeout_s, advice=_ADVICE), fields)
 
@@ -118,17 +117,21 @@ def _answer(transcript: Transcript, fields: TranscriptionFields) -> Response:
     return Response(to_text(transcript, fields.response_format), media_type=MEDIA_TYPES[fields.response_format])
 
 
-async def _begin(events: AsyncGenerator[TranscriptionEvent, None]) -> TranscriptionStart:
-    """Wait for the first event, so that a refusal is an HTTP status; close the stream where it does not come."""
-    try:
-        start = await anext(events, None)
-    except BaseException:
-        await events.aclose()
-        raise
-    if not isinstance(start, TranscriptionStart):
-        await events.aclose()
-        raise InternalError("A transcription began without saying which model listens.")
-    return start
+async def _open(frames: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """Wait for the first frame, so that a refusal is an HTTP status; one that comes later than a comment is an event."""
+    stream = _after_first(frames)
+    # A generator that was never started runs no `finally` when closed, so it is brought to its first frame here.
+    await anext(stream)
+    return stream
+
+
+async def _after_first(frames: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    async with aclosing(frames):
+        first = await anext(frames)
+        yield ""
+        yield first
+        async for frame in frames:
+            yield frame
 
 
 def _ignore(_: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from aihub.chat.history import EngineHistory
+from aihub.core.errors import NotFoundError
 from aihub.core.health import PartHealth
 from aihub.models.configuration import HubConfiguration
 from aihub.models.memory.state import Directory, ReadyModel
@@ -72,6 +73,15 @@ async def test_model_that_cannot_fit_is_down_for_good(directory: ModelDirectory)
     health = await health_with(directory, fits=False)
     assert health.status == "down"
     assert (health.reason or "").startswith("failed: m needs more memory")
+
+
+async def test_model_newer_than_the_last_report_is_found_and_one_that_nobody_has_is_not(directory: ModelDirectory) -> None:
+    await health_with(directory)
+    newer = (VIEW, replace(VIEW, model_id="newer", state="failed", failure="no kernel for this card"))
+    Connection.report = ModelsReport(Directory(2, {}, frozenset(), 4.0), newer, HubConfiguration())
+    await directory.require("newer")
+    with pytest.raises(NotFoundError, match="m, newer"):
+        await directory.require("nobody")
 
 
 async def test_nothing_heard_yet_and_an_unknown_model_are_down(directory: ModelDirectory) -> None:

@@ -139,6 +139,11 @@ class OneModel:
             raise model_not_found(model_id, [model_info.model_id])
         return self._engine
 
+    async def require(self, model_id: str) -> None:
+        model_info = await self._engine.model_info()
+        if model_id != model_info.model_id:
+            raise model_not_found(model_id, [model_info.model_id])
+
     async def list(self) -> list[ChatModelInfo]:
         return [await self._engine.model_info()]
 

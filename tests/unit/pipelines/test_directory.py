@@ -39,6 +39,10 @@ class Local:
             raise model_not_found(model_id, self.engines)
         return self.engines[model_id]
 
+    async def require(self, model_id: str) -> None:
+        if model_id not in self.unavailable | self.engines.keys():
+            raise model_not_found(model_id, self.engines)
+
     async def list(self) -> list[ChatModelInfo]:
         return [await engine.model_info() for engine in self.engines.values()]
 
@@ -94,6 +98,24 @@ async def test_bare_name_nobody_has_here_goes_to_the_default_provider(directory:
     pool.configure(ProviderSettings(openai_api_key=SecretStr("k"), default_provider="openai"))
     assert await resolved(directory, "gpt-4o-mini") == "openai/gpt-4o-mini"
     assert await resolved(directory, "smollm2") == "smollm2"
+
+
+@pytest.mark.parametrize("model_id", ["auto", "smollm2", "local/smollm2", "away", "openai/gpt-4o-mini", "openai/gpt-oss-20b"])
+async def test_model_that_can_be_asked_for_is_found_without_being_loaded(
+    directory: ProviderDirectory, local: Local, pool: ProviderPool, model_id: str
+) -> None:
+    local.unavailable.add("away")
+    pool.configure(ProviderSettings(openai_api_key=SecretStr("k")))
+    await directory.require(model_id)
+
+
+@pytest.mark.parametrize("model_id", ["nobody", "local/nobody"])
+async def test_name_that_nobody_has_is_found_missing_as_when_it_is_asked(directory: ProviderDirectory, model_id: str) -> None:
+    with pytest.raises(NotFoundError) as asked:
+        await directory.resolve(model_id)
+    with pytest.raises(NotFoundError) as required:
+        await directory.require(model_id)
+    assert required.value.message == asked.value.message
 
 
 async def test_server_beside_the_hub_has_what_the_hub_has_not(directory: ProviderDirectory, pool: ProviderPool) -> None:

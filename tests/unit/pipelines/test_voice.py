@@ -371,12 +371,21 @@ async def test_audio_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPa
     assert not hub.speech.streams
 
 
-async def test_unknown_chat_model_is_told_after_the_transcript() -> None:
+@pytest.mark.parametrize("wrong", [{"model": "nobody"}, {"retrieval": {"vector_store_ids": ["vs_nobody"]}}])
+async def test_model_or_store_that_is_not_there_is_told_before_any_audio_is_read(wrong: dict[str, Any]) -> None:
+    hub, microphone = VoiceHub(), Microphone()
+    for asking in (hub.voice.ask, hub.voice.open_ask_stream):
+        with pytest.raises(NotFoundError, match="nobody"):
+            await asking(CALLER, replace(question(), chat=question().chat | wrong), microphone.audio())
+    assert not hub.speech.options
+
+
+async def test_usage_can_be_asked_of_a_stream_alone() -> None:
     hub = VoiceHub()
-    frames = await hub.voice.open_ask_stream(CALLER, question(model="nobody"), _said("how long does the battery last"))
-    with pytest.raises(NotFoundError, match="nobody"):
-        async for _ in frames:
-            pass
+    events = await hub.stream("how long does the battery last", stream_options={"include_usage": True})
+    assert events[-1]["usage"]["total_tokens"]
+    with pytest.raises(InvalidRequestError, match="stream_options"):
+        await hub.ask("how long does the battery last", stream_options={"include_usage": True})
 
 
 async def _said(text: str) -> Any:

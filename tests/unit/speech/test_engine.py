@@ -151,6 +151,21 @@ async def test_files_beyond_the_places_are_refused_at_once(make_engine: MakeEngi
     assert all(refusal.retry_after_s for refusal in refused)
 
 
+async def test_short_file_is_not_held_up_by_as_many_long_ones_as_are_let_in(make_engine: MakeEngine) -> None:
+    engine = make_engine(parallel_parts=1, max_waiting_files=6)
+    short = clean("en")[0]
+    await engine.transcribe(SOMEBODY, wav_of(short.samples), ENGLISH)  # loads the model
+    samples, _ = long_audio(1.0)
+    long = [asyncio.create_task(engine.transcribe(SOMEBODY, wav_of(samples), ENGLISH)) for _ in range(5)]
+    await asyncio.sleep(0.5)
+    async with asyncio.timeout(20.0):
+        assert (await engine.transcribe(SOMEBODY, wav_of(short.samples), ENGLISH)).text == short.transcript
+    assert not any(task.done() for task in long)
+    for task in long:
+        task.cancel()
+    await asyncio.gather(*long, return_exceptions=True)
+
+
 async def test_abort_in_the_middle_of_a_file_costs_that_file(make_engine: MakeEngine) -> None:
     metrics = SpeechMetrics()
     engine = make_engine(metrics=metrics)

@@ -217,7 +217,7 @@ class _SlowToEnd(WaveDecoder):
 
 async def test_close_that_is_cancelled_ends_the_recogniser_all_the_same(pool: RecogniserPool, model: SpeechModel) -> None:
     streams = LiveStreams(pool, _SlowToEnd(), LiveLimits(max_streams=1))
-    stream = await streams.open(SOMEBODY, model, LiveOptions(encoding="container"))
+    stream = await streams.open(SOMEBODY, [model], LiveOptions(encoding="container"))
     await streams.feed(SOMEBODY, stream.stream_id, b"RIFF")
     closing = asyncio.create_task(streams.close(SOMEBODY, stream.stream_id))
     await asyncio.sleep(0.01)

@@ -3,17 +3,18 @@
 import asyncio
 import json
 import unicodedata
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from aihub.core.errors import InvalidRequestError, OverloadedError, UnavailableError
+from aihub.core.principal import Principal
 from aihub.core.settings import Settings
 from aihub.core.sse import events, payload
 from aihub.speech.fake import FakeSpeech, spoken
-from aihub.speech.service import RecognitionOptions
+from aihub.speech.service import RecognitionOptions, TranscriptionEvent
 from tests.unit.conftest import assert_refused
 from tests.unit.http.services import Parts
 from tests.unit.speech.audio_files import wav
@@ -273,6 +274,30 @@ async def test_slow_recogniser_keeps_the_stream_alive(
     answer = await post(client, stream="true")
     assert ": still running" in answer.text
     assert json.loads(answer.text.strip().rpartition("data: ")[2])["text"] == TEXT
+
+
+async def test_wait_before_the_first_event_keeps_the_stream_alive(
+    client: httpx.AsyncClient, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aihub.speech.routes.KEEP_ALIVE_S", 0.02)
+
+    class Waiting(FakeSpeech):
+        async def stream_transcription(
+            self, principal: Principal, audio: bytes, options: RecognitionOptions
+        ) -> AsyncGenerator[TranscriptionEvent, None]:
+            await asyncio.sleep(0.1)
+            async for event in super().stream_transcription(principal, audio, options):
+                yield event
+
+    parts.speech = Waiting(script=SCRIPT)
+    client._transport.app.state.services = parts.services()
+    answer = await post(client, stream="true")
+    assert answer.text.startswith(": still running\n\n")
+    assert json.loads(answer.text.strip().rpartition("data: ")[2])["text"] == TEXT
+    parts.speech.error = UnavailableError("The recogniser died. Send the file again.")
+    late = await post(client, stream="true")
+    assert late.status_code == 200
+    assert '"code": "service_unavailable"' in late.text
 
 
 async def test_transcription_longer_than_its_time_is_504(client: httpx.AsyncClient, parts: Parts) -> None:
