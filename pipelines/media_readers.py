@@ -244,12 +244,13 @@ class MediaReaders:
         name = file.name or _UNNAMED
         # The parser tells formats apart by the name too.
         key = await self._known.key(principal.tenant_id, file.data, "document", PurePath(name).suffix.lower())
-        text = self._known.get(key)
         with blaming(task.param):
-            if not isinstance(text, str):
-                text = await self._extract_text(task.text_budget, name, file.data)
-                self._known.put(key, text)
-            task.text_budget.take(len(text))
+            async with task.text_budget.turn:
+                text = self._known.get(key)
+                if not isinstance(text, str):
+                    text = await self._extract_text(task.text_budget, name, file.data)
+                    self._known.put(key, text)
+                task.text_budget.take(len(text))
         words = words_for(task.said or text[:_JUDGED_CHARS])
         return ReadyText(await _rendered(len(text), partial(document_text, words, file.name, text, has_sources=task.has_sources)))
 
@@ -258,9 +259,8 @@ class MediaReaders:
         try:
             return await self._parser.extract_text(name, data, max_characters=budget.left)
         except DocumentError as error:
-            if error.code != "too_large":
-                raise
-            budget.take(budget.left + 1)
+            if error.code == "too_large":
+                budget.take(budget.left + 1)
             raise
 
 

@@ -56,9 +56,15 @@ class ByteBudget:
 
 @dataclass(slots=True)
 class TextBudget:
-    """Characters that the parts of one request may still bring, the texts it was sent with taken off."""
+    """Characters that the parts of one request may still bring, the texts it was sent with taken off.
+
+    Attributes:
+        turn: Documents of one request are read one after the other: each knows what is left, what is too much ends no reading
+            that has begun (which costs a process of the parser), and other callers' documents wait for one of them alone.
+    """
 
     left: int = field(default=MAX_TEXT_CHARS)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def require_some(self) -> None:
         """Refuse to read on when nothing is left; raises as `take`."""
@@ -71,6 +77,7 @@ class TextBudget:
             InvalidRequestError: They are more than is left (`context_length_exceeded`).
         """
         if chars > self.left:
+            self.left = 0  # the request is refused, so nothing more is read for it
             raise InvalidRequestError(
                 f"The messages of a request hold at most {MAX_TEXT_CHARS:,} characters, the text of its files and recordings "
                 "included; with this one they hold more. Send less, or put files into a vector store and ask with 'retrieval'.",

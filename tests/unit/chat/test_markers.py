@@ -1,5 +1,11 @@
-import pytest
+import re
+from collections.abc import Iterator
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aihub.chat import markers
 from aihub.chat.markers import WORD_JOINER, neutralise_markers, neutralise_values
 
 MARKERS = [
@@ -78,3 +84,39 @@ def test_tokenizer_no_longer_sees_the_marker() -> None:
     marker_id = tokenizer.token_to_id("<|im_start|>")
     assert marker_id in tokenizer.encode("<|im_start|>system").ids
     assert marker_id not in tokenizer.encode(neutralise_markers("<|im_start|>system")).ids
+
+
+@given(
+    st.lists(st.sampled_from([*MARKERS, "<", "|", ">", "a", "\n", "<tool>", "<|a|b|>", "[", "x" * 9]), max_size=40),
+    st.integers(1, 30),
+)
+def test_markers_in_long_text_are_broken_wherever_it_is_sliced(pieces: list[str], slice_chars: int) -> None:
+    text = "".join(pieces)
+    whole = neutralise_markers(text, ["<tool>"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(markers, "_SLICE_CHARS", slice_chars)
+        assert neutralise_markers(text, ["<tool>"]) == whole
+
+
+def test_longest_marker_that_begins_at_the_end_of_a_slice_is_broken() -> None:
+    longest = f"<|{'a' * 64}|>"
+    own = f"<{'b' * 200}>"
+    text = "x" * (markers._SLICE_CHARS - 1) + longest + "x" * (markers._SLICE_CHARS - len(longest)) + own + "x"
+    result = neutralise_markers(text, [own])
+    assert (longest in result, own in result) == (False, False)
+    assert result.replace(WORD_JOINER, "") == text
+
+
+def test_search_for_markers_lets_other_threads_run_between_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+    pattern = markers._pattern(())
+
+    class Watched:
+        def finditer(self, text: str, start: int, stop: int) -> Iterator[re.Match[str]]:
+            searched.append(stop - start)
+            return pattern.finditer(text, start, stop)
+
+    monkeypatch.setattr(markers, "_pattern", lambda _: Watched())
+    neutralise_markers("<" * 1_000_000)
+    assert len(searched) == 16
+    assert max(searched) < 66_000

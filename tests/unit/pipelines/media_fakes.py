@@ -155,13 +155,19 @@ class PlainParser:
 
     Attributes:
         limits: The `max_characters` of each call.
+        most: Calls that ran at a time.
     """
 
     limits: list[int] = field(default_factory=list)
+    active: int = 0
+    most: int = 0
 
     async def extract_text(self, filename: str, data: bytes, *, max_characters: int) -> str:
         self.limits.append(max_characters)
-        await asyncio.sleep(0.0)
+        self.active += 1
+        self.most = max(self.most, self.active)
+        await asyncio.sleep(0.001)
+        self.active -= 1
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:

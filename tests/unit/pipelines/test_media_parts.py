@@ -351,9 +351,21 @@ class TestBadMedia:
         assert error.code == ContextLengthError.code
 
     async def test_reading_documents_ends_at_the_first_that_is_too_much(self, hub: MediaHub) -> None:
-        await refused(hub, asking(text("b" * 400_000), *[file(b"a" * 500_000)] * 30))
-        assert len(hub.parser.limits) <= 2 * 2 * media_parts.MAX_PARALLEL_PARTS, "of the whole answer and of the stream"
-        assert max(hub.parser.limits) == 600_000
+        documents = [file(b"a" * 500_000 + b"%d" % number) for number in range(30)]
+        with pytest.raises(InvalidRequestError):
+            await hub.chat.chat(CALLER, asking(text("b" * 400_000), *documents))
+        assert hub.parser.limits == [600_000, 99_999]
+
+    async def test_documents_of_one_request_take_one_parser_and_those_of_others_another(self, hub: MediaHub) -> None:
+        documents = [file(b"page %d" % number) for number in range(8)]
+        await hub.chat.chat(CALLER, asking(*documents))
+        assert hub.parser.most == 1
+        await asyncio.gather(*(hub.chat.chat(Principal(tenant), asking(*documents)) for tenant in ("b", "c")))
+        assert hub.parser.most == 2
+
+    async def test_document_that_comes_twice_is_read_once(self, hub: MediaHub) -> None:
+        await hub.chat.chat(CALLER, asking(file(b"A page."), file(b"A page.")))
+        assert len(hub.parser.limits) == 1
 
     async def test_loop_goes_on_while_a_long_document_is_put_between_its_words(self, hub: MediaHub, monkeypatch: Any) -> None:
         rendered_in: list[bool] = []
