@@ -14,6 +14,8 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from aihub.core.health import PartHealth
 from aihub.core.profiles import EmbeddingsProfile, load_profile
@@ -21,8 +23,10 @@ from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.planner import load_shapes
 from aihub.models.memory.requirement import GIB, MemoryRequirement
 from aihub.models.memory.vision import VisionSupport
+from deployments import llm_app
 from deployments.engine_state import engine_error
 from deployments.llm import EngineOptions, LLMDeployment
+from training.launch import scale
 
 PROFILE = "rtx4060ti"
 
@@ -93,13 +97,14 @@ async def deploy(folder: Path) -> dict[str, Any]:
     host = ServeModelHost(load_profile(PROFILE), lambda _: {})
     told: dict[str, Any] = {}
     sees = load_shapes()["hf:Qwen/Qwen2.5-VL-3B-Instruct-AWQ"].vision(4096)
-    for model in (
+    models = [
         spec(folder, "first", weights_gib=5.6, kv_gib=2.8),
         spec(folder, "second", weights_gib=2.0, kv_gib=1.0, vision=sees),
         spec(folder, "broken", weights_gib=1.0, kv_gib=1.0),
         spec(folder, "shaky", weights_gib=1.0, kv_gib=1.0),
-    ):
-        told[model.model_id] = await try_start(host, model)
+    ]
+    outcomes = await asyncio.gather(*(try_start(host, model) for model in models))
+    told |= {model.model_id: outcome for model, outcome in zip(models, outcomes, strict=True)}
     for model_id in ("first", "second"):
         told[model_id] |= await host.call(model_id, "seen") or {}
         told[model_id]["max_images"] = (await host.call(model_id, "model_info")).max_images
@@ -107,12 +112,34 @@ async def deploy(folder: Path) -> dict[str, Any]:
     await host.stop("broken")
     await host.stop("second")
     told["left"] = sorted(await host.running())
+    llm_app.GPU_TICKET = 1.0 + ray.cluster_resources()["GPU"]
+    told["elsewhere"] = await try_start(host, spec(folder, "elsewhere", weights_gib=1.0, kv_gib=1.0))
     return told
 
 
+def place_training(workers: int) -> list[str | None]:
+    """Reserve what Ray Train would for a training, and return which cards its workers are shown."""
+    scaling, _ = scale(workers, cards=int(ray.cluster_resources()["GPU"]))
+    bundles = [dict(scaling.resources_per_worker or {}) for _ in range(scaling.num_workers)]
+    group = placement_group(bundles, strategy=scaling.placement_strategy)
+    try:
+        assert group.wait(30), f"{bundles} were not placed"
+        places = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number) for number in range(workers)]
+        options = {"num_cpus": bundles[0]["CPU"], "num_gpus": bundles[0]["GPU"]}
+        seeing = [ray.remote(shown_cards).options(scheduling_strategy=place, **options).remote() for place in places]
+        cards: list[str | None] = ray.get(seeing, timeout=60)
+        return cards
+    finally:
+        remove_placement_group(group)
+
+
+def shown_cards() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 def main() -> None:
-    folder, cards = Path(sys.argv[1]), int(sys.argv[2])
-    ray.init(num_cpus=8, num_gpus=cards, include_dashboard=False, log_to_driver=False, namespace="serve")
+    folder = Path(sys.argv[1])
+    ray.init(num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False, namespace="serve")
     import deployments.embeddings
     import deployments.llm
     from deployments.app import AppArgs, build_embeddings
@@ -120,16 +147,11 @@ def main() -> None:
     deployments.llm.LLMDeployment = PretendedLLM
     deployments.embeddings.EmbeddingsDeployment = PretendedEmbeddings
     try:
-        if cards:
-            serve.run(build_embeddings(AppArgs(profile=PROFILE)), name="embeddings", route_prefix=None)
-            told = asyncio.run(deploy(folder))
-            told["embeddings"] = serve.get_app_handle("embeddings").seen.remote().result()
-            told["gpus_left"] = ray.available_resources().get("GPU")
-        else:
-            from deployments.model_host import ServeModelHost
-
-            host = ServeModelHost(load_profile(PROFILE), lambda _: {})
-            told = asyncio.run(try_start(host, spec(folder, "first", weights_gib=1.0, kv_gib=1.0)))
+        serve.run(build_embeddings(AppArgs(profile=PROFILE)), name="embeddings", route_prefix=None)
+        told = asyncio.run(deploy(folder))
+        told["embeddings"] = serve.get_app_handle("embeddings").seen.remote().result()
+        told["gpus_left"] = ray.available_resources().get("GPU")
+        told["trainings"] = [place_training(workers) for workers in (1, 2)]
         sys.stdout.write(f"TOLD {json.dumps(told)}\n")
     finally:
         serve.shutdown()

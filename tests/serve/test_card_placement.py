@@ -15,10 +15,10 @@ from tests.cluster import OWN_VARIABLES, ROOT
 PATIENCE = {"RAY_SERVE_SLOW_STARTUP_WARNING_S": "3", "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "1"}
 
 
-def run_pretended(folder: Path, cards: int) -> dict[str, Any]:
+def run_pretended(folder: Path) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES | {"RAY_ADDRESS"}}
     result = subprocess.run(
-        [sys.executable, "-c", "from tests.serve.pretended_card import main; main()", str(folder), str(cards)],
+        [sys.executable, "-c", "from tests.serve.pretended_card import main; main()", str(folder)],
         cwd=ROOT,
         env=environment | PATIENCE | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -34,7 +34,7 @@ def run_pretended(folder: Path, cards: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_pretended(tmp_path_factory.mktemp("card"), cards=1)
+    return run_pretended(tmp_path_factory.mktemp("card"))
 
 
 def test_two_models_and_embeddings_are_placed_on_one_card(told: dict[str, Any]) -> None:
@@ -77,9 +77,13 @@ def test_stopped_models_are_gone(told: dict[str, Any]) -> None:
     assert told["left"] == ["first", "shaky"]
 
 
-def test_model_for_a_card_that_is_not_there_is_given_up_soon(tmp_path: Path) -> None:
-    alone = run_pretended(tmp_path, cards=0)
-    assert alone["error"] == "CannotStartError"
-    assert "GPU" in alone["message"]
-    assert alone["seconds"] < 60
-    assert alone["tries"] == 0
+def test_model_for_a_card_that_is_not_there_is_given_up_soon(told: dict[str, Any]) -> None:
+    elsewhere = told["elsewhere"]
+    assert elsewhere["error"] == "CannotStartError"
+    assert "GPU" in elsewhere["message"]
+    assert elsewhere["seconds"] < 60
+    assert elsewhere["tries"] == 0
+
+
+def test_workers_of_a_training_are_placed_on_the_card_beside_the_models(told: dict[str, Any]) -> None:
+    assert told["trainings"] == [["0"], ["0", "0"]]

@@ -264,7 +264,7 @@ async def test_a_vision_model_is_not_evicted_while_it_is_asked_for_a_caption(mon
         await may_answer.wait()
         return await answer_now(body)
 
-    engine.chat = answer_later  # type: ignore[method-assign]
+    monkeypatch.setattr(engine, "chat", answer_later)
     monkeypatch.setattr("tests.unit.deployments.test_requests_in_flight.ENGINE", engine)
     async with setting() as parts:
         decoder = SlowDecoder()
