@@ -149,7 +149,8 @@ async def test_any_installed_model_may_listen() -> None:
 
 def test_words_are_cleaned_before_they_are_counted() -> None:
     transcript = TranscriptText()
-    transcript.add(Segment("x", 0.0, 2.0, (Word(" \ufeffHo\u031b\u0323p", 0.0, 0.5, 1.0), Word("đồng\u2028mới\0", 0.5, 1.0, 1.0))))
+    words = (Word(" \ufeffHo\u031b\u0323p", 0.0, 0.5, 1.0), Word("đồng\u2028mới\0", 0.5, 1.0, 1.0))
+    transcript.add(Segment("x", 0.0, 2.0, words))
     transcript.add(Segment("", 2.0, 3.0, (Word(" \x1f", 2.0, 3.0, 1.0),)))
     assert transcript.text == "Hợp đồng mới" == clean(transcript.text)
     assert [transcript.text[span.start_char : span.end_char] for span in transcript.spans] == ["Hợp", "đồng mới"]
