@@ -1,6 +1,5 @@
 """Requests whose client has left, or which are refused: one INFO line each, written by the hub's access log."""
 
-import asyncio
 import logging
 import re
 
@@ -19,17 +18,6 @@ def quiet_cancellations() -> None:
 def quiet_refusals() -> None:
     """Leave out Serve's tracebacks of requests that are the caller's own fault; call once per process."""
     logging.getLogger("ray.serve").addFilter(_is_no_refusal)
-
-
-def raise_if_cancelled() -> None:
-    """Go on with the cancellation of this task where a library has swallowed it.
-
-    Raises:
-        CancelledError: Somebody has cancelled this task.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _is_other(record: logging.LogRecord) -> bool:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aihub.chat.service import ChatEngine, ChatModelInfo
+from aihub.core.concurrency import raise_if_cancelled
 from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
 from aihub.models.memory.generation_defaults import with_room_for_minimum
-from deployments.cancellation import quiet_refusals, raise_if_cancelled
+from deployments.cancellation import quiet_refusals
 from deployments.engine_adapters import adapters_of
 from deployments.engine_process import describe_cause, start_early
 from deployments.engine_state import EngineSleep, engine_error
@@ -212,9 +213,7 @@ class LLMDeployment(ChatEngine):
         try:
             await asyncio.wait_for(self.complete(canary), CANARY_TIMEOUT_S)
         except TimeoutError as error:
-            raise ModelUnavailableError(
-                f"The engine gave no token in {CANARY_TIMEOUT_S:.0f} s and is taken as frozen."
-            ) from error
+            raise ModelUnavailableError(f"The engine gave no token in {CANARY_TIMEOUT_S:.0f} s: it is frozen.") from error
 
     async def _start_engine(self, engine: EngineOptions) -> "LLMServer":
         """Start vLLM; its engine's process imports it while this one does."""

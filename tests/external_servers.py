@@ -52,7 +52,7 @@ class ExternalServer:
 
     def start(self) -> None:
         self.process = spawn(list(self.command()), folder=self.folder, log=self.folder / "server.log")
-        wait_until(self.answers, 20, "an answer of the server")
+        wait_until(self.answers, 60, "an answer of the server")
 
     def send(self, number: signal.Signals) -> None:
         """Signal the server; stopping and continuing means its child processes too, ending waits for the end."""

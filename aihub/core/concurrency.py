@@ -13,6 +13,19 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
+def raise_if_cancelled() -> None:
+    """Go on with the cancellation of this task where a library has swallowed it, for loops that only that ends.
+
+    Python 3.11's `asyncio.wait_for`, which psycopg waits by, loses one that comes together with what is waited for.
+
+    Raises:
+        CancelledError: Somebody has cancelled this task.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def run_to_end(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
     """Run blocking work in a thread; a cancelled caller is held until the thread has ended.
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
+from aihub.core.concurrency import raise_if_cancelled
 from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotFoundError
 from aihub.core.metrics import Metrics
 from aihub.core.principal import Principal
@@ -101,6 +102,7 @@ class IngestWorker:
     async def _serve_slot(self, *, media: bool) -> None:
         failures = 0
         while True:
+            raise_if_cancelled()
             try:
                 record = await self._store_files.claim(self._lease_s, self._worker_id, media=media)
             except HubError as error:
@@ -143,6 +145,7 @@ class IngestWorker:
     async def _hold_lease(self, record: VectorStoreFileRecord) -> None:
         """Return when the claim is lost: cancelled, detached, deleted, or taken over after an outage."""
         while True:
+            raise_if_cancelled()
             await asyncio.sleep(self._lease_s / 3)
             try:
                 if not await self._store_files.heartbeat(record, self._lease_s):
@@ -153,6 +156,7 @@ class IngestWorker:
     async def _sweep(self) -> None:
         """Delete files whose time has passed."""
         while True:
+            raise_if_cancelled()
             try:
                 await self._files.delete_expired()
             except HubError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from aihub.core.concurrency import raise_if_cancelled
 from aihub.core.errors import HubError, InternalError, NotFoundError
 from aihub.core.job_server import Jobs, JobServerError
 from aihub.finetuning.checks import PublicationChecks
@@ -97,6 +98,7 @@ class FineTuningScheduler:
     async def run(self) -> None:
         """Look again and again until cancelled."""
         while True:
+            raise_if_cancelled()
             self._nudged.clear()
             try:
                 has_jobs = await self.look()

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from aihub.core.concurrency import run_to_end
+from aihub.core.concurrency import raise_if_cancelled, run_to_end
 from aihub.core.errors import HubError
 from aihub.core.job_server import Jobs, JobServerError
 from aihub.recsys.open_models import find_leftovers, remove_leftovers
@@ -52,6 +52,7 @@ class TrainingWatch:
     async def run(self) -> None:
         """Look again and again until cancelled."""
         while True:
+            raise_if_cancelled()
             pause_s = WATCH_PERIOD_S
             try:
                 await self.look()
@@ -134,6 +135,7 @@ class TrainingCleanup:
     async def run(self) -> None:
         """Clean up again and again until cancelled."""
         while True:
+            raise_if_cancelled()
             try:
                 await self.clean()
             except (HubError, OSError) as error:

@@ -12,9 +12,10 @@ import pytest
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import RequestCancelledError
 
+from aihub.core.concurrency import raise_if_cancelled
 from aihub.core.errors import InvalidRequestError, ModelUnavailableError
 from aihub.core.health import PartHealth
-from deployments.cancellation import _is_no_refusal, quiet_cancellations, raise_if_cancelled
+from deployments.cancellation import _is_no_refusal, quiet_cancellations
 from deployments.handles import AppConnection
 from deployments.local_fast_path import _pass
 

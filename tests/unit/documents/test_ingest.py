@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,3 +226,21 @@ async def test_no_more_documents_than_slots_are_worked_on(ingest: Ingest) -> Non
     assert attempts == [1, 1, 0, 0]
     ingest.embedder.gate.set()
     assert [(await ingest.finished(store_id, file_id)).status for file_id in files] == ["completed"] * 4
+
+
+async def test_worker_ends_although_the_database_swallows_its_cancellation(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = asyncio.Event()
+
+    async def claim(*_: object, **__: object) -> None:
+        entered.set()
+        with suppress(asyncio.CancelledError):  # as asyncio.wait_for of Python 3.11 does at a bad moment
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr(ingest.worker, "_store_files", SimpleNamespace(claim=claim))
+    second = asyncio.create_task(ingest.worker.run())
+    await entered.wait()
+    second.cancel()
+    await asyncio.wait({second}, timeout=5)
+    assert second.cancelled()

@@ -284,7 +284,7 @@ async def test_model_that_restarts_while_another_is_stopped_stays_and_rests_late
             await asyncio.sleep(0.4)
             assert pool.loaded().keys() == {vietnamese}
         async with asyncio.timeout(5.0):
-            while pool.loaded():  # noqa: ASYNC110
+            while pool.loaded():  # noqa: ASYNC110 - a rest has no event
                 await asyncio.sleep(0.05)
     finally:
         await pool.close()
