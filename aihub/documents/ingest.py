@@ -118,6 +118,7 @@ class IngestWorker:
             await self._work_on(record)
 
     async def _wait_for_work(self) -> None:
+        raise_if_cancelled()
         try:
             async with asyncio.timeout(self._poll_s):
                 await self._wake.wait()
