@@ -1,8 +1,8 @@
 """How much memory a training takes, from the model's folder and the settings alone.
 
 Measured on a CPU with bfloat16 units and SmolLM2-135M (batches of 4 and 8, 128 and 512 tokens, LoRA and QLoRA, float32,
-checkpointing) with a margin of 1.1: the estimate was 1.1 to 1.3 times the peak. A wide tiny model took 3 % more than that on two busy
-cores, so the margin is 1.2.
+checkpointing) with a margin of 1.1: the estimate was 1.1 to 1.3 times the peak. A wide tiny model took 3 % more than that on
+two busy cores, so the margin is 1.2.
 """
 
 import math
