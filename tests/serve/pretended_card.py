@@ -106,8 +106,10 @@ async def deploy(folder: Path) -> dict[str, Any]:
     outcomes = await asyncio.gather(*(try_start(host, model) for model in models))
     told |= {model.model_id: outcome for model, outcome in zip(models, outcomes, strict=True)}
     for model_id in ("first", "second"):
-        told[model_id] |= await host.call(model_id, "seen") or {}
-        told[model_id]["max_images"] = (await host.call(model_id, "model_info")).max_images
+        # Not by the host, which waits two seconds: the first call to a replica takes longer on a busy machine.
+        handle = await asyncio.to_thread(serve.get_app_handle, llm_app.app_name(model_id))
+        told[model_id] |= await handle.seen.remote()
+        told[model_id]["max_images"] = (await handle.model_info.remote()).max_images
     told["running"] = sorted(await host.running())
     await host.stop("broken")
     await host.stop("second")
