@@ -97,14 +97,13 @@ async def deploy(folder: Path) -> dict[str, Any]:
     host = ServeModelHost(load_profile(PROFILE), lambda _: {})
     told: dict[str, Any] = {}
     sees = load_shapes()["hf:Qwen/Qwen2.5-VL-3B-Instruct-AWQ"].vision(4096)
-    models = [
+    for model in (
         spec(folder, "first", weights_gib=5.6, kv_gib=2.8),
         spec(folder, "second", weights_gib=2.0, kv_gib=1.0, vision=sees),
         spec(folder, "broken", weights_gib=1.0, kv_gib=1.0),
         spec(folder, "shaky", weights_gib=1.0, kv_gib=1.0),
-    ]
-    outcomes = await asyncio.gather(*(try_start(host, model) for model in models))
-    told |= {model.model_id: outcome for model, outcome in zip(models, outcomes, strict=True)}
+    ):
+        told[model.model_id] = await try_start(host, model)
     for model_id in ("first", "second"):
         # Not by the host, which waits two seconds: the first call to a replica takes longer on a busy machine.
         handle = await asyncio.to_thread(serve.get_app_handle, llm_app.app_name(model_id))

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster import OWN_VARIABLES, ROOT
 
 # Serve tells of a replica that waits for resources after this time, and looks for such replicas as often.
-PATIENCE = {"RAY_SERVE_SLOW_STARTUP_WARNING_S": "3", "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "1"}
+PATIENCE = {"RAY_SERVE_SLOW_STARTUP_WARNING_S": "10", "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "1"}
 
 
 def run_pretended(folder: Path) -> dict[str, Any]:
