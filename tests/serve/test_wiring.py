@@ -85,7 +85,7 @@ def test_serve_config_is_valid_and_keeps_parts_in_their_own_applications() -> No
     [
         ("http_options:", "http_option:", "http_option"),
         ("request_timeout_s", "request_timout_s", "http_options.request_timout_s"),
-        ("import_path: deployments.app:build_hub", "import_paht: x", "applications[3].import_paht"),
+        ("import_path: deployments.app:build_hub", "import_paht: x", "applications[4].import_paht"),
         ("args: {profile: auto}", "args: {profil: auto}", "profil"),
         ("port: 8000", "port: many", "port"),
         ("proxy_location: HeadOnly", "proxy_location: Nowhere", "proxy_location"),
