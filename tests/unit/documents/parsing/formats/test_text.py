@@ -126,10 +126,12 @@ def test_any_bytes_give_storable_text_or_a_typed_error(data: bytes, filename: st
 
 
 @settings(deadline=None)
-@given(st.text(max_size=200).filter(lambda text: any(character.isalnum() for character in text)))
+@given(st.text(max_size=200).filter(lambda text: any(character.isalnum() for character in text) and "\0" not in text))
 def test_utf8_text_comes_back_but_for_its_normal_form(text: str) -> None:
+    """NUL says UTF-16 where the rest can be that."""
+
     def words(value: str) -> list[str]:
-        value = value.replace("\0", "").removeprefix("\ufeff")
+        value = value.removeprefix("\ufeff")
         return unicodedata.normalize("NFC", " ".join(value.split())).split()
 
     try:
