@@ -14,10 +14,12 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
 
 
-def kill_children(pid: int, signum: signal.Signals) -> None:
-    """Send a signal to every child."""
-    for child in children_of(pid):
+def kill_children(pid: int, signum: signal.Signals) -> int:
+    """Send a signal to every child, and return how many there were."""
+    children = list(children_of(pid))
+    for child in children:
         os.kill(child, signum)
+    return len(children)
 
 
 def is_running(pid: int) -> bool:

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -33,18 +32,6 @@ def model() -> Path:
 @pytest.fixture
 def said() -> Utterance:
     return next(utterance for utterance in utterances("en") if not utterance.is_noisy)
-
-
-@pytest.fixture
-def deaths() -> list[int | None]:
-    return []
-
-
-@pytest.fixture
-async def pool(deaths: list[int | None]) -> AsyncIterator[RecogniserPool]:
-    opened = RecogniserPool(died=deaths.append)
-    yield opened
-    await opened.close()
 
 
 async def hear(pool: RecogniserPool, model: Path, utterance: Utterance) -> str:
