@@ -9,7 +9,8 @@ HubError
 │   ├── NotFoundError        404  the named thing does not exist (for this tenant)
 │   ├── MethodNotAllowedError 405
 │   └── ConflictError        409  the thing is in a state which forbids the action
-├── AuthenticationError      401
+├── AuthenticationError      401  no key, or none that is known
+├── PermissionDeniedError    403  the key is known, and not for this
 ├── RateLimitError           429  too many requests of this caller; carries Retry-After
 ├── UnavailableError         503  a part is down or full; carries Retry-After
 │   ├── OverloadedError      503  queues are full
@@ -128,6 +129,12 @@ class AuthenticationError(HubError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class PermissionDeniedError(HubError):
+    status = 403
+    type = "permission_error"
+    code = "permission_denied"
 
 
 class RateLimitError(HubError):

@@ -16,7 +16,20 @@ FORBIDDEN = {
     "training": {"deployments", "pipelines"},
     "deployments": {"training"},
 }
-CAPABILITIES = ("chat", "documents", "embeddings", "finetuning", "media", "models", "recsys", "speech")
+CAPABILITIES = (
+    "accounts",
+    "cache",
+    "chat",
+    "conversations",
+    "documents",
+    "embeddings",
+    "finetuning",
+    "media",
+    "models",
+    "recsys",
+    "speech",
+    "usage",
+)
 # Folder of `aihub` -> folders it may import besides its own. A capability's Protocols lie in its `service.py`, which every
 # capability and `http` may import too.
 ALLOWED = {

@@ -1,0 +1,1 @@
+"""Answers kept in Redis, and given again to the same question."""

@@ -1,0 +1,1 @@
+"""Stored chats of each account: kept, continued, searched, exported."""

@@ -1,0 +1,1 @@
+"""What each request used and cost, and figures of the machine."""
