@@ -76,7 +76,7 @@ class Ingress:
         self, question: str, context: str | None = None, max_tokens: int = 256, temperature: float = 0.2
     ) -> GeneratedAnswer:
         """Answer `question`, from `context` alone when it is given."""
-        engine = await self._parts.engines.resolve(self._model_id)
+        engine = await self._parts.engines.resolve(Principal(), self._model_id)
         return await generate_answer(
             engine, self._parts.prompts, question, context, max_tokens=max_tokens, temperature=temperature
         )
@@ -99,7 +99,7 @@ class Ingress:
 
     async def models(self) -> list[dict[str, Any]]:
         """List the chat models that can be asked, as OpenAI model objects."""
-        return await self._parts.services.chat.models()
+        return await self._parts.services.chat.models(Principal())
 
     async def load_model(self, model_id: str, force_reload: bool = False) -> ModelStatus:
         """Load a local model and return once it is ready."""
