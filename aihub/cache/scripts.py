@@ -1,7 +1,7 @@
 """What the store does inside Redis, each in one step that nobody can come between. Redis 6 and later.
 
-Keys, all with one hash tag so that they lie on one node of a Redis cluster: an answer and its lease for each key, and the index of
-all answers: a sorted set by time of last use, and a hash of their sizes in bytes with the total under `total`.
+Keys, all with one hash tag so that they lie on one node of a Redis cluster: an answer and its lease for each key, and the index
+of all answers: a sorted set by time of last use, and a hash of their sizes in bytes with the total under `total`.
 """
 
 LOOK_UP = """
@@ -96,5 +96,5 @@ for _, key in ipairs({KEYS[3], KEYS[4]}) do
 end
 return {1}
 """
-"""Keys: answer, lease, order, sizes. Arguments: digest, token, answer, its size, most bytes in all, '1' to replace, what leads the
-keys of answers, time to live in ms."""
+"""Keys: answer, lease, order, sizes. Arguments: digest, token, answer, its size, most bytes in all, '1' to replace, what leads
+the keys of answers, time to live in ms."""

@@ -26,9 +26,9 @@ class Lookup:
     """What the store knows of a key.
 
     Attributes:
-        state: `hit`: the pieces are there. `leader`: nobody is making the answer, and whoever asked now holds the lease to make it.
-            `held`: somebody else makes it. `not_kept`: it was made a moment ago and is not kept (too large, or not whole), so that
-            waiting is of no use. `unavailable`: Redis does not answer.
+        state: `hit`: the pieces are there. `leader`: nobody is making the answer, and who asked now holds the lease to make it.
+            `held`: somebody else makes it. `not_kept`: it was made a moment ago and is not kept, being too large or not whole, so
+            that waiting is of no use. `unavailable`: Redis does not answer.
         pieces: Of a hit: the frames of a stream, or one piece of JSON.
     """
 

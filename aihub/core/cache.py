@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
-from redis.commands.core import AsyncScript
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 
