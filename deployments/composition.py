@@ -181,6 +181,7 @@ class Composition:
             adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
             speech=speech,
+            accounts=self.people.accounts,
             voice=VoicePipeline(speech, chat, rag),
             health=self.health,
             metrics=metrics,

@@ -1,5 +1,6 @@
 """Who calls and what they leave: accounts, limits, conversations, cached answers and usage, around the chat pipeline."""
 
+from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
 from aihub.chat.service import ChatService
 from aihub.core.cache import Cache
@@ -22,6 +23,7 @@ class People:
         self._database = database
         self._cache = cache
         self._metrics = metrics
+        self.accounts = Accounts(database)
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
 
     async def start(self) -> None:

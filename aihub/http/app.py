@@ -3,6 +3,7 @@
 from fastapi import APIRouter, FastAPI
 
 from aihub import __version__
+from aihub.accounts.routes import router as accounts
 from aihub.chat.routes import router as chat
 from aihub.core.schemas import ErrorBody
 from aihub.documents.routes import file_batches_router, files_router, vector_stores_router
@@ -47,6 +48,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     training_jobs,
     training_router,
     predictions_router,
+    accounts,
     operation,
     docs_router,
 )

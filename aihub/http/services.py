@@ -24,6 +24,7 @@ from aihub.recsys.service import WaitingPlaces, new_training_places
 from aihub.speech.service import SpeechService, VoiceService
 
 if TYPE_CHECKING:
+    from aihub.accounts.service import AccountService
     from aihub.finetuning.service import AdapterService, FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
     from aihub.recsys.service import PredictionService, RecsysService
@@ -46,6 +47,7 @@ class Services:
         finetuning: Jobs that train adapters.
         speech: Files and live streams to text.
         voice: Answers to spoken questions.
+        accounts: What callers are told of themselves.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `speech`,
             `postgres`, `redis`); must answer within 2 s and
             never raise.
@@ -68,6 +70,7 @@ class Services:
     finetuning: "FineTuningService"
     speech: SpeechService
     voice: VoiceService
+    accounts: "AccountService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

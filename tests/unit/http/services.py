@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from aihub.accounts.fake import FakeAccounts
 from aihub.chat.completions import CompletionRequest
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.schemas import ChatCompletionRequest
@@ -120,6 +121,7 @@ class Parts:
             finetuning=cast(FineTuningService, None),
             speech=self.speech,
             voice=cast(VoiceService, None),
+            accounts=FakeAccounts(),
             health=health,
             metrics=self.metrics,
         )

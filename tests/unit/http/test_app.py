@@ -19,6 +19,7 @@ DELETE /v1/files/{file_id}
 DELETE /v1/models/{model_id:path}
 DELETE /v1/vector_stores/{store_id}
 DELETE /v1/vector_stores/{store_id}/files/{file_id}
+GET /api/v1/account
 GET /api/v1/adapters
 GET /api/v1/adapters/{adapter_id:path}
 GET /api/v1/models
