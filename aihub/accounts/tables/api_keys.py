@@ -1,5 +1,6 @@
 """The table `api_keys`, for those who make, show and revoke keys."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg.rows import class_row
@@ -35,13 +36,22 @@ VALUES (%(tenant)s, %(user_id)s, %(prefix)s, %(sha256)s, %(name)s, %(role)s, %(r
 """
 
 
+@dataclass(frozen=True, slots=True)
+class CreatedKey:
+    """A new key; `is_first` where the hub had none ever before, so that it was open."""
+
+    key: ApiKey
+    record: ApiKeyRecord
+    is_first: bool
+
+
 class ApiKeyTable:
     """Keys of all tenants; all raise `StorageUnavailableError` while PostgreSQL does not answer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, request: KeyRequest) -> tuple[ApiKey, ApiKeyRecord]:
+    async def create(self, request: KeyRequest) -> CreatedKey:
         """Make a key. Its text is nowhere else: whoever loses it needs another.
 
         Raises:
@@ -53,12 +63,18 @@ class ApiKeyTable:
             user_id, role = await _find_user(connection, request)
             values = request.model_dump() | {"user_id": user_id, "prefix": key.prefix, "sha256": key.digest(), "role": role}
             await connection.execute(_INSERT, values)
-            await connection.execute("INSERT INTO first_api_key DEFAULT VALUES ON CONFLICT DO NOTHING")
-            return key, await _get(connection, key.key_id)
+            first = await connection.execute("INSERT INTO first_api_key DEFAULT VALUES ON CONFLICT DO NOTHING")
+            return CreatedKey(key, await _get(connection, key.key_id), is_first=first.rowcount == 1)
 
     async def list(self, tenant_id: str | None) -> list[ApiKeyRecord]:
-        """Return the keys of a tenant, or of all, oldest first."""
-        async with self._database.connection() as connection, connection.cursor(row_factory=class_row(ApiKeyRecord)) as cursor:
+        """Return the keys of a tenant, or of all, oldest first.
+
+        Raises:
+            NotFoundError: There is no such tenant.
+        """
+        async with self._database.transaction() as connection, connection.cursor(row_factory=class_row(ApiKeyRecord)) as cursor:
+            if tenant_id is not None:
+                await require_tenant(connection, tenant_id)
             await cursor.execute(
                 _SELECT + " WHERE %(tenant)s::text IS NULL OR k.tenant_id = %(tenant)s ORDER BY k.tenant_id, k.created_at, k.id",
                 {"tenant": tenant_id},

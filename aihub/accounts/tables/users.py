@@ -47,8 +47,14 @@ class UserTable:
             return await _get(connection, tenant_id, name)
 
     async def list(self, tenant_id: str | None) -> list[UserRecord]:
-        """Return the users of a tenant, or of all, by tenant and name."""
-        async with self._database.connection() as connection, connection.cursor(row_factory=class_row(UserRecord)) as cursor:
+        """Return the users of a tenant, or of all, by tenant and name.
+
+        Raises:
+            NotFoundError: There is no such tenant.
+        """
+        async with self._database.transaction() as connection, connection.cursor(row_factory=class_row(UserRecord)) as cursor:
+            if tenant_id is not None:
+                await require_tenant(connection, tenant_id)
             await cursor.execute(
                 _SELECT + " WHERE %(tenant)s::text IS NULL OR u.tenant_id = %(tenant)s ORDER BY u.tenant_id, u.name",
                 {"tenant": tenant_id},
