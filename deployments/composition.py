@@ -41,6 +41,7 @@ from aihub.speech.service import SpeechService
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
 from deployments.models import ADAPTERS, FINETUNING, REGISTRY
+from deployments.people import People
 from deployments.replica_metrics import ReplicaMetrics
 from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
@@ -128,7 +129,7 @@ SPEECH_APP = "speech"
 class Composition:
     """Builds the parts in dependency order and closes them in the reverse one."""
 
-    def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:
+    def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str, *, is_local: bool) -> None:
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
         self._models = AppConnection(MODELS_APP, "The model manager")
         self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model")
@@ -140,6 +141,7 @@ class Composition:
         self._settings = settings
         self._decoder = SandboxedDecoder(settings.media_processes)
         metrics = Metrics()
+        self.people = People(settings, self._database, self._cache, metrics, is_local=is_local)
         embedder = embedder_client(self._embeddings)
         speech = service_client(SpeechService, self._speech)
         is_alone = profile.hub.autoscaling.max_replicas == 1
@@ -163,11 +165,12 @@ class Composition:
         )
         media = self._build_media(speech)
         # Between a caller by handle and the hub no proxy cuts silence.
-        self.handle_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, media=media)
+        waiting_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, media=media)
+        self.handle_chat = self.people.build_chat(waiting_chat)
         chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media)
         self.services = Services(
             settings=settings,
-            chat=chat,
+            chat=self.people.build_chat(chat),
             embedder=embedder,
             files=self._documents.files,
             vector_stores=self._documents.vector_stores,
@@ -222,6 +225,7 @@ class Composition:
         if self._replicas is not None:
             self._tasks.append(asyncio.create_task(self._replicas.run()))
         await self._database.open()
+        await self.people.start()
         await self._documents.parser.start()
         self._tasks.append(asyncio.create_task(self._documents.worker.run()))
 
@@ -230,7 +234,7 @@ class Composition:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self._documents.parser.close(), self._decoder.close(), self._waits.close())
+        await asyncio.gather(self._documents.parser.close(), self._decoder.close(), self._waits.close(), self.people.close())
         connections = (self._models, self._embeddings, self._recsys, self._speech)
         await asyncio.gather(*(connection.close() for connection in connections), self._cache.close())
         await asyncio.gather(self._directory.close(), self._pool.close())

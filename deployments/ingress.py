@@ -37,12 +37,14 @@ class Ingress:
     The handle methods take and return plain JSON values; `deployments.client.HubClient` is their typed face.
     """
 
-    async def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str, *, is_local: bool
+    ) -> None:
         configure_logging()
         quiet_cancellations()
         self._model_id = model_id
         self._server: LocalServer | None = None
-        self._parts = Composition(settings, profile, model_id, tokenizer_path)
+        self._parts = Composition(settings, profile, model_id, tokenizer_path, is_local=is_local)
         await self._parts.start()
         if profile.hub.autoscaling.max_replicas == 1:  # several share their requests, and Serve decides how
             self._server = LocalServer(create_app(self._parts.services), socket_path(settings.home_path, HUB))
@@ -76,7 +78,7 @@ class Ingress:
         self, question: str, context: str | None = None, max_tokens: int = 256, temperature: float = 0.2
     ) -> GeneratedAnswer:
         """Answer `question`, from `context` alone when it is given."""
-        engine = await self._parts.engines.resolve(self._model_id)
+        engine = await self._parts.engines.resolve(Principal(), self._model_id)
         return await generate_answer(
             engine, self._parts.prompts, question, context, max_tokens=max_tokens, temperature=temperature
         )
@@ -99,7 +101,7 @@ class Ingress:
 
     async def models(self) -> list[dict[str, Any]]:
         """List the chat models that can be asked, as OpenAI model objects."""
-        return await self._parts.services.chat.models()
+        return await self._parts.services.chat.models(Principal())
 
     async def load_model(self, model_id: str, force_reload: bool = False) -> ModelStatus:
         """Load a local model and return once it is ready."""

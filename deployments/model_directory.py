@@ -14,6 +14,7 @@ from aihub.chat.routing import ModelCandidate, ModelState
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, NotFoundError, OverloadedError
 from aihub.core.health import PartHealth
+from aihub.core.principal import Principal
 from aihub.finetuning.adapter_ids import find_adapter_id
 from aihub.models.configuration import HubConfiguration
 from aihub.models.service import AdapterView, ModelManager, ModelsReport
@@ -89,7 +90,9 @@ class ModelDirectory:
         """Let go of every connection."""
         await asyncio.gather(*(connection.close() for connection in self._connections.values()))
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
+    async def resolve(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+    ) -> ChatEngine:
         """Return the engine of a model or adapter, loading the model first where needed; the wait for that is noted in `wait`.
 
         Raises:
@@ -97,12 +100,12 @@ class ModelDirectory:
             ModelUnavailableError: It cannot be loaded, or not in time.
             OverloadedError: Too many requests wait for models.
         """
-        adapter = await self._find_adapter(model_id)
+        adapter = await self._find_adapter(principal, model_id)
         if adapter is None:
             return await self._resolve(model_id, wait, model_id)
         return await self._resolve(adapter.base, wait, model_id, adapter.adapter_id)
 
-    async def require(self, model_id: str) -> None:
+    async def require(self, principal: Principal, model_id: str) -> None:
         """Raise `NotFoundError` (`model_not_found`) where there is no such model or adapter; nothing is loaded.
 
         Where nothing is known of the models yet, nothing is raised.
@@ -110,7 +113,7 @@ class ModelDirectory:
         if self._knows(model_id):
             return
         await self.refresh()  # it may be newer than the last report
-        if not self._knows(model_id) and self._report is not None and await self._find_adapter(model_id) is None:
+        if not self._knows(model_id) and self._report is not None and await self._find_adapter(principal, model_id) is None:
             raise model_not_found(model_id, [view.model_id for view in self._report.models])
 
     def _knows(self, model_id: str) -> bool:
@@ -131,16 +134,16 @@ class ModelDirectory:
             raise model_not_found(asked, known) from error
         return await self._engine(model_id, adapter_id)
 
-    async def _find_adapter(self, name: str) -> AdapterView | None:
+    async def _find_adapter(self, principal: Principal, name: str) -> AdapterView | None:
         """Return the adapter of an id or alias; None for a model's name, which comes first, and for one that nobody has."""
         report = self._report
         asked = find_adapter_id(name)
         if report is None or asked is None or any(view.model_id == name for view in report.models):
             return None
-        found = _adapter_of(name, report.adapters)
+        found = _adapter_of(principal, name, report.adapters)
         if found is None and any(view.model_id == asked.base for view in report.models):
             # Published or promoted since the last report.
-            found = _adapter_of(name, await self._manager.adapters())
+            found = _adapter_of(principal, name, await self._manager.adapters())
         return found
 
     async def refresh(self) -> None:
@@ -163,7 +166,7 @@ class ModelDirectory:
             for view in views
         ]
 
-    async def list(self) -> list[ChatModelInfo]:
+    async def list(self, principal: Principal) -> list[ChatModelInfo]:
         """Return what can be asked: loaded models first, then those that their first request loads, then their adapters."""
         if self._report is None:
             return []
@@ -175,7 +178,7 @@ class ModelDirectory:
                 model_infos.append(ChatModelInfo(view.model_id, view.context_tokens, created, max_images=view.max_images))
         context_tokens = {model_info.model_id: model_info.context_tokens for model_info in model_infos}
         for adapter in self._report.adapters:
-            if adapter.base in context_tokens:
+            if adapter.base in context_tokens and adapter.tenant_id == principal.tenant_id:
                 for name in filter(None, (adapter.alias, adapter.adapter_id)):
                     model_infos.append(ChatModelInfo(name, context_tokens[adapter.base], adapter.created))
         return model_infos
@@ -286,8 +289,9 @@ class ModelDirectory:
         return LocalEngine(self._engines[model_id], model_id, self, adapter_id)
 
 
-def _adapter_of(name: str, adapters: Iterable[AdapterView]) -> AdapterView | None:
-    return next((adapter for adapter in adapters if name in {adapter.adapter_id, adapter.alias}), None)
+def _adapter_of(principal: Principal, name: str, adapters: Iterable[AdapterView]) -> AdapterView | None:
+    own = (adapter for adapter in adapters if adapter.tenant_id == principal.tenant_id)
+    return next((adapter for adapter in own if name in {adapter.adapter_id, adapter.alias}), None)
 
 
 def _routing_state(state: str, *, fits: bool) -> ModelState:

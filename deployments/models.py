@@ -261,6 +261,7 @@ class Models(LifecycleService, ModelManager):
                 adapter.id.alias if adapter.is_promoted else None,
                 adapter.id.base,
                 adapter.manifest.created_at,
+                adapter.manifest.tenant_id,
             )
             for adapter in self._adapters.published
             if (model := self._models.get(adapter.id.base)) is not None and model.spec.adapter_refusal is None

@@ -30,9 +30,11 @@ logger = logging.getLogger(__name__)
 
 
 class EngineDirectory(Protocol):
-    """Chat models by the name clients send."""
+    """Chat models by the name clients send, as far as the caller may use them."""
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
+    async def resolve(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+    ) -> ChatEngine:
         """Return the engine of a model.
 
         Args:
@@ -42,14 +44,15 @@ class EngineDirectory(Protocol):
         Raises:
             NotFoundError: No such model (`model_not_found`).
             ModelUnavailableError: The model is known, but cannot be loaded or has died.
+            PermissionDeniedError: The caller's key is not for it.
         """
         ...
 
-    async def require(self, model_id: str) -> None:
+    async def require(self, principal: Principal, model_id: str) -> None:
         """Raise `NotFoundError` where there is no such model, as `resolve` would; nothing is loaded."""
         ...
 
-    async def list(self) -> list[ChatModelInfo]: ...
+    async def list(self, principal: Principal) -> list[ChatModelInfo]: ...
 
 
 def model_not_found(model_id: str, known: Iterable[str]) -> NotFoundError:
@@ -93,7 +96,7 @@ class ChatPipeline:
 
     async def require(self, principal: Principal, request: ChatCompletionRequest) -> None:
         """Look for the model and the vector stores of a request that will be asked later; raises what `chat` raises of them."""
-        await self._engines.require(request.model)
+        await self._engines.require(principal, request.model)
         if request.retrieval is not None:
             await self._rag.open_stores(principal, request.retrieval)
 
@@ -118,19 +121,19 @@ class ChatPipeline:
         """
         return await self._open(partial(self._chat_frames, principal, request))
 
-    async def complete(self, request: CompletionRequest) -> dict[str, Any]:
+    async def complete(self, principal: Principal, request: CompletionRequest) -> dict[str, Any]:
         """Answer with OpenAI's `text_completion` object; raises as `chat` does."""
         async with self._time_limit():
-            engine = await self._resolve(request, LoadWait(self._load_wait_s))
+            engine = await self._resolve(principal, request, LoadWait(self._load_wait_s))
             return await engine.complete(request.to_engine_body())
 
-    async def open_complete_stream(self, request: CompletionRequest) -> AsyncGenerator[str, None]:
+    async def open_complete_stream(self, principal: Principal, request: CompletionRequest) -> AsyncGenerator[str, None]:
         """Open a completion stream; promises and errors as `open_chat_stream`."""
-        return await self._open(partial(self._complete_frames, request))
+        return await self._open(partial(self._complete_frames, principal, request))
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self, principal: Principal) -> list[dict[str, Any]]:
         """Return the chat models as OpenAI model objects."""
-        model_infos = await self._engines.list()
+        model_infos = await self._engines.list(principal)
         return [
             {"id": model_info.model_id, "object": "model", "created": model_info.created, "owned_by": model_info.owned_by}
             for model_info in model_infos
@@ -145,8 +148,10 @@ class ChatPipeline:
             return engine.stream_chat(request.to_engine_body(model_info.special_tokens))
         return self._rag.stream(principal, engine, request)
 
-    async def _complete_frames(self, request: CompletionRequest, wait: LoadWait) -> AsyncGenerator[str, None]:
-        engine = await self._resolve(request, wait)
+    async def _complete_frames(
+        self, principal: Principal, request: CompletionRequest, wait: LoadWait
+    ) -> AsyncGenerator[str, None]:
+        engine = await self._resolve(principal, request, wait)
         return engine.stream_complete(request.to_engine_body())
 
     async def _prepare(
@@ -154,16 +159,18 @@ class ChatPipeline:
     ) -> tuple[ChatEngine, ChatCompletionRequest]:
         """Return the engine, and the request as it takes it."""
         if not request.has_media:
-            return await self._resolve(request, wait), request
+            return await self._resolve(principal, request, wait), request
         if self._media is None:
             raise InvalidRequestError("Only text is read here.", param="messages", code="text_only")
         with wait.working("reading images and recordings"):
-            return await self._media.prepare(principal, request, partial(self._resolve, wait=wait))
+            return await self._media.prepare(principal, request, partial(self._resolve, principal, wait=wait))
 
-    async def _resolve(self, request: ChatCompletionRequest | CompletionRequest, wait: LoadWait) -> ChatEngine:
+    async def _resolve(
+        self, principal: Principal, request: ChatCompletionRequest | CompletionRequest, wait: LoadWait
+    ) -> ChatEngine:
         # Only `auto` looks at what is asked.
         body = request.to_engine_body() if request.model == AUTO else None
-        return await self._engines.resolve(request.model, body, wait=wait)
+        return await self._engines.resolve(principal, request.model, body, wait=wait)
 
     @asynccontextmanager
     async def _time_limit(self) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from aihub.chat.routing import AUTO, Decision, ModelCandidate, Router
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import ModelUnavailableError, NotFoundError
 from aihub.core.logging import add_response_header
+from aihub.core.principal import Principal
 from pipelines.chat import EngineDirectory, model_not_found
 from pipelines.load_wait import LoadWait
 
@@ -49,7 +50,9 @@ class ProviderDirectory:
         self._router = router
         self._history = history
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
+    async def resolve(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+    ) -> ChatEngine:
         """Return the engine of a model, with the configured fallbacks behind it.
 
         Args:
@@ -62,25 +65,28 @@ class ProviderDirectory:
             InvalidRequestError: A provider's model name that cannot be one.
         """
         if model_id == AUTO:
-            decision = await self.decide(body or {"messages": []})
+            decision = await self.decide(principal, body or {"messages": []})
             add_response_header(MODEL_HEADER, decision.model_id)
             add_response_header(REASONS_HEADER, "; ".join(decision.reasons))
             model_id = decision.model_id
+        principal.require_model(model_id)
         order = self._pool.settings.fallback_order
         if not order:
-            return (await self._find(model_id, partial(self._local_engine, wait=wait)))[1]
-        return await self._with_fallbacks(model_id, order, wait)
+            return (await self._find(principal, model_id, partial(self._local_engine, principal, wait=wait)))[1]
+        return await self._with_fallbacks(principal, model_id, order, wait)
 
-    async def require(self, model_id: str) -> None:
+    async def require(self, principal: Principal, model_id: str) -> None:
         """Raise what `resolve` raises of a name that nobody has; nothing is loaded and no provider is asked."""
         if model_id != AUTO:
-            await self._find(model_id, self._local.require)
+            principal.require_model(model_id)
+            await self._find(principal, model_id, partial(self._local.require, principal))
 
-    async def list(self) -> list[ChatModelInfo]:
+    async def list(self, principal: Principal) -> list[ChatModelInfo]:
         """Return the models that can be used now, local ones first."""
-        return [*await self._local.list(), *await self._pool.models()]
+        models = [*await self._local.list(principal), *await self._pool.models()]
+        return [model_info for model_info in models if principal.may_use_model(model_info.model_id)]
 
-    async def decide(self, body: Mapping[str, Any], *, preferred: str | None = None) -> Decision:
+    async def decide(self, principal: Principal, body: Mapping[str, Any], *, preferred: str | None = None) -> Decision:
         """Choose a model for a body.
 
         Args:
@@ -89,13 +95,16 @@ class ProviderDirectory:
         Raises:
             ModelUnavailableError: No model can take the request.
         """
-        candidates = [*await self._local_candidates(), *await self._remote_candidates()]
+        known = [*await self._local_candidates(), *await self._remote_candidates()]
+        candidates = [candidate for candidate in known if principal.may_use_model(candidate.model_id)]
         wish = preferred or self._pool.settings.preferred_model
         return self._router.decide(self._router.read(body), candidates, preferred=wish)
 
-    async def _with_fallbacks(self, model_id: str, order: Sequence[ProviderName], wait: LoadWait | None) -> ChatEngine:
+    async def _with_fallbacks(
+        self, principal: Principal, model_id: str, order: Sequence[ProviderName], wait: LoadWait | None
+    ) -> ChatEngine:
         try:
-            provider, engine = await self._find(model_id, partial(self._local_engine, wait=wait))
+            provider, engine = await self._find(principal, model_id, partial(self._local_engine, principal, wait=wait))
         except ModelUnavailableError as error:
             provider = split_model_id(model_id)[0] or "local"
             candidates = [Candidate(provider, model_id, partial(_refused, error))]
@@ -103,16 +112,18 @@ class ProviderDirectory:
             candidates = [Candidate(provider, model_id, partial(_ready, engine))]
         for name in order:
             if name != provider:
-                candidates += await self._fallback(name, split_model_id(model_id)[1], wait)
-        return FallbackEngine(candidates)
+                candidates += await self._fallback(principal, name, split_model_id(model_id)[1], wait)
+        return FallbackEngine([candidate for candidate in candidates if principal.may_use_model(candidate.model_id)])
 
-    async def _fallback(self, provider: ProviderName, asked: str, wait: LoadWait | None) -> Sequence[Candidate]:
+    async def _fallback(
+        self, principal: Principal, provider: ProviderName, asked: str, wait: LoadWait | None
+    ) -> Sequence[Candidate]:
         """Return the candidate of a provider to fall back to; none where it has no model."""
         if provider == "local":
-            model_infos = await self._local.list()
+            model_infos = await self._local.list(principal)
             if model_infos:
                 first = model_infos[0].model_id
-                return [Candidate("local", first, partial(self._local_engine, first, wait))]
+                return [Candidate("local", first, partial(self._local_engine, principal, first, wait))]
         if provider not in self._pool.configured:
             return []
         model = self._pool.default_model(provider, asked)
@@ -120,7 +131,7 @@ class ProviderDirectory:
         return [Candidate(provider, f"{provider}/{model}", partial(_ready, engine))]
 
     async def _find(
-        self, model_id: str, find_local: Callable[[str], Awaitable[Found]]
+        self, principal: Principal, model_id: str, find_local: Callable[[str], Awaitable[Found]]
     ) -> tuple[ProviderName, ChatEngine | Found]:
         """Return the engine of a name, of a local one what `find_local` does, and who has it; raises as `resolve`."""
         provider, name = split_model_id(model_id)
@@ -132,7 +143,7 @@ class ProviderDirectory:
         except NotFoundError as error:
             unknown = error
         if provider is None:
-            return await self._find_at_default(model_id, unknown)
+            return await self._find_at_default(principal, model_id, unknown)
         if provider == "local":
             try:
                 return "local", await find_local(name)
@@ -144,15 +155,17 @@ class ProviderDirectory:
     async def _is_local(self, model_id: str) -> bool:
         return any(candidate.model_id == model_id for candidate in await self._local_candidates())
 
-    async def _find_at_default(self, model_id: str, unknown: NotFoundError) -> tuple[ProviderName, ChatEngine]:
+    async def _find_at_default(
+        self, principal: Principal, model_id: str, unknown: NotFoundError
+    ) -> tuple[ProviderName, ChatEngine]:
         provider = self._pool.settings.default_provider
         if provider == "local" and "local" not in self._pool.configured:
-            model_infos = await self.list()
+            model_infos = await self.list(principal)
             raise model_not_found(model_id, [model_info.model_id for model_info in model_infos]) from unknown
         return provider, self._remote_engine(provider, model_id)
 
-    async def _local_engine(self, model_id: str, wait: LoadWait | None) -> ChatEngine:
-        return ObservedEngine(await self._local.resolve(model_id, wait=wait), model_id, self._history)
+    async def _local_engine(self, principal: Principal, model_id: str, wait: LoadWait | None) -> ChatEngine:
+        return ObservedEngine(await self._local.resolve(principal, model_id, wait=wait), model_id, self._history)
 
     def _remote_engine(self, provider: ProviderName, model: str) -> ChatEngine:
         return ObservedEngine(self._pool.engine(provider, model), f"{provider}/{model}", self._history)

@@ -40,7 +40,7 @@ class MediaParts:
         models: The models that can be asked now, to name those that see.
     """
 
-    def __init__(self, readers: MediaReaders, models: Callable[[], Awaitable[Sequence[ChatModelInfo]]]) -> None:
+    def __init__(self, readers: MediaReaders, models: Callable[[Principal], Awaitable[Sequence[ChatModelInfo]]]) -> None:
         self._readers = readers
         self._models = models
         self._turns = asyncio.Semaphore(MAX_REQUESTS)
@@ -63,7 +63,7 @@ class MediaParts:
             OverloadedError: Too many requests wait for their media to be read.
             UnavailableError: A part that is needed is away, or no speech model is installed for a recording.
         """
-        media = _Media(request, self._tasks(request))
+        media = _Media(principal, request, self._tasks(request))
         with self._admitted():
             await self._read(principal, media, self._readers.classify, lambda task: task.kind is None)
             if request.model == AUTO:
@@ -132,25 +132,27 @@ class MediaParts:
                 task.max_frames = min(MAX_VIDEO_FRAMES, (model_info.max_images - images) // videos)
 
     async def _require_any_sight(self, media: "_Media") -> None:
-        if media.first_shown is not None and not await self._seeing():
+        if media.first_shown is not None and not await self._seeing(media.principal):
             raise await self._blind("No model here reads images.", media)
 
     async def _require_no_blind_model(self, model_id: str, media: "_Media") -> None:
         """Refuse images for a local model that is known to read none, instead of loading it first."""
         if media.first_shown is not None and any(
             model_info.model_id == model_id and model_info.owned_by == OWNER and not model_info.max_images
-            for model_info in await self._models()
+            for model_info in await self._models(media.principal)
         ):
             raise await self._blind(f"The model {model_id!r} reads no images.", media)
 
     async def _blind(self, reason: str, media: "_Media") -> InvalidRequestError:
-        return InvalidRequestError(f"{reason} {await self._advice()}", param=media.first_shown, code="model_reads_no_images")
+        return InvalidRequestError(
+            f"{reason} {await self._advice(media.principal)}", param=media.first_shown, code="model_reads_no_images"
+        )
 
-    async def _seeing(self) -> list[str]:
-        return [model_info.model_id for model_info in await self._models() if model_info.max_images]
+    async def _seeing(self, principal: Principal) -> list[str]:
+        return [model_info.model_id for model_info in await self._models(principal) if model_info.max_images]
 
-    async def _advice(self) -> str:
-        seeing = await self._seeing()
+    async def _advice(self, principal: Principal) -> str:
+        seeing = await self._seeing(principal)
         if seeing:
             return f"These do: {', '.join(seeing)}; 'auto' chooses one."
         return (
@@ -174,6 +176,7 @@ class MediaParts:
 class _Media:
     """A request and what has become of its parts so far."""
 
+    principal: Principal
     request: ChatCompletionRequest
     tasks: list[PartTask] = field(default_factory=list)
 

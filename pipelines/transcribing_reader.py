@@ -56,7 +56,7 @@ class TranscribingReader:
         try:
             facts = await self._decoder.probe(data)
             if facts.kind == "image":
-                return MediaText(await self._caption(data), "image")
+                return MediaText(await self._caption(principal, data), "image")
             return await self._transcribe(principal, data, facts)
         except DocumentError:
             raise
@@ -98,10 +98,10 @@ class TranscribingReader:
                     return
         raise UnavailableError("The speech service stopped before the end of the recording.")
 
-    async def _caption(self, data: bytes) -> str:
+    async def _caption(self, principal: Principal, data: bytes) -> str:
         try:
             async with asyncio.timeout(CAPTION_TIMEOUT_S) as limit:
-                model_info, engine = await self._vision_engine()
+                model_info, engine = await self._vision_engine(principal)
                 with hold(engine):  # from here on: the model must not be unloaded while the image is prepared for it
                     image = await self._decoder.prepare_image(data, max_pixels=IMAGE_PIXELS)
                     answer = await engine.chat(self._question(image, model_info))
@@ -126,9 +126,9 @@ class TranscribingReader:
             "temperature": 0.0,
         }
 
-    async def _vision_engine(self) -> tuple[ChatModelInfo, ChatEngine]:
+    async def _vision_engine(self, principal: Principal) -> tuple[ChatModelInfo, ChatEngine]:
         """Return a model that sees, one that is loaded before one that its first request loads."""
-        model_infos = await self._engines.list()
+        model_infos = await self._engines.list(principal)
         if not model_infos:
             raise UnavailableError("The chat models do not answer now.")
         seeing = next((model_info for model_info in model_infos if model_info.max_images), None)
@@ -138,7 +138,7 @@ class TranscribingReader:
                 "(`aihub models recommended` lists them), and attach the file again.",
                 code="unsupported_file",
             )
-        return seeing, await self._engines.resolve(seeing.model_id)
+        return seeing, await self._engines.resolve(principal, seeing.model_id)
 
 
 class TranscriptText:

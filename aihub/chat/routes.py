@@ -51,14 +51,16 @@ _COMPLETION_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/v1/completions", responses=_COMPLETION_ANSWERS)
-async def create_completion(body: CompletionRequest, request: Request, services: ServicesDep) -> Response:
+async def create_completion(
+    body: CompletionRequest, request: Request, services: ServicesDep, principal: PrincipalDep
+) -> Response:
     """Continue one to sixteen prompts, given as text or token ids."""
     timeout_s = services.settings.chat_timeout_s
     observe = usage_observer(services.metrics, request)
     if body.stream:
-        frames = await until_disconnect(request, services.chat.open_complete_stream(body), timeout_s=timeout_s)
+        frames = await until_disconnect(request, services.chat.open_complete_stream(principal, body), timeout_s=timeout_s)
         return EventStream(frames, timeout_s=timeout_s, on_frame=observe.frame)
-    answer = await until_disconnect(request, services.chat.complete(body), timeout_s=timeout_s)
+    answer = await until_disconnect(request, services.chat.complete(principal, body), timeout_s=timeout_s)
     observe.answer(answer)
     return JSONResponse(answer)
 

@@ -55,13 +55,17 @@ class Principal:
         """Whose conversations and preferences these are within the tenant; empty without accounts."""
         return self.user_id or ""
 
+    def may_use_model(self, model_id: str) -> bool:
+        """Whether the key is for this model."""
+        return self.models is None or model_id in self.models
+
     def require_model(self, model_id: str) -> None:
         """Refuse a model that the key is not for.
 
         Raises:
             PermissionDeniedError: It is not among `models` (`model_not_allowed`).
         """
-        if self.models is not None and model_id not in self.models:
+        if self.models is not None and not self.may_use_model(model_id):
             raise PermissionDeniedError(
                 f"This API key may not use the model {model_id[:256]!r}. It may use: {', '.join(sorted(self.models)) or 'none'}.",
                 param="model",

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from aihub.core.errors import NotFoundError
+from aihub.core.principal import Principal
 from aihub.core.schemas import DeletedObject, ModelName, Success
 from aihub.finetuning.adapter_ids import find_adapter_id
 from aihub.finetuning.adapter_schemas import (
@@ -74,7 +75,7 @@ async def delete_fine_tuned_model(
 ) -> DeletedObject:
     """Delete a fine-tuned model (`base:name@v1`). Other models are not deleted here."""
     found = find_adapter_id(model_id)
-    if found is None or (found.version is None and await _is_model(services, model_id)):
+    if found is None or (found.version is None and await _is_model(services, principal, model_id)):
         raise NotFoundError(
             f"There is no fine-tuned model {model_id!r}, and only those (base:name@v1) are deleted here. Folders of "
             "installed models are the operator's to remove.",
@@ -85,7 +86,7 @@ async def delete_fine_tuned_model(
     return DeletedObject(id=model_id, object="model")
 
 
-async def _is_model(services: ServicesDep, model_id: str) -> bool:
+async def _is_model(services: ServicesDep, principal: Principal, model_id: str) -> bool:
     """Whether a model that is no adapter has a name that could be an alias, as `llama2:7b`."""
-    known = [str(model["id"]) for model in await services.chat.models()]
+    known = [str(model["id"]) for model in await services.chat.models(principal)]
     return model_id in known and not any(name.startswith(f"{model_id}@v") for name in known)

@@ -6,9 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from aihub.core.errors import EngineTimeoutError, NotFoundError, UnavailableError
+from aihub.core.principal import Principal
 from aihub.core.schemas import Success
 from aihub.http.bodies import StrictRoute
-from aihub.http.services import Services, ServicesDep
+from aihub.http.services import PrincipalDep, Services, ServicesDep
 from aihub.models.schemas import (
     CacheReport,
     GenerationConfigReport,
@@ -34,14 +35,14 @@ models_router = APIRouter(route_class=StrictRoute, prefix="/v1/models", tags=["m
 
 
 @models_router.get("")
-async def list_models(services: ServicesDep) -> ModelList:
+async def list_models(services: ServicesDep, principal: PrincipalDep) -> ModelList:
     """Every chat, embedding and speech model that answers now; one that is loading or down is left out."""
-    return ModelList(data=await _models(services))
+    return ModelList(data=await _models(services, principal))
 
 
 @models_router.get("/{model_id:path}")
-async def get_model(model_id: str, services: ServicesDep) -> ModelObject:
-    for model in await _models(services):
+async def get_model(model_id: str, services: ServicesDep, principal: PrincipalDep) -> ModelObject:
+    for model in await _models(services, principal):
         if model.id == model_id:
             return model
     raise NotFoundError(
@@ -49,9 +50,12 @@ async def get_model(model_id: str, services: ServicesDep) -> ModelObject:
     )
 
 
-async def _models(services: Services) -> list[ModelObject]:
-    chat, embedding, speech = await asyncio.gather(services.chat.models(), _embedding_models(services), _speech_models(services))
-    return [*(ModelObject.model_validate(model) for model in chat), *embedding, *speech]
+async def _models(services: Services, principal: Principal) -> list[ModelObject]:
+    chat, embedding, speech = await asyncio.gather(
+        services.chat.models(principal), _embedding_models(services), _speech_models(services)
+    )
+    models = [*(ModelObject.model_validate(model) for model in chat), *embedding, *speech]
+    return [model for model in models if principal.may_use_model(model.id)]
 
 
 async def _embedding_models(services: Services) -> list[ModelObject]:

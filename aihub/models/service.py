@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aihub.core.principal import DEFAULT_TENANT
 from aihub.models.configuration import HubConfiguration
 from aihub.models.keys import ModelKey
 from aihub.models.memory.state import Directory, ReadyModel, UnloadLevel
@@ -88,12 +89,14 @@ class AdapterView:
         alias: `base:name` where it is the promoted version, else None.
         base: The local model it belongs to.
         created: Unix seconds.
+        tenant_id: Whose it is; others do not see it.
     """
 
     adapter_id: str
     alias: str | None
     base: str
     created: int
+    tenant_id: str = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pytest
 from aihub.chat.history import EngineHistory
 from aihub.core.errors import NotFoundError
 from aihub.core.health import PartHealth
+from aihub.core.principal import Principal
 from aihub.models.configuration import HubConfiguration
 from aihub.models.memory.state import Directory, ReadyModel
 from aihub.models.service import AdapterView, ModelsReport, ModelView
@@ -80,7 +81,7 @@ async def directory(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> ModelD
 async def test_alias_and_version_are_answered_by_the_engine_of_their_base(
     directory: ModelDirectory, cluster: Cluster, asked: str, engine_name: str
 ) -> None:
-    engine = await directory.resolve(asked)
+    engine = await directory.resolve(Principal(), asked)
     assert cluster.calls == ["ensure"]
     assert (await engine.chat({"model": asked, "messages": []}))["model"] == engine_name
     assert [frame async for frame in engine.stream_chat({"model": asked})] == ["data: [DONE]\n\n"]
@@ -90,7 +91,7 @@ async def test_alias_and_version_are_answered_by_the_engine_of_their_base(
 async def test_requests_of_adapters_count_as_the_bases(directory: ModelDirectory) -> None:
     for name in ("m:shop", "m"):
         directory.note_begin("m")
-        engine: Any = await directory.resolve(name)
+        engine: Any = await directory.resolve(Principal(), name)
         with engine.hold():
             assert directory._in_flight == {"m": 2}
         directory.note_end("m")
@@ -100,13 +101,13 @@ async def test_ready_base_is_asked_without_the_manager(directory: ModelDirectory
     cluster.ready.add("m")
     await directory.refresh()
     cluster.calls.clear()
-    await directory.resolve("m:shop")
+    await directory.resolve(Principal(), "m:shop")
     assert cluster.calls == []
 
 
 async def test_adapter_published_since_the_last_report_is_found(directory: ModelDirectory, cluster: Cluster) -> None:
     cluster.adapters += (AdapterView("m:new@v1", None, "m", 13),)
-    engine = await directory.resolve("m:new@v1")
+    engine = await directory.resolve(Principal(), "m:new@v1")
     assert (await engine.chat({"model": "m:new@v1"}))["model"] == "m:new@v1"
     assert cluster.calls[:2] == ["adapters", "ensure"]
 
@@ -114,7 +115,7 @@ async def test_adapter_published_since_the_last_report_is_found(directory: Model
 @pytest.mark.parametrize("name", ["m:nobody", "m:shop@v3", "x:shop@v1", "m:shop:more", "m:"])
 async def test_unknown_adapter_is_a_model_that_is_not_there(directory: ModelDirectory, name: str) -> None:
     with pytest.raises(NotFoundError) as caught:
-        await directory.resolve(name)
+        await directory.resolve(Principal(), name)
     assert caught.value.code == "model_not_found"
     assert name in caught.value.message
 
@@ -122,12 +123,12 @@ async def test_unknown_adapter_is_a_model_that_is_not_there(directory: ModelDire
 async def test_model_whose_name_could_be_an_alias_comes_first(directory: ModelDirectory, cluster: Cluster) -> None:
     cluster.views += (ModelView("m:shop", "unloaded", False, None, ("chat",), ("en",), 4096, 1, fits=True),)
     await directory.refresh()
-    engine = await directory.resolve("m:shop")
+    engine = await directory.resolve(Principal(), "m:shop")
     assert (await engine.chat({"model": "m:shop"}))["model"] == "m:shop"
 
 
 async def test_adapters_are_listed_behind_models_and_routing_never_sees_them(directory: ModelDirectory) -> None:
-    assert [(info.model_id, info.created, info.owned_by) for info in await directory.list()] == [
+    assert [(info.model_id, info.created, info.owned_by) for info in await directory.list(Principal())] == [
         ("m", 0, "aihub"),
         ("m:shop", 11, "aihub"),
         ("m:shop@v1", 11, "aihub"),
@@ -139,7 +140,7 @@ async def test_adapters_are_listed_behind_models_and_routing_never_sees_them(dir
 async def test_adapters_of_a_base_that_does_not_fit_are_not_listed(directory: ModelDirectory, cluster: Cluster) -> None:
     cluster.views = (ModelView("m", "unloaded", False, None, ("chat",), ("en",), 4096, 1, fits=False),)
     await directory.refresh()
-    assert await directory.list() == []
+    assert await directory.list(Principal()) == []
 
 
 async def test_change_is_seen_by_the_next_request(directory: ModelDirectory, cluster: Cluster) -> None:
@@ -148,5 +149,5 @@ async def test_change_is_seen_by_the_next_request(directory: ModelDirectory, clu
     cluster.adapters = (AdapterView("m:shop@v1", None, "m", 11), AdapterView("m:shop@v2", "m:shop", "m", 12))
     await client.promote("principal", "m:shop@v2", force=False)
     assert cluster.calls == ["adapters_promote", "report"]
-    engine = await directory.resolve("m:shop")
+    engine = await directory.resolve(Principal(), "m:shop")
     assert (await engine.chat({"model": "m:shop"}))["model"] == "m:shop@v2"

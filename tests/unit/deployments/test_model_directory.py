@@ -8,6 +8,7 @@ import pytest
 from aihub.chat.history import EngineHistory
 from aihub.core.errors import NotFoundError
 from aihub.core.health import PartHealth
+from aihub.core.principal import Principal
 from aihub.models.configuration import HubConfiguration
 from aihub.models.memory.state import Directory, ReadyModel
 from aihub.models.service import ModelsReport, ModelView
@@ -79,9 +80,9 @@ async def test_model_newer_than_the_last_report_is_found_and_one_that_nobody_has
     await health_with(directory)
     newer = (VIEW, replace(VIEW, model_id="newer", state="failed", failure="no kernel for this card"))
     Connection.report = ModelsReport(Directory(2, {}, frozenset(), 4.0), newer, HubConfiguration())
-    await directory.require("newer")
+    await directory.require(Principal(), "newer")
     with pytest.raises(NotFoundError, match="m, newer"):
-        await directory.require("nobody")
+        await directory.require(Principal(), "nobody")
 
 
 async def test_nothing_heard_yet_and_an_unknown_model_are_down(directory: ModelDirectory) -> None:
@@ -110,4 +111,4 @@ async def test_ready_model_is_as_its_replica_says(directory: ModelDirectory) -> 
 @pytest.mark.parametrize("state", ["ready", "unloaded"])
 async def test_models_that_see_are_told_apart_before_they_are_loaded(directory: ModelDirectory, state: str) -> None:
     await health_with(directory, state=state, types=("chat", "vision"), max_images=16)
-    assert [(model_info.model_id, model_info.max_images) for model_info in await directory.list()] == [("m", 16)]
+    assert [(model_info.model_id, model_info.max_images) for model_info in await directory.list(Principal())] == [("m", 16)]

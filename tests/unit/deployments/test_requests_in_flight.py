@@ -14,6 +14,7 @@ from aihub.chat.history import EngineHistory, ObservedEngine
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, OverloadedError, StorageUnavailableError
 from aihub.core.health import PartHealth
+from aihub.core.principal import Principal
 from aihub.documents.search.retriever import Retrieval
 from aihub.documents.tables.records import VectorStoreRecord
 from aihub.media.service import PreparedImage
@@ -209,7 +210,7 @@ async def test_a_fallback_holds_the_engine_it_asks() -> None:
             raise StorageUnavailableError("away")
 
         async def local() -> Any:
-            return ObservedEngine(await parts.directory.resolve("first"), "first", EngineHistory())
+            return ObservedEngine(await parts.directory.resolve(Principal(), "first"), "first", EngineHistory())
 
         engine = FallbackEngine([Candidate("openai", "openai/x", failing), Candidate("local", "first", local)])
         with engine.hold():
@@ -235,11 +236,13 @@ class SeeingModels:
     def __init__(self, directory: ModelDirectory) -> None:
         self._directory = directory
 
-    async def list(self) -> list[ChatModelInfo]:
+    async def list(self, principal: Principal) -> list[ChatModelInfo]:
         return [ChatModelInfo("first", 4096, 0, max_images=1)]
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
-        return await self._directory.resolve(model_id, body, wait=wait)
+    async def resolve(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+    ) -> ChatEngine:
+        return await self._directory.resolve(principal, model_id, body, wait=wait)
 
 
 class SlowDecoder(KnowingDecoder):

@@ -40,15 +40,15 @@ class OneEngineChat:
         await self._find(request.model)
         return await _begin(self.engine.stream_chat(request.to_engine_body()))
 
-    async def complete(self, request: CompletionRequest) -> dict[str, Any]:
+    async def complete(self, principal: Principal, request: CompletionRequest) -> dict[str, Any]:
         await self._find(request.model)
         return await self.engine.complete(request.to_engine_body())
 
-    async def open_complete_stream(self, request: CompletionRequest) -> AsyncGenerator[str, None]:
+    async def open_complete_stream(self, principal: Principal, request: CompletionRequest) -> AsyncGenerator[str, None]:
         await self._find(request.model)
         return await _begin(self.engine.stream_complete(request.to_engine_body()))
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self, principal: Principal) -> list[dict[str, Any]]:
         model_info = await self.engine.model_info()
         return [{"id": model_info.model_id, "object": "model", "created": model_info.created, "owned_by": model_info.owned_by}]
 

@@ -132,19 +132,21 @@ class OneModel:
         self._engine = engine
         self.asked: list[tuple[str, Mapping[str, Any] | None]] = []
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
+    async def resolve(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+    ) -> ChatEngine:
         self.asked.append((model_id, body))
         model_info = await self._engine.model_info()
         if model_id != model_info.model_id:
             raise model_not_found(model_id, [model_info.model_id])
         return self._engine
 
-    async def require(self, model_id: str) -> None:
+    async def require(self, principal: Principal, model_id: str) -> None:
         model_info = await self._engine.model_info()
         if model_id != model_info.model_id:
             raise model_not_found(model_id, [model_info.model_id])
 
-    async def list(self) -> list[ChatModelInfo]:
+    async def list(self, principal: Principal) -> list[ChatModelInfo]:
         return [await self._engine.model_info()]
 
 

@@ -11,6 +11,7 @@ from aihub.chat.completions import CompletionRequest
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.service import ChatModelInfo
 from aihub.core.errors import EngineTimeoutError, ModelUnavailableError, NotFoundError, OverloadedError
+from aihub.core.principal import Principal
 from aihub.core.schemas import validate
 from pipelines.load_wait import LoadWait
 from tests.unit.pipelines.rag_parts import (
@@ -75,8 +76,8 @@ async def test_plain_stream_passes_frames_on_unread() -> None:
 
 async def test_completion_passes_through() -> None:
     parts = hub()
-    assert (await parts.chat.complete(completion()))["choices"][0]["text"] == "You said: Xin chào"
-    stream = await parts.chat.open_complete_stream(completion(stream=True))
+    assert (await parts.chat.complete(Principal(), completion()))["choices"][0]["text"] == "You said: Xin chào"
+    stream = await parts.chat.open_complete_stream(Principal(), completion(stream=True))
     assert "".join(choice["text"] for c in data_of(await transcript(stream)) for choice in c["choices"]) == "You said: Xin chào"
 
 
@@ -87,11 +88,11 @@ async def test_unknown_model_is_refused_naming_the_known_ones() -> None:
             await call(CALLER, request(model="gpt-5"))
         assert caught.value.code == "model_not_found"
     with pytest.raises(NotFoundError):
-        await parts.chat.complete(completion(model="../etc"))
+        await parts.chat.complete(Principal(), completion(model="../etc"))
 
 
 async def test_models_are_openai_model_objects() -> None:
-    [model] = await hub().chat.models()
+    [model] = await hub().chat.models(Principal())
     assert model == {"id": "fake-chat", "object": "model", "created": 1_700_000_000, "owned_by": "aihub"}
 
 
@@ -189,10 +190,12 @@ async def test_client_that_leaves_while_the_stream_opens_stops_the_engine() -> N
 
 async def test_model_that_is_loading_is_unavailable() -> None:
     class Loading(OneModel):
-        async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> Any:
+        async def resolve(
+            self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+        ) -> Any:
             raise ModelUnavailableError("The model is loading.")
 
-        async def list(self) -> list[ChatModelInfo]:
+        async def list(self, principal: Principal) -> list[ChatModelInfo]:
             return []
 
     parts = hub()
@@ -283,7 +286,9 @@ async def test_special_tokens_of_the_model_are_broken_in_messages() -> None:
 class AnyModel(OneModel):
     """Resolves every name to its engine, as `auto` is."""
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> Any:
+    async def resolve(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+    ) -> Any:
         self.asked.append((model_id, body))
         return self._engine
 
@@ -293,8 +298,8 @@ async def test_auto_is_decided_by_the_body_of_each_kind_of_request() -> None:
     parts.chat._engines = directory = AnyModel(parts.engine)
     await parts.chat.chat(CALLER, request("Phở bò giá bao nhiêu?", model="auto"))
     await (await parts.chat.open_chat_stream(CALLER, request("Viết hàm Python", model="auto", stream=True))).aclose()
-    await parts.chat.complete(completion(model="auto", prompt="def f("))
-    await (await parts.chat.open_complete_stream(completion(model="auto", prompt="class A:", stream=True))).aclose()
+    await parts.chat.complete(Principal(), completion(model="auto", prompt="def f("))
+    await (await parts.chat.open_complete_stream(Principal(), completion(model="auto", prompt="class A:", stream=True))).aclose()
     assert [model_id for model_id, _ in directory.asked] == ["auto"] * 4
     bodies = [body for _, body in directory.asked if body is not None]
     assert [body["messages"][-1]["content"] for body in bodies[:2]] == ["Phở bò giá bao nhiêu?", "Viết hàm Python"]

@@ -16,6 +16,7 @@ from aihub.chat.routing_rules import load_routing_rules
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import ModelUnavailableError, NotFoundError
 from aihub.core.logging import response_headers
+from aihub.core.principal import Principal
 from pipelines.chat import model_not_found
 from pipelines.directory import ProviderDirectory
 from pipelines.load_wait import LoadWait
@@ -32,18 +33,20 @@ class Local:
         self.engines = {name: FakeChatEngine(name) for name in names}
         self.unavailable: set[str] = set()
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
+    async def resolve(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+    ) -> ChatEngine:
         if model_id in self.unavailable:
             raise ModelUnavailableError(f"{model_id} is not loaded")
         if model_id not in self.engines:
             raise model_not_found(model_id, self.engines)
         return self.engines[model_id]
 
-    async def require(self, model_id: str) -> None:
+    async def require(self, principal: Principal, model_id: str) -> None:
         if model_id not in self.unavailable | self.engines.keys():
             raise model_not_found(model_id, self.engines)
 
-    async def list(self) -> list[ChatModelInfo]:
+    async def list(self, principal: Principal) -> list[ChatModelInfo]:
         return [await engine.model_info() for engine in self.engines.values()]
 
     async def candidates(self) -> Sequence[ModelCandidate]:
@@ -72,7 +75,7 @@ def directory(local: Local, pool: ProviderPool) -> ProviderDirectory:
 
 
 async def resolved(directory: ProviderDirectory, model_id: str) -> str:
-    return (await (await directory.resolve(model_id)).model_info()).model_id
+    return (await (await directory.resolve(Principal(), model_id)).model_info()).model_id
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ async def test_name_leads_to_its_engine(directory: ProviderDirectory, pool: Prov
 
 async def test_bare_name_nobody_has_here_goes_to_the_default_provider(directory: ProviderDirectory, pool: ProviderPool) -> None:
     with pytest.raises(NotFoundError, match="smollm2"):
-        await directory.resolve("gpt-4o-mini")
+        await directory.resolve(Principal(), "gpt-4o-mini")
     pool.configure(ProviderSettings(openai_api_key=SecretStr("k"), default_provider="openai"))
     assert await resolved(directory, "gpt-4o-mini") == "openai/gpt-4o-mini"
     assert await resolved(directory, "smollm2") == "smollm2"
@@ -106,15 +109,15 @@ async def test_model_that_can_be_asked_for_is_found_without_being_loaded(
 ) -> None:
     local.unavailable.add("away")
     pool.configure(ProviderSettings(openai_api_key=SecretStr("k")))
-    await directory.require(model_id)
+    await directory.require(Principal(), model_id)
 
 
 @pytest.mark.parametrize("model_id", ["nobody", "local/nobody"])
 async def test_name_that_nobody_has_is_found_missing_as_when_it_is_asked(directory: ProviderDirectory, model_id: str) -> None:
     with pytest.raises(NotFoundError) as asked:
-        await directory.resolve(model_id)
+        await directory.resolve(Principal(), model_id)
     with pytest.raises(NotFoundError) as required:
-        await directory.require(model_id)
+        await directory.require(Principal(), model_id)
     assert required.value.message == asked.value.message
 
 
@@ -126,7 +129,7 @@ async def test_server_beside_the_hub_has_what_the_hub_has_not(directory: Provide
 
 async def test_prefix_of_a_provider_that_is_not_configured_says_so(directory: ProviderDirectory) -> None:
     with pytest.raises(ProviderNotConfiguredError, match="OPENAI_API_KEY"):
-        await directory.resolve("openai/gpt-4o-mini")
+        await directory.resolve(Principal(), "openai/gpt-4o-mini")
 
 
 async def test_model_that_is_not_loaded_is_answered_for_by_the_next_in_order(
@@ -134,7 +137,7 @@ async def test_model_that_is_not_loaded_is_answered_for_by_the_next_in_order(
 ) -> None:
     """Remote first, then local; both by the same setting."""
     pool.configure(ProviderSettings(ollama_url=DEAD, fallback_order=("ollama", "local")))
-    engine = await directory.resolve("ollama/gemma2:9b")
+    engine = await directory.resolve(Principal(), "ollama/gemma2:9b")
     answer = await engine.chat(BODY)
     assert answer["model"] == "smollm2"
     assert [failed["model"] for failed in answer["aihub"]["fallback_from"]] == ["ollama/gemma2:9b"]
@@ -146,18 +149,18 @@ async def test_all_in_the_order_are_tried_before_giving_up(
     pool.configure(ProviderSettings(ollama_url=DEAD, fallback_order=("local", "openai", "ollama")))
     local.unavailable.add("smollm2")
     with pytest.raises(ProviderUnavailableError, match="ollama"):
-        await (await directory.resolve("smollm2")).chat(BODY)
+        await (await directory.resolve(Principal(), "smollm2")).chat(BODY)
 
 
 async def test_unknown_model_is_not_found_also_with_fallbacks(directory: ProviderDirectory, pool: ProviderPool) -> None:
     pool.configure(ProviderSettings(ollama_url=DEAD, fallback_order=("ollama",)))
     with pytest.raises(NotFoundError):
-        await directory.resolve("không-có")
+        await directory.resolve(Principal(), "không-có")
 
 
 async def test_list_holds_local_and_remote_models(directory: ProviderDirectory, pool: ProviderPool) -> None:
     pool.configure(ProviderSettings(openai_api_key=SecretStr("k"), ollama_url=DEAD))
-    names = [model_info.model_id for model_info in await directory.list()]
+    names = [model_info.model_id for model_info in await directory.list(Principal())]
     assert names[:2] == ["smollm2", "openai/gpt-oss-20b"]
     assert "openai/gpt-4o-mini" in names
 
@@ -165,7 +168,7 @@ async def test_list_holds_local_and_remote_models(directory: ProviderDirectory, 
 async def test_automatic_choice_comes_back_in_headers(directory: ProviderDirectory) -> None:
     notes: dict[str, str] = {}
     token = response_headers.set(notes)
-    await directory.resolve("auto", BODY)
+    await directory.resolve(Principal(), "auto", BODY)
     response_headers.reset(token)
     assert notes["x-aihub-model"] in {"smollm2", "openai/gpt-oss-20b"}
     assert notes["x-aihub-route-reasons"].startswith("task chat; language vi")

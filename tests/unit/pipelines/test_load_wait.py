@@ -10,6 +10,7 @@ import pytest
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.service import ChatEngine
 from aihub.core.errors import HubError, InvalidRequestError, ModelUnavailableError, NotFoundError, OverloadedError
+from aihub.core.principal import Principal
 from aihub.core.sse import DONE, comment, events, payload
 from pipelines.load_wait import COMMENT_PERIOD_S, GRACE_S, WORK_GRACE_S, LoadWait
 from tests.unit.pipelines.media_fakes import BROKEN_PNG, MediaHub, image
@@ -42,7 +43,9 @@ class Loading(OneModel):
         self.waiting = 0
         self.limits: list[float | None] = []
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
+    async def resolve(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+    ) -> ChatEngine:
         assert wait is not None
         self.limits.append(wait.limit_s)
         self.waiting += 1
@@ -83,7 +86,7 @@ async def test_stream_begins_with_comments_and_goes_on_as_one_of_a_ready_model(r
 
 async def test_completion_streams_begin_with_comments_too() -> None:
     parts, _ = loading_hub(10.0)
-    comments, rest = split(await transcript(await parts.chat.open_complete_stream(completion(stream=True))))
+    comments, rest = split(await transcript(await parts.chat.open_complete_stream(Principal(), completion(stream=True))))
     assert comments
     assert data_of(rest)[0]["object"] == "text_completion"
 
@@ -227,7 +230,7 @@ async def test_only_answers_that_are_not_streamed_have_a_limit_of_their_own() ->
     parts, directory = loading_hub(0.0)
     parts.chat._load_wait_s = 50.0
     await parts.chat.chat(CALLER, request())
-    await parts.chat.complete(completion())
+    await parts.chat.complete(Principal(), completion())
     await transcript(await parts.chat.open_chat_stream(CALLER, request(stream=True)))
     assert directory.limits == [50.0, 50.0, None]
 

@@ -206,7 +206,7 @@ class TestWhatAModelTakes:
     async def test_model_of_another_name_is_judged_by_its_engine(self) -> None:
         hub = MediaHub(engine=FakeChatEngine())
 
-        async def others() -> list[Any]:
+        async def others(_principal: Principal) -> list[Any]:
             return []
 
         hub.media._models = others
@@ -239,7 +239,7 @@ class TestWhatAModelTakes:
         hub = MediaHub(engine=FakeChatEngine())
         seeing = await FakeChatEngine("qwen-vl", max_images=4).model_info()
 
-        async def models() -> list[Any]:
+        async def models(_principal: Principal) -> list[Any]:
             return [await hub.engine.model_info(), seeing]
 
         hub.media._models = models
@@ -406,10 +406,10 @@ class TestAuto:
         class Auto:
             list = inner.list
 
-            async def resolve(_, model_id: str, body: Any = None, *, wait: Any = None) -> Any:
+            async def resolve(_, principal: Principal, model_id: str, body: Any = None, *, wait: Any = None) -> Any:
                 self.bodies.append(body)
                 self.decoded_before += hub.decoder.decoded
-                return await inner.resolve("fake-chat", body, wait=wait)
+                return await inner.resolve(principal, "fake-chat", body, wait=wait)
 
         hub.chat._engines = Auto()
         return hub
@@ -459,8 +459,8 @@ class LoadingModel(OneModel):
         super().__init__(engine)
         self.is_loaded = asyncio.Event()
 
-    async def resolve(self, model_id: str, body: Any = None, *, wait: Any = None) -> ChatEngine:
-        engine = await super().resolve(model_id, body, wait=wait)
+    async def resolve(self, principal: Principal, model_id: str, body: Any = None, *, wait: Any = None) -> ChatEngine:
+        engine = await super().resolve(principal, model_id, body, wait=wait)
         await self.is_loaded.wait()
         return engine
 

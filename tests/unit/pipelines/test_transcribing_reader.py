@@ -81,11 +81,13 @@ class LocalModels:
     resolved: list[str] = field(default_factory=list)
     context_tokens: int = 4096
 
-    async def list(self) -> list[ChatModelInfo]:
+    async def list(self, principal: Principal) -> list[ChatModelInfo]:
         names = [(await engine.model_info()).model_id for engine in self.engines]
         return [ChatModelInfo(name, self.context_tokens, 0, max_images=4 if name in self.seeing else 0) for name in names]
 
-    async def resolve(self, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None) -> ChatEngine:
+    async def resolve(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
+    ) -> ChatEngine:
         self.resolved.append(model_id)
         for engine in self.engines:
             if (await engine.model_info()).model_id == model_id:

@@ -1,0 +1,58 @@
+"""What others ask of usage: a place for ended requests, what they cost, and the figures made of them."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from aihub.core.principal import Principal
+from aihub.core.request_record import RequestRecord
+
+if TYPE_CHECKING:
+    from aihub.usage.schemas import Analytics, UsageQuery
+
+
+class UsageSink(Protocol):
+    """Where the edge leaves each request that has ended."""
+
+    def record(self, record: RequestRecord) -> None:
+        """Take in an ended request. Returns at once and never fails; call it inside the running loop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one request took of the devices; None where nobody can measure it."""
+
+    cpu_s: float | None = None
+    gpu_s: float | None = None
+    joules: float | None = None
+
+
+class CostSource(Protocol):
+    """What knows the cost of requests, perhaps a little after they ended."""
+
+    async def costs(self, records: Sequence[RequestRecord]) -> Mapping[str, Cost]:
+        """Return the cost of these requests by request id.
+
+        One that is left out is not known yet: its row is written without, and it is asked for again until
+        `aihub.usage.recorder.PRICE_TIMEOUT_S` after the request ended. Asked with at most `BATCH_ROWS` records; an answer that
+        takes longer than `ASK_TIMEOUT_S` counts as an empty one.
+        """
+        ...
+
+
+class AnalyticsService(Protocol):
+    """Figures over the rows of requests; a user sees those of the own tenant, an administrator all."""
+
+    async def analytics(self, principal: Principal, query: "UsageQuery") -> "Analytics":
+        """Return sums, percentiles and rates of each group.
+
+        Raises:
+            PermissionDeniedError: A user asks for another tenant (`tenant_not_allowed`).
+            InvalidRequestError: The groups are too many.
+        """
+        ...
+
+    def export(self, principal: Principal, query: "UsageQuery") -> AsyncGenerator[str, None]:
+        """Yield the rows as lines of CSV, the names of the columns first; raises as `analytics` at the first piece."""
+        ...
