@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aihub.conversations.tables.records import NewMessage
@@ -80,10 +81,8 @@ class LateTurns:
 
     async def _store_all(self) -> None:
         for turn in list(self._turns):
-            try:
+            with suppress(UnavailableError):  # the next round tries again
                 await self._store(turn)
-            except UnavailableError:
-                pass  # the next round tries again
             if turn in self._turns and asyncio.get_running_loop().time() > turn.until_s:
                 self._turns.remove(turn)
                 logger.error("An answer of conversation %s is lost: it could not be stored.", turn.claim.conversation_id)
@@ -96,7 +95,9 @@ class LateTurns:
                 if await self._table.claim(turn.claim, self._lease_s) is None:
                     return
                 await self._table.store_anew(turn.claim, turn.messages)
-            except (UnavailableError, TurnLostError):
+            except TurnLostError:
+                return  # the next round claims it anew
+            except UnavailableError:
                 raise
             except HubError as error:
                 logger.warning("An answer of conversation %s was not stored: %s", turn.claim.conversation_id, error.message)

@@ -18,7 +18,7 @@ from aihub.conversations.recent_turns import RecentTurns
 from aihub.conversations.tables.records import NewMessage, new_message_id
 from aihub.conversations.tables.turns import ClaimedState, TurnClaim, TurnLostError, TurnTable, Written
 from aihub.conversations.turn_line import TurnLine, conversation_busy
-from aihub.core.errors import HubError, StorageUnavailableError
+from aihub.core.errors import HubError, NotFoundError, StorageUnavailableError
 from aihub.core.logging import request_id
 from aihub.core.principal import Principal
 
@@ -84,8 +84,9 @@ class Turns:
             await parts.late.store_of(principal, conversation_id)
             state = await self._claim(claim, deadline_s)
             history = await self._history(claim, state)
-        except BaseException:
-            self._in_background(_release(parts.table, claim))
+        except BaseException as error:
+            if not isinstance(error, NotFoundError):  # a write that was cancelled may be done
+                self._in_background(_release(parts.table, claim))
             parts.line.leave(principal, conversation_id)
             raise
         return Turn(parts, claim, history, state.version)
@@ -155,7 +156,7 @@ class Turn:
         self._version = version
         self._is_new = written is not None
         self._asked = list(asked)
-        self._written: list[Written] = [written] if written is not None else []
+        self._asked_records = () if written is None else written.records
         self._is_changed = False
         self._is_over = False
         self._ending = asyncio.Event()
@@ -173,7 +174,9 @@ class Turn:
             StorageUnavailableError: PostgreSQL does not answer.
         """
         self._asked = _asked(sent)
-        self._note(await self._parts.table.append(self._claim, self._asked, self._parts.lease_s))
+        written = await self._parts.table.append(self._claim, self._asked, self._parts.lease_s)
+        self._asked_records = written.records
+        self._note(written)
 
     def keep_claimed(self, said: Callable[[], NewMessage | None]) -> None:
         """Renew the claim from now on, and store each time what `said` returns, the answer so far."""
@@ -223,10 +226,9 @@ class Turn:
 
     async def _copy(self, written: Written, answer: NewMessage) -> None:
         """Put the history with this turn into Redis, for the next one."""
-        asked = [record for each in self._written[:1] for record in each.records]
         messages = [
             *self.history.messages,
-            *(HistoryMessage(record.position, record.message) for record in asked),
+            *(HistoryMessage(record.position, record.message) for record in self._asked_records),
             *(
                 HistoryMessage(record.position, record.message, is_answer=True, is_complete=answer.status == "completed")
                 for record in written.records
@@ -270,7 +272,6 @@ class Turn:
     def _note(self, written: Written) -> None:
         self._is_changed = self._is_changed or written.found_version != self._version
         self._version = written.version
-        self._written.append(written)
 
 
 def _asked(sent: Sequence[dict[str, Any]]) -> list[NewMessage]:

@@ -146,11 +146,12 @@ class TurnTable:
             known = await find_message(connection, principal.tenant_id, conversation_id, answer.id or "")
             if known is None:
                 await _set_completed(connection, claim, asked)
-                records = await append_messages(connection, principal, conversation_id, [answer])
+                await append_messages(connection, principal, conversation_id, [answer])
             else:
                 await replace_message(connection, principal, conversation_id, known.position, answer.message)
-                records = [known]
                 await _set_answer(connection, claim, answer)
+            stored = await find_message(connection, principal.tenant_id, conversation_id, answer.id or "")
+            records = [] if stored is None else [stored]
             return Written(found_version, await _keep(connection, claim, lease_s), records)
 
     async def store_anew(self, claim: TurnClaim, messages: Sequence[NewMessage]) -> None:
