@@ -84,7 +84,7 @@ def text_query(tenant_id: str, owner_id: str, text: str) -> TextQuery | None:
 
 def make_snippet(text: str, query: TextQuery) -> str:
     """Return about 160 characters of a text on one line, where most of the query's words stand close together."""
-    line = _SPACE.sub(" ", text).strip()
+    line = str(_SPACE.sub(" ", text)).strip()
     if len(line) <= SNIPPET_CHARACTERS:
         return line
     start = max(0, _best_start(line, query.plain) - _LEAD_CHARACTERS)
@@ -102,7 +102,7 @@ def _best_start(line: str, words: tuple[str, ...]) -> int:
     alternatives = "|".join(sorted(map(regex.escape, words), key=len, reverse=True))
     pattern = regex.compile(rf"(?<![\p{{L}}\p{{N}}])(?:{alternatives})|(?:{alternatives})(?![\p{{L}}\p{{N}}])")
     plain = "".join(map(_plain_character, line))
-    matches = []
+    matches: list[tuple[int, str]] = []
     for match in pattern.finditer(plain):
         matches.append((match.start(), match.group()))
         if len(matches) == _MOST_MATCHES:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypedDict
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 MessageStatus = Literal["completed", "incomplete"]
+Order = Literal["asc", "desc"]
 
 
 @dataclass(frozen=True, slots=True)
