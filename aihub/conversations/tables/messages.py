@@ -1,7 +1,6 @@
 """Messages of conversations: appended in order, read in pages that are bounded by count and by bytes."""
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
@@ -17,7 +16,7 @@ from aihub.conversations.messages import (
     searchable_text,
 )
 from aihub.conversations.search import text_vector
-from aihub.conversations.tables.records import MessageRecord, NewMessage, Order
+from aihub.conversations.tables.records import MessageRecord, NewMessage, Order, new_message_id
 from aihub.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from aihub.core.postgres import Connection
 from aihub.core.principal import Principal
@@ -80,7 +79,7 @@ async def append_messages(
                     "tenant": principal.tenant_id,
                     "conversation": conversation_id,
                     "position": position,
-                    "id": f"msg_{secrets.token_hex(12)}",
+                    "id": message.id or new_message_id(),
                     "role": row.role,
                     "message": row.json,
                     "status": message.status,
