@@ -85,19 +85,14 @@ def build_models(args: AppArgs) -> Application:
 
 def build_recsys(args: AppArgs) -> Application:
     """Build the `recsys` application: answers of each store's models, and trainings as Ray jobs."""
-    from aihub.core.migrate import upgrade
     from deployments.recsys import Recsys
-    from deployments.stores import connect_stores
 
-    settings = with_own_names(Settings(), read_listen_host())
+    settings, listen_host = prepare_edge()
     profile = read_profile(args, settings)
-    settings = connect_stores(settings)
-    assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
-    upgrade(settings.database_url.get_secret_value())
     options = serve_options(profile.hub, autoscaling_config=None, num_replicas=1)
     # Models lie in the state folder, on the head node's disk.
     options["ray_actor_options"] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
-    return serve.deployment(Recsys, name="Recsys", **options).bind(settings=settings)
+    return serve.deployment(Recsys, name="Recsys", **options).bind(settings=settings, is_local=is_loopback(listen_host))
 
 
 def build_speech(args: AppArgs) -> Application:
@@ -114,15 +109,10 @@ def build_speech(args: AppArgs) -> Application:
 
 def build_hub(args: AppArgs) -> Application:
     """Build the `hub` application: the ingress and its pipelines."""
-    from aihub.core.migrate import upgrade
     from deployments.ingress import Ingress
-    from deployments.stores import connect_stores
 
-    settings = with_own_names(Settings(), read_listen_host())
+    settings, listen_host = prepare_edge()
     profile = read_profile(args, settings)
-    settings = connect_stores(settings)
-    assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
-    upgrade(settings.database_url.get_secret_value())
     embedding_choice = select_embedding_model(settings, profile)
     embedding_model_path = prepare_embedding_model(embedding_choice.source, settings, backend=profile.embeddings.backend)
     deployment = serve.deployment(serve.ingress()(Ingress), name="Ingress", **serve_options(profile.hub))
@@ -131,7 +121,31 @@ def build_hub(args: AppArgs) -> Application:
         profile=profile,
         model_id=select_chat_model(settings, profile).model_id,
         tokenizer_path=str(embedding_model_path / "tokenizer.json"),
+        is_local=is_loopback(listen_host),
     )
+
+
+def prepare_edge() -> tuple[Settings, str]:
+    """Make ready what answers requests from outside needs: stores, the newest tables, and keys where other machines reach it.
+
+    Returns:
+        Settings with the addresses of the stores, and the address that Serve listens on.
+
+    Raises:
+        ConfigurationError: Other machines reach the hub, and it has no key yet.
+        StorageUnavailableError: PostgreSQL does not answer.
+    """
+    from aihub.accounts.first_key import require_keys
+    from aihub.core.migrate import upgrade
+    from deployments.stores import connect_stores
+
+    listen_host = read_listen_host()
+    settings = connect_stores(with_own_names(Settings(), listen_host))
+    assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
+    dsn = settings.database_url.get_secret_value()
+    upgrade(dsn)
+    require_keys(dsn, listen_host)
+    return settings, listen_host
 
 
 def with_own_names(settings: Settings, listen_host: str) -> Settings:

@@ -129,7 +129,7 @@ SPEECH_APP = "speech"
 class Composition:
     """Builds the parts in dependency order and closes them in the reverse one."""
 
-    def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:
+    def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str, *, is_local: bool) -> None:
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
         self._models = AppConnection(MODELS_APP, "The model manager")
         self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model")
@@ -141,7 +141,7 @@ class Composition:
         self._settings = settings
         self._decoder = SandboxedDecoder(settings.media_processes)
         metrics = Metrics()
-        self.people = People(settings, self._database, self._cache, metrics)
+        self.people = People(settings, self._database, self._cache, metrics, is_local=is_local)
         embedder = embedder_client(self._embeddings)
         speech = service_client(SpeechService, self._speech)
         is_alone = profile.hub.autoscaling.max_replicas == 1

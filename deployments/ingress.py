@@ -37,12 +37,14 @@ class Ingress:
     The handle methods take and return plain JSON values; `deployments.client.HubClient` is their typed face.
     """
 
-    async def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str, *, is_local: bool
+    ) -> None:
         configure_logging()
         quiet_cancellations()
         self._model_id = model_id
         self._server: LocalServer | None = None
-        self._parts = Composition(settings, profile, model_id, tokenizer_path)
+        self._parts = Composition(settings, profile, model_id, tokenizer_path, is_local=is_local)
         await self._parts.start()
         if profile.hub.autoscaling.max_replicas == 1:  # several share their requests, and Serve decides how
             self._server = LocalServer(create_app(self._parts.services), socket_path(settings.home_path, HUB))

@@ -1,5 +1,6 @@
 """Who calls and what they leave: accounts, limits, conversations, cached answers and usage, around the chat pipeline."""
 
+from aihub.accounts.authenticator import KeyAuthenticator
 from aihub.chat.service import ChatService
 from aihub.core.cache import Cache
 from aihub.core.metrics import Metrics
@@ -13,19 +14,22 @@ class People:
 
     Args:
         cache: Redis, which may be away.
+        is_local: Whether only this machine reaches the hub.
     """
 
-    def __init__(self, settings: Settings, database: Database, cache: Cache, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, database: Database, cache: Cache, metrics: Metrics, *, is_local: bool) -> None:
         self._settings = settings
         self._database = database
         self._cache = cache
         self._metrics = metrics
+        self.authenticator = KeyAuthenticator(database, is_local=is_local)
 
     async def start(self) -> None:
         """Begin what goes on beside requests; the database is open by then."""
 
     async def close(self) -> None:
         """End it; the database is still open."""
+        await self.authenticator.close()
 
     def build_chat(self, pipeline: ChatPipeline) -> ChatService:
         """Return the chat that routes and handles ask: conversations around hub tools around the cache around limits around

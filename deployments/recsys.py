@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from aihub.accounts.authenticator import KeyAuthenticator
 from aihub.core.cache import Cache
 from aihub.core.errors import ConflictError, HubError, InternalError, UnavailableError
 from aihub.core.health import PartHealth
@@ -61,7 +62,7 @@ logger = logging.getLogger(__name__)
 class Recsys(TrainingService):
     """Called over its handle by the ingress."""
 
-    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, settings: Settings, *, is_local: bool) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging()
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
         recsys = RecsysSettings()
@@ -69,6 +70,7 @@ class Recsys(TrainingService):
         self._recsys_settings = recsys
         self._place = TrainingPlace.of(recsys, hub_dsn=dsn, home=settings.home_path)
         self._database = Database(dsn, timeout_s=settings.storage_timeout_s)
+        self._authenticator = KeyAuthenticator(self._database, is_local=is_local)
         self._runs = TrainingRunTable(self._database)
         self._shop = LiveShop(
             self._place.shop_dsn, self._place.mapping, timeout_s=recsys.live_timeout_s, connections=recsys.live_connections
@@ -188,7 +190,7 @@ class Recsys(TrainingService):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self._shop.close(), self._cache.close(), return_exceptions=True)
+        await asyncio.gather(self._shop.close(), self._cache.close(), self._authenticator.close(), return_exceptions=True)
         await self._database.close()
 
 

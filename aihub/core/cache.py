@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 
@@ -35,6 +36,7 @@ class Cache:
         self._resume_at = 0.0
         self._problem: str | None = None
         self._client: redis.asyncio.Redis | None = None
+        self._scripts: dict[str, AsyncScript] = {}
         if url is not None:
             self._client = redis.asyncio.Redis.from_url(
                 url,
@@ -66,6 +68,15 @@ class Cache:
         """Forget a value. While Redis is away this does nothing, so give every value an expiry you can live with."""
         if self._client is not None and time.monotonic() >= self._resume_at:
             await self._ask(self._client.delete(key))
+
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> list[Any] | None:
+        """Run a Lua script, which answers with an array; None when Redis does not answer in time, or refuses."""
+        if self._client is None or time.monotonic() < self._resume_at:
+            return None
+        if script not in self._scripts:
+            self._scripts[script] = self._client.register_script(script)
+        reply = await self._ask(self._scripts[script](keys=keys, args=arguments))
+        return reply if isinstance(reply, list) else None
 
     async def check(self) -> PartHealth:
         """`ok`, or `degraded` with the reason. Never raises."""

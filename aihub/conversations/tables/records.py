@@ -58,7 +58,12 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """One stored message; fields as in `NewMessage`. Positions ascend in the order of the conversation and may have gaps."""
+    """One stored message; fields as in `NewMessage`.
+
+    Attributes:
+        position: Ascends in the order of the conversation, with gaps where messages were deleted.
+        size_bytes: Of `message` as JSON.
+    """
 
     id: str
     position: int
@@ -68,6 +73,7 @@ class MessageRecord:
     model: str | None
     usage: dict[str, Any] | None
     request_id: str | None
+    size_bytes: int
     created_at: int
 
 

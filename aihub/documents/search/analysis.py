@@ -1,16 +1,15 @@
 """Text to index terms, the same way for chunks and for queries.
 
-Words are runs of letters, digits and marks after NFKC and case folding. Each is stemmed by the language it is in (Snowball).
+Words (`aihub.core.text_folding`) are stemmed by the language they are in (Snowball).
 A word with diacritics gives two terms: the stem as written, and its plain form under a name of its own (`~ma` for "má"), so that
 "ma" finds "má" and yet an exact match always counts more. Vietnamese words span syllables, so its chunks also get the pairs
-of adjacent syllables, without marks. Scripts without spaces give pairs of adjacent characters.
+of adjacent syllables, without marks.
 
 Measured by nDCG@10 with BM25 on xquad vi: syllables alone .943; with pairs .965; questions stripped of marks .962, documents
 stripped .964. Pairs with marks as well, or weights a little different from those below, change less than .004.
 """
 
 import threading
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -23,6 +22,7 @@ import regex
 from numpy.typing import NDArray
 
 from aihub.core.language import detect_language
+from aihub.core.text_folding import split_words, without_marks
 
 MIN_LETTERS = 40
 """Shorter chunks take the language of their document: too few letters to judge by."""
@@ -36,17 +36,7 @@ _OTHER_MARKS = 0.2  # other marks than the query, or marks where a query that us
 _MARKED = 0.8  # the query has no marks at all, the document does
 _PAIR_BOOST = 0.5
 
-_MAX_WORD_CHARACTERS = 64  # longer ones are encoded data; also bounds the caches
-
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_WORD = regex.compile(r"[\p{L}\p{N}\p{M}]+")
-_UNSPACED_RUN = regex.compile(rf"(?V1)([{_UNSPACED}][{_UNSPACED}\p{{M}}]*+)")
-_GRAPHEME = regex.compile(r"\X")
 _LETTER = regex.compile(r"\p{L}")
-# Soft hyphens, joiners, and the vowel signs and stretching that Arabic and Hebrew are mostly written without.
-_OPTIONAL = regex.compile(r"[\u00ad\u200b-\u200d\ufeff\u0640\u064b-\u0652\u0670\u0591-\u05c7]+")
-_DIACRITICS = regex.compile(r"[\u0300-\u036f]+")
-_NO_DECOMPOSITION = str.maketrans({"đ": "d", "ø": "o", "ł": "l", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe"})
 _STEMMERS = {
     "ar": "arabic", "hy": "armenian", "eu": "basque", "ca": "catalan", "da": "danish", "nl": "dutch", "en": "english",
     "eo": "esperanto", "et": "estonian", "fi": "finnish", "fr": "french", "de": "german", "el": "greek", "hi": "hindi",
@@ -97,7 +87,7 @@ def analyse(text: str, *, document_language: str | None = None) -> Terms:
     """
     short = document_language is not None and len(_LETTER.findall(text)) < MIN_LETTERS
     language = document_language if short and document_language is not None else detect_language(text)
-    words = _words(text)
+    words = split_words(text)
     counts = Counter(term_id for word in words for term_id in _index_ids(word, language))
     if language == "vi":
         counts.update(map(_term_id, _pairs(words)))
@@ -115,44 +105,23 @@ def analyse_query(text: str, languages: Collection[str]) -> list[QueryTerm]:
 
     A word gets one term, whatever the number of languages: its stems in each of them are spellings of it.
     """
-    words = _words(text)[:MAX_QUERY_WORDS]
-    is_marked = any(_without_marks(word) != word for word in words)
+    words = split_words(text)[:MAX_QUERY_WORDS]
+    is_marked = any(without_marks(word) != word for word in words)
     terms = [replace(_query_term(word, languages, is_marked), boost=float(n)) for word, n in Counter(words).items()]
     if "vi" in languages:
         terms += [QueryTerm((_term_id(pair),), (1.0,), _PAIR_BOOST * n) for pair, n in Counter(_pairs(words)).items()]
     return terms
 
 
-def _words(text: str) -> list[str]:
-    folded = _OPTIONAL.sub("", unicodedata.normalize("NFKC", text).casefold())
-    words: list[str] = [word[:_MAX_WORD_CHARACTERS] for word in _WORD.findall(folded)]
-    if _UNSPACED_RUN.search(folded) is None:
-        return words
-    # Each run anew from the whole text: the cut above is for words of spaced scripts.
-    return [part for word in _WORD.findall(folded) for run in _UNSPACED_RUN.split(word) if run for part in _parts(run)]
-
-
-def _parts(run: str) -> Iterator[str]:
-    """Pairs of adjacent characters of a run in an unspaced script; any other run as it is."""
-    if _UNSPACED_RUN.match(run) is None:
-        yield run[:_MAX_WORD_CHARACTERS]
-        return
-    characters = _GRAPHEME.findall(run)
-    if len(characters) == 1:
-        yield run
-    for left, right in zip(characters, characters[1:], strict=False):
-        yield left + right
-
-
 def _pairs(words: list[str]) -> Iterator[str]:
-    plain = [_without_marks(word) for word in words]
+    plain = [without_marks(word) for word in words]
     return (f"{left} {right}" for left, right in zip(plain, plain[1:], strict=False))
 
 
 @lru_cache(maxsize=32_768)
 def _index_ids(word: str, language: str) -> tuple[int, ...]:
     stem = _stem(word, language)
-    plain = _without_marks(stem)
+    plain = without_marks(stem)
     return (_term_id(stem),) if plain == stem else (_term_id(stem), _term_id("~" + plain))
 
 
@@ -160,7 +129,7 @@ def _query_term(word: str, languages: Collection[str], is_query_marked: bool) ->
     weights: dict[int, float] = {}
     # The bare word too: chunks whose language was misjudged are not stemmed as the others.
     for stem in dict.fromkeys([word, *(_stem(word, language) for language in languages)]):
-        plain = _without_marks(stem)
+        plain = without_marks(stem)
         weights[_term_id(stem)] = 1.0
         if plain != stem:
             weights.setdefault(_term_id(plain), _UNMARKED)
@@ -189,12 +158,6 @@ class _Stemmers(threading.local):
 
 
 _stemmers = _Stemmers()
-
-
-def _without_marks(word: str) -> str:
-    if word.isascii():
-        return word
-    return unicodedata.normalize("NFC", _DIACRITICS.sub("", unicodedata.normalize("NFD", word))).translate(_NO_DECOMPOSITION)
 
 
 def _term_id(term: str) -> int:

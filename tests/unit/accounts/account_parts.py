@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from psycopg.sql import SQL, Identifier
+
 from aihub.accounts.api_keys import ApiKey
 from aihub.core.postgres import Database
 
 
 async def insert_key(database: Database, tenant: str, *, expires_in_s: float | None = None, **columns: Any) -> ApiKey:
-    """A key of a user of its own in the tables."""
+    """A key of a user of its own, an administrator, in the tables."""
     key = ApiKey.generate()
     user_id = f"user_{key.prefix}"
     async with database.transaction() as connection:
@@ -22,5 +24,7 @@ async def insert_key(database: Database, tenant: str, *, expires_in_s: float | N
         )
         await connection.execute("INSERT INTO first_api_key DEFAULT VALUES ON CONFLICT DO NOTHING")
         for column, value in columns.items():
-            await connection.execute(f"UPDATE api_keys SET {column} = %s WHERE prefix = %s", (value, key.prefix))
+            await connection.execute(
+                SQL("UPDATE api_keys SET {} = %s WHERE prefix = %s").format(Identifier(column)), (value, key.prefix)
+            )
     return key

@@ -62,6 +62,7 @@ def _create_messages() -> None:
             model text,
             usage jsonb,
             request_id text,
+            size_bytes integer NOT NULL,
             search_vector tsvector NOT NULL DEFAULT '',
             created_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (tenant_id, conversation_id, position),
