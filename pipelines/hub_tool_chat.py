@@ -11,9 +11,10 @@ from aihub.chat.messages import AssistantMessage, CalledFunction, Message, ToolM
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.chat.service import ChatService
 from aihub.chat.tools import FunctionChoice, HubTool, HubToolChoice, NamedToolChoice
-from aihub.core.errors import InvalidRequestError
+from aihub.core.errors import HubError, InvalidRequestError
 from aihub.core.principal import Principal
 from aihub.core.schemas import validate
+from aihub.core.sse import error_frame
 from pipelines.hub_tool_citations import annotate, report
 from pipelines.hub_tool_stream import HubToolStream
 from pipelines.hub_tools import HubTools, ToolResult, check_arguments, function_of
@@ -63,7 +64,10 @@ class HubToolChat:
             return await self._inner.open_chat_stream(principal, request)
         conversation = Conversation.begin(principal, request)
         first = await self._inner.open_chat_stream(principal, conversation.request())
-        return self._stream(conversation, first)
+        stream = self._stream(conversation, first)
+        # A generator that was never started runs no `finally` when closed, so it is brought to where it holds the first round.
+        await anext(stream)
+        return stream
 
     async def complete(self, principal: Principal, request: CompletionRequest) -> dict[str, Any]:
         return await self._inner.complete(principal, request)
@@ -90,17 +94,24 @@ class HubToolChat:
         return await self._tools.run(conversation.principal, conversation.tools[name], function.arguments_object())
 
     async def _stream(self, conversation: "Conversation", first: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+        """Yield nothing once the first round is held, then the events of the answer."""
         stream = HubToolStream(conversation.tools)
         frames = first
         while True:
             async with aclosing(frames):
+                if frames is first:
+                    yield ""
                 async for event in stream.listen(frames):
                     yield event
             calls = stream.take_calls()
             if not calls:
                 break
             await self.run(conversation, stream.take_text(), calls)
-            frames = await self._inner.open_chat_stream(conversation.principal, conversation.request())
+            try:
+                frames = await self._inner.open_chat_stream(conversation.principal, conversation.request())
+            except HubError as error:
+                yield error_frame(error)
+                return
         async for event in stream.conclude(conversation.question, conversation.results):
             yield event
 
