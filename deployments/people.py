@@ -8,6 +8,8 @@ from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
 from aihub.core.settings import Settings
 from pipelines.chat import ChatPipeline
+from pipelines.hub_tool_chat import HubToolChat
+from pipelines.hub_tools import HubTools
 
 
 class People:
@@ -33,8 +35,8 @@ class People:
         """End it; the database is still open."""
         await self.authenticator.close()
 
-    def build_chat(self, pipeline: ChatPipeline) -> ChatService:
+    def build_chat(self, pipeline: ChatPipeline, tools: HubTools) -> ChatService:
         """Return the chat that routes and handles ask: conversations around hub tools around the cache around limits around
         the pipeline.
         """
-        return pipeline
+        return HubToolChat(pipeline, tools)
