@@ -2,6 +2,7 @@
 
 from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
+from aihub.chat.assistants import load_assistants
 from aihub.chat.service import ChatService
 from aihub.core.cache import Cache
 from aihub.core.metrics import Metrics
@@ -39,4 +40,4 @@ class People:
         """Return the chat that routes and handles ask: conversations around hub tools around the cache around limits around
         the pipeline.
         """
-        return HubToolChat(pipeline, tools)
+        return HubToolChat(pipeline, tools, load_assistants(self._settings.assistants))
