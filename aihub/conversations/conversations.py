@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from aihub.conversations.cursors import list_cursor, read_list_cursor, read_search_cursor, search_cursor
@@ -36,6 +36,8 @@ from aihub.core.errors import InvalidRequestError, NotFoundError
 from aihub.core.principal import Principal
 from aihub.core.schemas import DeletedObject, Page
 
+Forget = Callable[[Principal, str], Awaitable[None]]
+
 _CONVERSATION_ID = re.compile(r"conv_[0-9a-f]{24}")
 
 
@@ -44,12 +46,14 @@ class Conversations:
 
     Args:
         check: Refuses messages that no chat would take.
+        forget: Called with a conversation that was deleted, or lost an item, for copies elsewhere.
         days: After how many days without use a conversation is deleted; None keeps all.
     """
 
-    def __init__(self, storage: Storage, check: MessageCheck, *, days: int | None = None) -> None:
+    def __init__(self, storage: Storage, check: MessageCheck, *, forget: Forget | None = None, days: int | None = None) -> None:
         self._storage = storage
         self._check = check
+        self._forget = forget or _nothing
         self.retention = Retention(storage, days)
 
     async def close(self) -> None:
@@ -97,6 +101,7 @@ class Conversations:
 
     async def delete(self, principal: Principal, conversation_id: str) -> DeletedObject:
         await self._storage.delete(principal, _known(conversation_id))
+        await self._forget(principal, conversation_id)
         return DeletedObject(id=conversation_id, object="conversation.deleted")
 
     async def export(self, principal: Principal, conversation_id: str) -> AsyncGenerator[bytes, None]:
@@ -151,6 +156,7 @@ class Conversations:
         conversation = await self._storage.edit(principal, _known(conversation_id), message_id, change)
         if conversation is None:
             raise _no_item(item_id)
+        await self._forget(principal, conversation_id)
         return conversation_object(conversation)
 
     async def preferences(self, principal: Principal) -> PreferencesObject:
@@ -165,6 +171,10 @@ class Conversations:
     async def _read_items(self, items: list[dict[str, Any]]) -> list[Any]:
         """Items of megabytes are read in a thread."""
         return await asyncio.to_thread(read_items, items, self._check) if items else []
+
+
+async def _nothing(principal: Principal, conversation_id: str) -> None:
+    """Where there are no copies."""
 
 
 def _known(conversation_id: str) -> str:
