@@ -184,6 +184,7 @@ class Composition:
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
             speech=speech,
             accounts=self.people.accounts,
+            conversations=self.people.conversations,
             voice=VoicePipeline(speech, chat, rag),
             health=self.health,
             metrics=metrics,

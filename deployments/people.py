@@ -3,7 +3,12 @@
 from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
 from aihub.chat.assistants import load_assistants
+from aihub.chat.messages import check_message
 from aihub.chat.service import ChatService
+from aihub.conversations.conversations import Conversations
+from aihub.conversations.recent_turns import RecentTurns
+from aihub.conversations.settings import ConversationSettings
+from aihub.conversations.tables.store import ConversationStore
 from aihub.core.cache import Cache
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
@@ -27,6 +32,9 @@ class People:
         self._cache = cache
         self._metrics = metrics
         self.accounts = Accounts(database)
+        self.conversations = Conversations(
+            ConversationStore(database), check_message, forget=RecentTurns(cache).forget, days=ConversationSettings().days
+        )
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
 
     async def start(self) -> None:
@@ -34,6 +42,7 @@ class People:
 
     async def close(self) -> None:
         """End it; the database is still open."""
+        await self.conversations.close()
         await self.authenticator.close()
 
     def build_chat(self, pipeline: ChatPipeline, tools: HubTools) -> ChatService:

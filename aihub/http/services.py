@@ -28,6 +28,7 @@ from aihub.speech.service import SpeechService, VoiceService
 
 if TYPE_CHECKING:
     from aihub.accounts.service import AccountService, Authenticator
+    from aihub.conversations.service import ConversationService
     from aihub.finetuning.service import AdapterService, FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
     from aihub.recsys.service import PredictionService, RecsysService
@@ -60,6 +61,7 @@ class Services:
         speech: Files and live streams to text.
         voice: Answers to spoken questions.
         accounts: What callers are told of themselves.
+        conversations: Chats that are kept, and what their owners prefer.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `speech`,
             `postgres`, `redis`); must answer within 2 s and
             never raise.
@@ -85,6 +87,7 @@ class Services:
     speech: SpeechService
     voice: VoiceService
     accounts: "AccountService"
+    conversations: "ConversationService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

@@ -10,6 +10,8 @@ from aihub.accounts.fake import FakeAccounts, FakeAuthenticator
 from aihub.chat.completions import CompletionRequest
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.schemas import ChatCompletionRequest
+from aihub.conversations.conversations import Conversations
+from aihub.conversations.fake import new_memory_conversations
 from aihub.core.errors import HubError, NotFoundError
 from aihub.core.health import PartHealth
 from aihub.core.metrics import Metrics
@@ -112,6 +114,7 @@ class Parts:
     settings: Settings = field(default_factory=Settings)
     authenticator: FakeAuthenticator = field(default_factory=FakeAuthenticator)
     usage: Usage = field(default_factory=Usage)
+    conversations: Conversations = field(default_factory=new_memory_conversations)
     health: dict[str, PartHealth] = field(
         default_factory=lambda: {name: PartHealth("ok") for name in ("llm", "embeddings", "postgres", "redis")}
     )
@@ -137,6 +140,7 @@ class Parts:
             speech=self.speech,
             voice=cast(VoiceService, None),
             accounts=FakeAccounts(),
+            conversations=self.conversations,
             health=health,
             metrics=self.metrics,
         )
