@@ -1,7 +1,11 @@
 """Who calls and what they leave: accounts, limits, conversations, cached answers and usage, around the chat pipeline."""
 
+import asyncio
+
 from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
+from aihub.cache.settings import CacheSettings
+from aihub.cache.store import RedisAnswerStore
 from aihub.chat.assistants import load_assistants
 from aihub.chat.messages import check_message
 from aihub.chat.service import ChatService
@@ -13,6 +17,7 @@ from aihub.core.cache import Cache
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
 from aihub.core.settings import Settings
+from pipelines.cached_chat import CachedChat
 from pipelines.chat import ChatPipeline
 from pipelines.hub_tool_chat import HubToolChat
 from pipelines.hub_tools import HubTools
@@ -31,6 +36,9 @@ class People:
         self._database = database
         self._cache = cache
         self._metrics = metrics
+        self._cache_settings = CacheSettings()
+        self._answers = RedisAnswerStore(cache, self._cache_settings)
+        self._cached_chats: list[CachedChat] = []
         self.accounts = Accounts(database)
         self.conversations = Conversations(
             ConversationStore(database), check_message, forget=RecentTurns(cache).forget, days=ConversationSettings().days
@@ -43,10 +51,13 @@ class People:
     async def close(self) -> None:
         """End it; the database is still open."""
         await self.conversations.close()
+        await asyncio.gather(*(chat.close() for chat in self._cached_chats))
         await self.authenticator.close()
 
     def build_chat(self, pipeline: ChatPipeline, tools: HubTools) -> ChatService:
         """Return the chat that routes and handles ask: conversations around hub tools around the cache around limits around
         the pipeline.
         """
-        return HubToolChat(pipeline, tools, load_assistants(self._settings.assistants))
+        cached = CachedChat(pipeline, pipeline, self._answers, ttl_s=self._cache_settings.ttl_s, metrics=self._metrics)
+        self._cached_chats.append(cached)
+        return HubToolChat(cached, tools, load_assistants(self._settings.assistants))
