@@ -182,6 +182,7 @@ class Composition:
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
             speech=speech,
             voice=VoicePipeline(speech, chat, rag),
+            analytics=self.people.analytics,
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

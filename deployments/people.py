@@ -1,11 +1,19 @@
 """Who calls and what they leave: accounts, limits, conversations, cached answers and usage, around the chat pipeline."""
 
+import asyncio
+
 from aihub.accounts.authenticator import KeyAuthenticator
 from aihub.chat.service import ChatService
 from aihub.core.cache import Cache
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
 from aihub.core.settings import Settings
+from aihub.usage.analytics import UsageAnalytics
+from aihub.usage.metrics import UsageMetrics
+from aihub.usage.recorder import UsageRecorder
+from aihub.usage.settings import UsageSettings
+from aihub.usage.tables.usage_figures import UsageFiguresTable
+from aihub.usage.tables.usage_records import UsageTable
 from pipelines.chat import ChatPipeline
 
 
@@ -23,13 +31,16 @@ class People:
         self._cache = cache
         self._metrics = metrics
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
+        usage_metrics = UsageMetrics(metrics.registry)
+        self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days)
+        self.analytics = UsageAnalytics(UsageFiguresTable(database))
 
     async def start(self) -> None:
         """Begin what goes on beside requests; the database is open by then."""
 
     async def close(self) -> None:
         """End it; the database is still open."""
-        await self.authenticator.close()
+        await asyncio.gather(self.authenticator.close(), self.usage.close())
 
     def build_chat(self, pipeline: ChatPipeline) -> ChatService:
         """Return the chat that routes and handles ask: conversations around hub tools around the cache around limits around

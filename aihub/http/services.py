@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aihub.finetuning.service import AdapterService, FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
     from aihub.recsys.service import PredictionService, RecsysService
+    from aihub.usage.service import AnalyticsService
 
 
 async def no_metrics() -> bytes:
@@ -46,6 +47,7 @@ class Services:
         finetuning: Jobs that train adapters.
         speech: Files and live streams to text.
         voice: Answers to spoken questions.
+        analytics: What requests used and cost.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `speech`,
             `postgres`, `redis`); must answer within 2 s and
             never raise.
@@ -68,6 +70,7 @@ class Services:
     finetuning: "FineTuningService"
     speech: SpeechService
     voice: VoiceService
+    analytics: "AnalyticsService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

@@ -22,6 +22,7 @@ from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
 from aihub.speech.fake import FakeSpeech
 from aihub.speech.service import VoiceService
+from aihub.usage.service import AnalyticsService
 
 
 class OneEngineChat:
@@ -120,6 +121,7 @@ class Parts:
             finetuning=cast(FineTuningService, None),
             speech=self.speech,
             voice=cast(VoiceService, None),
+            analytics=cast(AnalyticsService, None),
             health=health,
             metrics=self.metrics,
         )
