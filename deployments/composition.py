@@ -193,6 +193,7 @@ class Composition:
             accounts=self.people.accounts,
             conversations=self.people.conversations,
             voice=VoicePipeline(speech, chat, rag),
+            analytics=self.people.analytics,
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

@@ -17,6 +17,12 @@ from aihub.core.cache import Cache
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
 from aihub.core.settings import Settings
+from aihub.usage.analytics import UsageAnalytics
+from aihub.usage.metrics import UsageMetrics
+from aihub.usage.recorder import UsageRecorder
+from aihub.usage.settings import UsageSettings
+from aihub.usage.tables.usage_figures import UsageFiguresTable
+from aihub.usage.tables.usage_records import UsageTable
 from pipelines.cached_chat import CachedChat
 from pipelines.chat import ChatPipeline
 from pipelines.hub_tool_chat import HubToolChat
@@ -44,6 +50,9 @@ class People:
             ConversationStore(database), check_message, forget=RecentTurns(cache).forget, days=ConversationSettings().days
         )
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
+        usage_metrics = UsageMetrics(metrics.registry)
+        self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days)
+        self.analytics = UsageAnalytics(UsageFiguresTable(database))
 
     async def start(self) -> None:
         """Begin what goes on beside requests; the database is open by then."""
@@ -52,7 +61,7 @@ class People:
         """End it; the database is still open."""
         await self.conversations.close()
         await asyncio.gather(*(chat.close() for chat in self._cached_chats))
-        await self.authenticator.close()
+        await asyncio.gather(self.authenticator.close(), self.usage.close())
 
     def build_chat(self, pipeline: ChatPipeline, tools: HubTools) -> ChatService:
         """Return the chat that routes and handles ask: conversations around hub tools around the cache around limits around
