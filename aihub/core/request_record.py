@@ -4,7 +4,7 @@ import time
 import uuid
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from aihub.core.principal import Principal
 
@@ -24,6 +24,8 @@ class RequestRecord:
         queued_s: Waiting for a turn in the hub; loads of models count.
         waited_s: In parts outside the ingress (engines, encoder, recogniser), queues excluded.
         first_token_s: From the begin to the first streamed text; None where nothing was streamed.
+        work_id: Names the work done for it across processes; clients choose request ids, so those may not be unique.
+        parts: Connections to other processes that work for it and have not told its cost, by whether they have answered.
         cpu_s, gpu_s, joules: What the answer cost of the devices; None where nobody has measured.
     """
 
@@ -47,6 +49,8 @@ class RequestRecord:
     cpu_s: float | None = None
     gpu_s: float | None = None
     joules: float | None = None
+    work_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    parts: dict[Any, bool] = field(default_factory=dict)
 
 
 current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", default=None)
