@@ -140,9 +140,9 @@ class Composition:
     def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str, *, is_local: bool) -> None:
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
         self._models = AppConnection(MODELS_APP, "The model manager")
-        self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model")
-        self._recsys = AppConnection(RECSYS_APP, "The recommender")
-        self._speech = AppConnection(SPEECH_APP, "The speech service")
+        self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model", is_metered=True)
+        self._recsys = AppConnection(RECSYS_APP, "The recommender", is_metered=True)
+        self._speech = AppConnection(SPEECH_APP, "The speech service", is_metered=True)
         self._database = Database(settings.database_url.get_secret_value(), timeout_s=settings.storage_timeout_s)
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)

@@ -264,7 +264,7 @@ class ModelDirectory:
 
     def _connection(self, model_id: str) -> AppConnection:
         if model_id not in self._connections:
-            connection = AppConnection(app_name(model_id), f"The model {model_id}", holds_engine=True)
+            connection = AppConnection(app_name(model_id), f"The model {model_id}", holds_engine=True, is_metered=True)
             connection.start()
             self._connections[model_id] = connection
             self._connected_s[model_id] = asyncio.get_running_loop().time()
