@@ -170,6 +170,7 @@ class Composition:
         chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media)
         self.services = Services(
             settings=settings,
+            authenticator=self.people.authenticator,
             chat=self.people.build_chat(chat),
             embedder=embedder,
             files=self._documents.files,

@@ -213,4 +213,4 @@ def require_route(principal: Principal, template: str) -> None:
 
 def is_within(template: str, beginnings: Iterable[str]) -> bool:
     """Whether a template is one of these, or continues one by whole segments: `/v1/audio/stream` is within `/v1/audio`."""
-    return any(template == beginning or template.startswith(beginning.rstrip("/") + "/") for beginning in beginnings)
+    return any(template == each or (each and template.startswith(each.rstrip("/") + "/")) for each in beginnings)

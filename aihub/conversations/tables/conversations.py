@@ -3,14 +3,13 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import LiteralString
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from aihub.conversations.search import TextQuery, text_vector
 from aihub.conversations.tables.messages import append_messages, not_found
-from aihub.conversations.tables.records import ConversationChanges, ConversationRecord, NewMessage
+from aihub.conversations.tables.records import ConversationRecord, NewMessage
 from aihub.core.postgres import Connection, Database
 from aihub.core.principal import Principal
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, LiteralString
 
 from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 
 from aihub.conversations.messages import (
     MAX_MESSAGE_BYTES,
@@ -18,9 +19,8 @@ from aihub.conversations.messages import (
 from aihub.conversations.search import text_vector
 from aihub.conversations.tables.records import MessageRecord, NewMessage
 from aihub.core.errors import ConflictError, InvalidRequestError, NotFoundError
-from aihub.core.postgres import Connection, Database
+from aihub.core.postgres import Connection
 from aihub.core.principal import Principal
-from psycopg.types.json import Jsonb
 
 Order = Literal["asc", "desc"]
 
@@ -196,7 +196,7 @@ async def read_messages(
     if not rows:
         return [], False
     remaining = await connection.execute(
-        f"SELECT FROM conversation_messages WHERE tenant_id = %(tenant)s AND conversation_id = %(conversation)s AND {direction} "  # noqa: S608
+        f"SELECT FROM conversation_messages WHERE tenant_id = %(tenant)s AND conversation_id = %(conversation)s AND {direction} "
         "LIMIT 1",
         {"tenant": tenant_id, "conversation": conversation_id, "behind": rows[-1].position},
     )
