@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aihub.chat.history import EngineHistory
 from aihub.chat.providers.connection import ProviderMetrics
 from aihub.chat.providers.pool import ProviderPool
-from aihub.chat.providers.settings import ProviderSettings, load_known_providers
+from aihub.chat.providers.settings import load_known_providers
 from aihub.chat.routing import Router
 from aihub.chat.routing_rules import load_routing_rules
 from aihub.core.cache import Cache
@@ -36,16 +36,25 @@ from aihub.http.services import Services
 from aihub.media.decoder import SandboxedDecoder
 from aihub.media.fetch import RemoteMediaFetcher
 from aihub.models.configuration import HubConfiguration
-from aihub.models.service import LifecycleService, ModelManager, RegistryService
+from aihub.models.service import ModelManager
 from aihub.speech.service import SpeechService
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
 from deployments.models import ADAPTERS, FINETUNING, REGISTRY
 from deployments.people import People
+from deployments.provider_settings import provider_settings
 from deployments.replica_metrics import ReplicaMetrics
-from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
+from deployments.service_client import (
+    adapters_client,
+    embedder_client,
+    lifecycle_client,
+    recsys_client,
+    registry_client,
+    service_client,
+)
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
+from pipelines.hub_tools import HubTools
 from pipelines.media_parts import MediaParts
 from pipelines.media_readers import MediaReaders
 from pipelines.media_sources import SourceReader
@@ -53,25 +62,6 @@ from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
 from pipelines.transcribing_reader import TranscribingReader
 from pipelines.voice import VoicePipeline
-
-
-def provider_settings(settings: Settings, configuration: HubConfiguration) -> ProviderSettings:
-    """Put the two together."""
-    return ProviderSettings(
-        default_provider=configuration.llm_provider,
-        local_api_url=configuration.local_llm_api_url,
-        local_api_key=settings.local_llm_api_key,
-        openai_base_url=configuration.openai_base_url,
-        openai_api_key=settings.openai_api_key,
-        github_base_url=configuration.github_base_url,
-        github_api_key=settings.github_token,
-        ollama_url=configuration.ollama_url,
-        ollama_model=configuration.ollama_model,
-        timeout_s=configuration.provider_timeout_s,
-        fallback_order=configuration.fallback_order,
-        preferred_model=configuration.preferred_model,
-        proxy=configuration.download_proxy,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +122,9 @@ class Composition:
     def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str, *, is_local: bool) -> None:
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
         self._models = AppConnection(MODELS_APP, "The model manager")
-        self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model")
-        self._recsys = AppConnection(RECSYS_APP, "The recommender")
-        self._speech = AppConnection(SPEECH_APP, "The speech service")
+        self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model", is_metered=True)
+        self._recsys = AppConnection(RECSYS_APP, "The recommender", is_metered=True)
+        self._speech = AppConnection(SPEECH_APP, "The speech service", is_metered=True)
         self._database = Database(settings.database_url.get_secret_value(), timeout_s=settings.storage_timeout_s)
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
@@ -158,31 +148,36 @@ class Composition:
             caption_language=settings.caption_language,
         )
         self._documents = _build_documents(self._database, embedder, metrics, settings, profile, tokenizer_path, reader)
-        self.lifecycle = service_client(LifecycleService, self._models)
+        self.lifecycle = lifecycle_client(self._models, self._directory.refresh)
         self._waits, self.recsys = recsys_client(self._recsys)
         rag = RagPipeline(
             finder=self._documents.retriever, stores=self._documents.stores, embedder=embedder, prompts=self.prompts
         )
         media = self._build_media(speech)
+        tools = HubTools(self.recsys, self._documents.vector_stores)
         # Between a caller by handle and the hub no proxy cuts silence.
         waiting_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, media=media)
-        self.handle_chat = self.people.build_chat(waiting_chat)
+        self.handle_chat = self.people.build_chat(waiting_chat, tools)
         chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media)
         self.services = Services(
             settings=settings,
             authenticator=self.people.authenticator,
-            chat=self.people.build_chat(chat),
+            usage=self.people.usage,
+            chat=self.people.build_chat(chat, tools),
             embedder=embedder,
             files=self._documents.files,
             vector_stores=self._documents.vector_stores,
             file_batches=self._documents.file_batches,
-            registry=service_client(RegistryService, self._models, prefix=REGISTRY),
+            registry=registry_client(self._models, REGISTRY, self._directory.refresh),
             lifecycle=self.lifecycle,
             recsys=self.recsys,
             adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
             speech=speech,
+            accounts=self.people.accounts,
+            conversations=self.people.conversations,
             voice=VoicePipeline(speech, chat, rag),
+            analytics=self.people.analytics,
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

@@ -15,7 +15,7 @@ from aihub.chat.parts import MEDIA_TYPES, AnyPart, MediaPart, ReadyImage, ReadyT
 from aihub.chat.tools import FunctionName
 from aihub.core.errors import InvalidRequestError
 from aihub.core.limits import MAX_JSON_DEPTH
-from aihub.core.schemas import LenientModel
+from aihub.core.schemas import LenientModel, validate
 
 _TEXT_FIELDS = {"text": "text", "refusal": "refusal"}
 
@@ -207,15 +207,36 @@ class ToolMessage(LenientModel):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
-def check_order(messages: Sequence[Message]) -> None:
+class _OneMessage(LenientModel):
+    message: Message
+
+
+def check_message(message: dict[str, Any], param: str) -> None:
+    """Refuse what no chat request may have among its messages.
+
+    Raises:
+        InvalidRequestError: Names the field below `param`.
+    """
+    try:
+        validate(_OneMessage, {"message": message})
+    except InvalidRequestError as error:
+        place = param + (error.param or "").removeprefix("message")
+        text = error.message.replace(f"'{error.param}'", f"'{place}'", 1)
+        raise InvalidRequestError(text, param=place, code=error.code) from error
+
+
+def check_order(messages: Sequence[Message], *, stored: int = 0) -> None:
     """Refuse tool results nobody asked for, unanswered or repeated tool calls, and a system message that comes last.
+
+    Args:
+        stored: So many of the first messages were not sent with the request; errors count from those behind them.
 
     Raises:
         InvalidRequestError: Names the message at fault.
     """
     open_calls: dict[str, None] = {}
     asked = False
-    for index, message in enumerate(messages):
+    for index, message in enumerate(messages, start=-stored):
         if isinstance(message, ToolMessage):
             if message.tool_call_id not in open_calls:
                 reason = _unexpected_result(message.tool_call_id, asked=asked)
@@ -227,13 +248,13 @@ def check_order(messages: Sequence[Message]) -> None:
         if isinstance(message, AssistantMessage) and message.tool_calls:
             asked = True
             open_calls = _opened(message.tool_calls, index)
-    _refuse_unanswered(open_calls, len(messages) - 1)
+    _refuse_unanswered(open_calls, len(messages) - 1 - stored)
     is_system = [isinstance(message, SystemMessage) for message in messages]
     if is_system[-1] and not all(is_system):
         raise InvalidRequestError(
             "The last message must not be of role 'system' or 'developer': move the instruction to the front and end with "
             "the user's question.",
-            param=f"messages.{len(messages) - 1}.role",
+            param=f"messages.{len(messages) - 1 - stored}.role",
         )
 
 

@@ -4,18 +4,17 @@ Source: OpenAI API reference, chat completions; vLLM 0.32 for the sampling extra
 classes say what clients can rely on, not everything vLLM adds.
 """
 
-import json
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from aihub.chat.content import EngineContent, engine_content
-from aihub.chat.markers import neutralise_markers, neutralise_values
-from aihub.chat.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage, check_order
-from aihub.chat.parts import MEDIA_TYPES, ReadyImage
+from aihub.chat.content import engine_message
+from aihub.chat.markers import neutralise_values
+from aihub.chat.messages import Message, UserMessage, check_order
+from aihub.chat.parts import MEDIA_TYPES
 from aihub.chat.sampling import SamplingRequest
-from aihub.chat.tools import ResponseFormat, Tool, ToolChoice, check_response_format, check_tools
+from aihub.chat.tools import AnyTool, HubTool, ResponseFormat, ToolChoice, check_response_format, check_tools
 from aihub.core.errors import InvalidRequestError
 from aihub.core.filters import Filters
 from aihub.core.limits import (
@@ -28,7 +27,7 @@ from aihub.core.limits import (
     MAX_TOP_LOGPROBS,
     AnswerTokens,
 )
-from aihub.core.schemas import ClosedModel, ObjectId
+from aihub.core.schemas import ClosedModel, LenientModel, Metadata, ObjectId
 
 
 class AnswerModel(BaseModel):
@@ -72,7 +71,10 @@ class ChatChoice(AnswerModel):
 
 
 class ChatCompletion(AnswerModel):
-    """OpenAI's `chat.completion`; `retrieval` holds the passages, their scores and the time of each stage."""
+    """OpenAI's `chat.completion`; `retrieval` holds the passages, their scores and the time of each stage.
+
+    `conversation_id` names the conversation that the answer is kept in.
+    """
 
     id: str
     object: Literal["chat.completion"]
@@ -81,6 +83,7 @@ class ChatCompletion(AnswerModel):
     choices: list[ChatChoice]
     usage: Usage
     retrieval: dict[str, Any] | None = None
+    conversation_id: str | None = None
 
 
 class CompletionChoice(AnswerModel):
@@ -118,8 +121,10 @@ class RetrievalOptions(ClosedModel):
     filters: Filters | None = None
 
 
-UNPARSED_ARGUMENTS = "unparsed_arguments"
-"""Name under which the model sees the arguments of an earlier call that were no JSON object."""
+class ConversationReference(LenientModel):
+    """A conversation as OpenAI's clients may name it."""
+
+    id: ObjectId
 
 
 class ChatCompletionRequest(SamplingRequest):
@@ -138,16 +143,21 @@ class ChatCompletionRequest(SamplingRequest):
     )
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    conversation: ObjectId | ConversationReference | None = Field(default=None, description="OpenAI's name of `conversation_id`.")
+    conversation_id: ObjectId | None = Field(
+        default=None, description="A stored conversation that goes on: its messages stand before those of the request."
+    )
     logprobs: bool | None = None
     max_completion_tokens: AnswerTokens | None = None
+    metadata: Metadata | None = Field(default=None, description="Kept with the conversation that `store` begins, else ignored.")
     modalities: list[Literal["text"]] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     response_format: ResponseFormat | None = None
     retrieval: RetrievalOptions | None = None
-    store: bool | None = Field(default=None, description="Accepted; answers are never stored.")
+    store: bool | None = Field(default=None, description="true begins a stored conversation where none is named.")
     tool_choice: ToolChoice | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     @model_validator(mode="before")
@@ -174,8 +184,41 @@ class ChatCompletionRequest(SamplingRequest):
             )
         check_tools(self.tools or (), self.tool_choice)
         check_response_format(self.response_format)
-        check_order(self.messages)
+        self._check_conversation()
+        if self.continued_id is None:
+            check_order(self.messages)  # else they go on from what is stored, and are checked behind it
         return self
+
+    def _check_conversation(self) -> None:
+        if self.conversation_id not in {None, self._named_conversation or self.conversation_id}:
+            raise InvalidRequestError(
+                "'conversation' and 'conversation_id' name different conversations; send one of them.", param="conversation"
+            )
+        if self.continued_id is not None and self.store is False:
+            raise InvalidRequestError(
+                "What is said in a conversation is stored: leave 'store' out, or send the messages without 'conversation_id'.",
+                param="store",
+            )
+        if self.is_stored and (self.n or 1) > 1:
+            raise InvalidRequestError(
+                "A conversation goes on with one answer: leave 'n' out, or ask without 'conversation_id' and 'store'.",
+                param="n",
+                code="unsupported_parameter",
+            )
+
+    @property
+    def continued_id(self) -> str | None:
+        """Id of the stored conversation that goes on, if one does."""
+        return self.conversation_id or self._named_conversation
+
+    @property
+    def _named_conversation(self) -> str | None:
+        return self.conversation.id if isinstance(self.conversation, ConversationReference) else self.conversation
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether question and answer are kept in a conversation."""
+        return self.continued_id is not None or bool(self.store)
 
     @property
     def answer_tokens(self) -> int | None:
@@ -185,6 +228,11 @@ class ChatCompletionRequest(SamplingRequest):
     def has_media(self) -> bool:
         """Whether parts are still to be read before an engine can be asked."""
         return any(isinstance(message, UserMessage) and message.media for message in self.messages)
+
+    @property
+    def hub_tools(self) -> list[HubTool]:
+        """Tools that the hub runs itself."""
+        return [tool for tool in self.tools or () if isinstance(tool, HubTool)]
 
     @property
     def text_chars(self) -> int:
@@ -212,13 +260,15 @@ class ChatCompletionRequest(SamplingRequest):
             special_tokens: The served model's special tokens, neutralised in addition to the well-known families.
 
         Raises:
-            ValueError: Media are still to be read (`has_media`).
+            ValueError: Media are still to be read (`has_media`), or tools are the hub's own (`hub_tools`).
         """
+        if self.hub_tools:
+            raise ValueError("the hub's own tools are made functions before an engine is asked")
         if self.has_media:
             raise ValueError("the media of a request are read before an engine is asked")
         tokens = tuple(special_tokens)
         body = self.sampling_body()
-        body["messages"] = [_engine_message(message, tokens) for message in self.messages]
+        body["messages"] = [engine_message(message, tokens) for message in self.messages]
         if self.answer_tokens is not None:
             body["max_completion_tokens"] = self.answer_tokens
         if self.response_format is not None:
@@ -241,34 +291,3 @@ def _count_media(messages: Any) -> int:
     contents = [message.get("content") for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
     return sum(isinstance(part.get("type"), str) and part["type"] in MEDIA_TYPES for part in parts)
-
-
-def _engine_message(message: Message, special_tokens: tuple[str, ...]) -> dict[str, Any]:
-    # Some chat templates concatenate the content, so an absent one becomes an empty string.
-    content: EngineContent = neutralise_markers(message.content or "", special_tokens)
-    if isinstance(message, UserMessage) and any(isinstance(part, ReadyImage) for part in message.parts):
-        content = engine_content(message.parts, special_tokens)
-    role = "system" if isinstance(message, SystemMessage) else message.role
-    result: dict[str, Any] = {"role": role, "content": content}
-    if isinstance(message, ToolMessage):
-        result["tool_call_id"] = message.tool_call_id
-        return result
-    if message.name is not None:
-        result["name"] = message.name
-    if isinstance(message, AssistantMessage) and message.tool_calls:
-        result["tool_calls"] = [_engine_call(call, special_tokens) for call in message.tool_calls]
-    return result
-
-
-def _engine_call(call: ToolCall, special_tokens: tuple[str, ...]) -> dict[str, Any]:
-    """Build a call whose arguments every engine can read as an object.
-
-    Chat templates need one, and vLLM puts an empty one in place of what is none; so text that is none goes in as its only
-    value. What is decoded here cannot hide a marker behind JSON's escapes.
-    """
-    values = call.function.arguments_object()
-    if values is None:
-        values = {UNPARSED_ARGUMENTS: call.function.arguments}
-    arguments = neutralise_markers(json.dumps(values, ensure_ascii=False), special_tokens)
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": neutralise_markers(call.id, special_tokens), "type": call.type, "function": function}

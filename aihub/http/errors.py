@@ -42,6 +42,7 @@ def error_response(error: HubError, *, status: int | None = None, headers: dict[
     """Build the response of an error that the client may see, and note its code in the request's record."""
     get_record().error_code = error.code
     code = status if status is not None else error.status
+    get_record().error_code = error.code
     all_headers = dict(headers or {})
     if error.retry_after_s is not None:
         all_headers["Retry-After"] = str(error.retry_after_s)

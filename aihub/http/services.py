@@ -27,11 +27,12 @@ from aihub.recsys.service import WaitingPlaces, new_training_places
 from aihub.speech.service import SpeechService, VoiceService
 
 if TYPE_CHECKING:
-    from aihub.accounts.service import Authenticator
+    from aihub.accounts.service import AccountService, Authenticator
+    from aihub.conversations.service import ConversationService
     from aihub.finetuning.service import AdapterService, FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
     from aihub.recsys.service import PredictionService, RecsysService
-    from aihub.usage.service import UsageSink
+    from aihub.usage.service import AnalyticsService, UsageSink
 
 
 async def no_metrics() -> bytes:
@@ -59,6 +60,9 @@ class Services:
         finetuning: Jobs that train adapters.
         speech: Files and live streams to text.
         voice: Answers to spoken questions.
+        accounts: What callers are told of themselves.
+        conversations: Chats that are kept, and what their owners prefer.
+        analytics: What requests used and cost.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `speech`,
             `postgres`, `redis`); must answer within 2 s and
             never raise.
@@ -83,6 +87,9 @@ class Services:
     finetuning: "FineTuningService"
     speech: SpeechService
     voice: VoiceService
+    accounts: "AccountService"
+    conversations: "ConversationService"
+    analytics: "AnalyticsService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

@@ -1,10 +1,9 @@
 """Messages of conversations: appended in order, read in pages that are bounded by count and by bytes."""
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, LiteralString
+from typing import Any, LiteralString
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -17,12 +16,10 @@ from aihub.conversations.messages import (
     searchable_text,
 )
 from aihub.conversations.search import text_vector
-from aihub.conversations.tables.records import MessageRecord, NewMessage
+from aihub.conversations.tables.records import MessageRecord, NewMessage, Order, new_message_id
 from aihub.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from aihub.core.postgres import Connection
 from aihub.core.principal import Principal
-
-Order = Literal["asc", "desc"]
 
 PAGE_BYTES = 8 * 2**20
 """Messages of one page together, unless its first is larger: pages hold what fits into memory, whatever is stored."""
@@ -82,7 +79,7 @@ async def append_messages(
                     "tenant": principal.tenant_id,
                     "conversation": conversation_id,
                     "position": position,
-                    "id": f"msg_{secrets.token_hex(12)}",
+                    "id": message.id or new_message_id(),
                     "role": row.role,
                     "message": row.json,
                     "status": message.status,
@@ -123,7 +120,8 @@ async def _reserve(
         """
         UPDATE conversations SET next_position = next_position + %(count)s, message_count = message_count + %(count)s,
             updated_at = greatest(clock_timestamp(), updated_at), model = coalesce(%(model)s, model),
-            title_vector = CASE WHEN title IS NULL AND %(title)s::text IS NOT NULL THEN %(vector)s::tsvector ELSE title_vector END,
+            title_vector = CASE
+                WHEN title IS NULL AND %(title)s::text IS NOT NULL THEN %(vector)s::tsvector ELSE title_vector END,
             title = coalesce(title, %(title)s)
         WHERE tenant_id = %(tenant)s AND owner_id = %(owner)s AND id = %(id)s
         RETURNING next_position - %(count)s, message_count
@@ -203,9 +201,7 @@ async def read_messages(
     return rows, await remaining.fetchone() is not None
 
 
-async def find_message(
-    connection: Connection, tenant_id: str, conversation_id: str, message_id: str
-) -> MessageRecord | None:
+async def find_message(connection: Connection, tenant_id: str, conversation_id: str, message_id: str) -> MessageRecord | None:
     """Return one message of a conversation that the caller has looked up; None where there is no such."""
     async with connection.cursor(row_factory=class_row(MessageRecord)) as cursor:
         await cursor.execute(
@@ -231,10 +227,11 @@ async def replace_message(
         )
         removed = cursor.rowcount
     else:
-        row = _prepare_one(principal, NewMessage(message))
+        (row,) = await _prepare(principal, [NewMessage(message)])
         await connection.execute(
             """
-            UPDATE conversation_messages SET message = %(json)s::jsonb, size_bytes = %(size)s, search_vector = %(vector)s::tsvector
+            UPDATE conversation_messages SET message = %(json)s::jsonb, size_bytes = %(size)s,
+                search_vector = %(vector)s::tsvector
             WHERE tenant_id = %(tenant)s AND conversation_id = %(conversation)s AND position = %(position)s
             """,
             place | {"json": row.json, "size": row.size_bytes, "vector": row.vector},
@@ -242,7 +239,8 @@ async def replace_message(
         removed = 0
     await connection.execute(
         """
-        UPDATE conversations SET message_count = message_count - %(removed)s, updated_at = greatest(clock_timestamp(), updated_at),
+        UPDATE conversations SET message_count = message_count - %(removed)s,
+            updated_at = greatest(clock_timestamp(), updated_at),
             summary = CASE WHEN summary_position >= %(position)s THEN NULL ELSE summary END,
             summary_position = CASE WHEN summary_position >= %(position)s THEN NULL ELSE summary_position END
         WHERE tenant_id = %(tenant)s AND id = %(conversation)s

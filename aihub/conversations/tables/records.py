@@ -1,10 +1,12 @@
 """Rows as the rest of the product sees them: frozen, typed, with times as Unix seconds."""
 
+import secrets
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 MessageStatus = Literal["completed", "incomplete"]
+Order = Literal["asc", "desc"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class ConversationRecord:
         return self.updated_at_us // 1_000_000
 
 
+def new_message_id() -> str:
+    """Return an id that no other message has."""
+    return f"msg_{secrets.token_hex(12)}"
+
+
 @dataclass(frozen=True, slots=True)
 class NewMessage:
     """A message to be stored.
@@ -47,6 +54,7 @@ class NewMessage:
         model: Who answered; None for what the caller sent.
         usage: OpenAI's usage object of the answer.
         request_id: Of the request that it came with.
+        id: One of `new_message_id`; made when it is stored where None.
     """
 
     message: dict[str, Any]
@@ -54,6 +62,7 @@ class NewMessage:
     model: str | None = None
     usage: dict[str, Any] | None = None
     request_id: str | None = None
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from aihub.accounts.fake import FakeAuthenticator
+from aihub.accounts.fake import FakeAccounts, FakeAuthenticator
 from aihub.chat.completions import CompletionRequest
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.schemas import ChatCompletionRequest
+from aihub.conversations.conversations import Conversations
+from aihub.conversations.fake import new_memory_conversations
 from aihub.core.errors import HubError, NotFoundError
 from aihub.core.health import PartHealth
 from aihub.core.metrics import Metrics
@@ -24,6 +26,7 @@ from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
 from aihub.speech.fake import FakeSpeech
 from aihub.speech.service import VoiceService
+from aihub.usage.service import AnalyticsService
 
 
 class OneEngineChat:
@@ -112,6 +115,7 @@ class Parts:
     settings: Settings = field(default_factory=Settings)
     authenticator: FakeAuthenticator = field(default_factory=FakeAuthenticator)
     usage: Usage = field(default_factory=Usage)
+    conversations: Conversations = field(default_factory=new_memory_conversations)
     health: dict[str, PartHealth] = field(
         default_factory=lambda: {name: PartHealth("ok") for name in ("llm", "embeddings", "postgres", "redis")}
     )
@@ -136,6 +140,9 @@ class Parts:
             finetuning=cast(FineTuningService, None),
             speech=self.speech,
             voice=cast(VoiceService, None),
+            accounts=FakeAccounts(),
+            conversations=self.conversations,
+            analytics=cast(AnalyticsService, None),
             health=health,
             metrics=self.metrics,
         )
