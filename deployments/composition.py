@@ -161,6 +161,8 @@ class Composition:
         chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media)
         self.services = Services(
             settings=settings,
+            authenticator=self.people.authenticator,
+            usage=self.people.usage,
             chat=self.people.build_chat(chat, tools),
             embedder=embedder,
             files=self._documents.files,

@@ -87,7 +87,7 @@ class Recsys(TrainingService):
         self._jobs = TrainingJobs()
         self._metrics = RequestMetrics(prefix="aihub_recsys")
         # The proxy brings `/predict` here without the ingress between; its calls over the handle go on.
-        services = PredictionServices(settings, self, self._metrics)
+        services = PredictionServices(settings, self._authenticator, self, self._metrics)
         self._server = LocalServer(create_prediction_app(services), socket_path(settings.home_path, RECSYS))
         self._tasks: list[asyncio.Task[None]] = []
         await self._database.open()

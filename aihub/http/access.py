@@ -27,6 +27,7 @@ _USER = (
     "DELETE /v1/files/{file_id}",
     "DELETE /v1/vector_stores/{store_id}",
     "DELETE /v1/vector_stores/{store_id}/files/{file_id}",
+    "GET /api/v1/account",
     "GET /api/v1/adapters",
     "GET /api/v1/adapters/{adapter_id:path}",
     "GET /api/v1/chat/conversations",
@@ -36,6 +37,8 @@ _USER = (
     "GET /api/v1/models",
     "GET /api/v1/models/info",
     "GET /api/v1/models/status",
+    "GET /api/v1/system/analytics",
+    "GET /api/v1/system/analytics/export",
     "GET /api/v1/training/jobs",
     "GET /api/v1/training/jobs/{job_id}",
     "GET /api/v1/training/jobs/{job_id}/progress",
@@ -228,4 +231,4 @@ def require_route(principal: Principal, template: str) -> None:
 
 def is_within(template: str, beginnings: Iterable[str]) -> bool:
     """Whether a template is one of these, or continues one by whole segments: `/v1/audio/stream` is within `/v1/audio`."""
-    return any(template == beginning or template.startswith(beginning.rstrip("/") + "/") for beginning in beginnings)
+    return any(template == each or (each and template.startswith(each.rstrip("/") + "/")) for each in beginnings)

@@ -19,7 +19,8 @@ PRINCIPAL = "aihub.principal"
 """Key of the caller in the scope of a request; absent where the route is open to everybody."""
 
 _TABLE = AccessTable()
-_UNMATCHED = "unmatched"
+UNMATCHED = "unmatched"
+"""Route of requests for which there is none."""
 
 
 async def refuse_caller(scope: Scope, authenticator: "Authenticator", record: RequestRecord) -> Response | None:
@@ -50,7 +51,7 @@ def has_body(scope: Scope) -> bool:
 async def _admit(scope: Scope, authenticator: "Authenticator", record: RequestRecord) -> None:
     method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
     rule = _TABLE.find(method, scope["path"])
-    record.route = rule.route if rule is not None else _UNMATCHED
+    record.route = rule.route if rule is not None else UNMATCHED
     if rule is not None and rule.access == "open":
         return
     sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]

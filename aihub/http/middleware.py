@@ -21,7 +21,7 @@ from aihub.core.logging import request_id, response_headers
 from aihub.core.metrics import RequestMetrics
 from aihub.core.request_record import RequestRecord, current_record
 from aihub.core.settings import is_allowed, read_host
-from aihub.http.authentication import PRINCIPAL, refuse_caller
+from aihub.http.authentication import PRINCIPAL, UNMATCHED, refuse_caller
 from aihub.http.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
 from aihub.http.services import PredictionServices, Services
 
@@ -169,7 +169,7 @@ class RequestContext:
             metrics.in_flight.dec()
             record.status = status or CLIENT_CLOSED_REQUEST
             record.total_s = time.perf_counter() - started_s
-            _observe(metrics, scope, record.status, record.total_s, has_ended=has_ended)
+            _observe(metrics, scope, record, has_ended=has_ended)
             hand_over(record, scope, services)
             current_record.reset(record_token)
             request_id.reset(token)
@@ -182,12 +182,19 @@ def hand_over(record: RequestRecord, scope: Scope, services: Services | Predicti
         services.usage.record(record)
 
 
-def _observe(metrics: RequestMetrics, scope: Scope, status: int, seconds: float, *, has_ended: bool) -> None:
-    route = getattr(scope.get("route"), "path", "unmatched")
-    method = scope["method"] if scope.get("route") is not None and scope["method"] in _METHODS else "any"
-    metrics.observe_request(method, route, status, seconds)
+def route_of(record: RequestRecord, scope: Scope) -> str | None:
+    """Return the template of the route that answered, or would have, had the request not been refused."""
+    template: str | None = getattr(scope.get("route"), "path", None)
+    return template or record.route.partition(" ")[2] or None
+
+
+def _observe(metrics: RequestMetrics, scope: Scope, record: RequestRecord, *, has_ended: bool) -> None:
+    template = route_of(record, scope)
+    method = scope["method"] if template is not None and scope["method"] in _METHODS else "any"
+    route, status = template or UNMATCHED, record.status
+    metrics.observe_request(method, route, status, record.total_s)
     if logger.isEnabledFor(logging.INFO):
-        fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        fields = {"method": method, "route": route, "status": status, "ms": round(record.total_s * 1000, 1)}
         has_left = status == CLIENT_CLOSED_REQUEST or not has_ended
         logger.info("The client left; its request was cancelled." if has_left else "answered", extra={"fields": fields})
 
