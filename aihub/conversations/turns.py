@@ -246,9 +246,7 @@ class Turn:
                 if answer is None or answer == saved:
                     self._note(await table.renew(self._claim, self._parts.lease_s))
                 else:
-                    written = await table.save_answer(
-                        self._claim, asked, replace(answer, id=self.answer_id), self._parts.lease_s
-                    )
+                    written = await table.save_answer(self._claim, asked, replace(answer, id=self.answer_id), self._parts.lease_s)
                     self._note(written)
                     saved = answer
             except TurnLostError:
