@@ -81,11 +81,8 @@ def continue_conversation(
     """Put a request behind a history."""
     own = next((i for i, message in enumerate(request.messages) if not isinstance(message, SystemMessage)), len(request.messages))
     said = request.messages[own:]
-    instructions = (
-        [message.content or "" for message in request.messages[:own]]
-        or instructions_of(history.messages)
-        or wishes_of(preferences)
-    )
+    own_texts = [message.content or "" for message in request.messages[:own]]
+    instructions = own_texts or instructions_of(history.messages) or wishes_of(preferences)
     turns = [_past_turn(turn) for turn in turns_of(history.messages, awaits_results=_awaits_results(said))]
     return ConversationRequest(request, [turn for turn in turns if turn is not None], instructions, said, history.summary)
 

@@ -49,7 +49,7 @@ class SummaryJob:
 
 
 class ConversationSummaries:
-    """Makes one summary at a time. One that fails or is lost with the process is made after the next answer that leaves turns out.
+    """Makes one summary at a time. One that fails, or is lost with the process, is made after the next answer.
 
     Args:
         turns: Where summaries are kept.

@@ -13,7 +13,7 @@ from aihub.chat.service import ChatService
 from aihub.conversations.remembered_preferences import RememberedPreferences
 from aihub.conversations.turns import Turn, Turns
 from aihub.core.concurrency import complete
-from aihub.core.errors import ContextLengthError
+from aihub.core.errors import ContextLengthError, InvalidRequestError
 from aihub.core.logging import add_response_header
 from aihub.core.principal import Principal
 from aihub.core.sse import DONE, data_event, events, payload
@@ -153,6 +153,8 @@ class StoredChat:
             turn = await self._turns.open(principal, request.continued_id)
         try:
             conversation = continue_conversation(request, turn.history, preferences)
+            if not conversation.said:
+                raise InvalidRequestError("A conversation goes on with a message that is no instruction.", param="messages")
             asked = _Asked(principal, turn, conversation, *await self._fit(principal, conversation))
             if request.continued_id is not None:
                 # Instructions hold for their request; a conversation keeps those that it began with.
