@@ -46,6 +46,7 @@ from deployments.replica_metrics import ReplicaMetrics
 from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
+from pipelines.hub_tools import HubTools
 from pipelines.media_parts import MediaParts
 from pipelines.media_readers import MediaReaders
 from pipelines.media_sources import SourceReader
@@ -164,13 +165,14 @@ class Composition:
             finder=self._documents.retriever, stores=self._documents.stores, embedder=embedder, prompts=self.prompts
         )
         media = self._build_media(speech)
+        tools = HubTools(self.recsys, self._documents.vector_stores)
         # Between a caller by handle and the hub no proxy cuts silence.
         waiting_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, media=media)
-        self.handle_chat = self.people.build_chat(waiting_chat)
+        self.handle_chat = self.people.build_chat(waiting_chat, tools)
         chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media)
         self.services = Services(
             settings=settings,
-            chat=self.people.build_chat(chat),
+            chat=self.people.build_chat(chat, tools),
             embedder=embedder,
             files=self._documents.files,
             vector_stores=self._documents.vector_stores,
@@ -181,6 +183,8 @@ class Composition:
             adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
             speech=speech,
+            accounts=self.people.accounts,
+            conversations=self.people.conversations,
             voice=VoicePipeline(speech, chat, rag),
             health=self.health,
             metrics=metrics,

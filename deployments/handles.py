@@ -26,6 +26,7 @@ from aihub.core.errors import (
     PayloadTooLargeError,
 )
 from aihub.core.health import PartHealth
+from aihub.core.request_record import waiting
 from deployments.ray_compat import count_running_replicas
 
 logger = logging.getLogger("ray.serve")
@@ -144,7 +145,8 @@ class AppConnection:
         """Call a plain method and translate its errors."""
         response = self.method(name).remote(*args, **options)
         try:
-            return await self._first(response)
+            with waiting():
+                return await self._first(response)
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -159,9 +161,12 @@ class AppConnection:
         finished = False
         try:
             with contextlib.suppress(StopAsyncIteration):
-                yield await self._first(anext(responses))
-                async for item in responses:
+                with waiting():
+                    item = await self._first(anext(responses))
+                while True:
                     yield item
+                    with waiting():
+                        item = await anext(responses)
             finished = True
         except RequestCancelledError as error:
             raise asyncio.CancelledError from error

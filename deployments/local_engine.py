@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.health import PartHealth
+from aihub.core.request_record import get_record
+from deployments.told_usage import stream_with_usage
 
 
 class RequestCount(Protocol):
@@ -52,17 +54,18 @@ class LocalEngine:
 
     async def stream_chat(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         with self._counted():
-            async with aclosing(self._engine.stream_chat(self._named(body))) as frames:
+            async with aclosing(stream_with_usage(self._engine.stream_chat, self._named(body))) as frames:
                 async for frame in frames:
                     yield frame
 
     async def stream_complete(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         with self._counted():
-            async with aclosing(self._engine.stream_complete(self._named(body))) as frames:
+            async with aclosing(stream_with_usage(self._engine.stream_complete, self._named(body))) as frames:
                 async for frame in frames:
                     yield frame
 
     def _named(self, body: dict[str, Any]) -> dict[str, Any]:
+        get_record().note_model(self._name)
         # The client may have said `auto`, `local/...` or an alias; the engine knows a model and versions of adapters.
         return body | {"model": self._name}
 

@@ -168,7 +168,7 @@ class ProviderDirectory:
         return ObservedEngine(await self._local.resolve(principal, model_id, wait=wait), model_id, self._history)
 
     def _remote_engine(self, provider: ProviderName, model: str) -> ChatEngine:
-        return ObservedEngine(self._pool.engine(provider, model), f"{provider}/{model}", self._history)
+        return ObservedEngine(self._pool.engine(provider, model), f"{provider}/{model}", self._history, provider=provider)
 
     async def _remote_candidates(self) -> Sequence[ModelCandidate]:
         health = self._pool.health()

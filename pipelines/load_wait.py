@@ -6,6 +6,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 from aihub.core.errors import HubError, ModelUnavailableError
+from aihub.core.request_record import queueing
 from aihub.core.sse import comment, error_frame
 
 GRACE_S = 0.5
@@ -48,7 +49,8 @@ class LoadWait:
             self._began_s = asyncio.get_running_loop().time()
         self._judge_later()
         try:
-            yield
+            with queueing():
+                yield
         finally:
             self._state = None
             self._timer.cancel()

@@ -1,9 +1,11 @@
-"""An authenticator without a database, for tests and examples."""
+"""Accounts without a database, for tests."""
 
 import hmac
 from collections.abc import Mapping, Sequence
 
+from aihub.accounts.accounts import describe
 from aihub.accounts.api_keys import read_key
+from aihub.accounts.schemas import AccountAnswer, AccountKey, AccountUser
 from aihub.core.errors import AuthenticationError, StorageUnavailableError
 from aihub.core.principal import Principal
 
@@ -30,3 +32,17 @@ class FakeAuthenticator:
         if not found:
             raise AuthenticationError("The API key is unknown or was deleted. Ask an administrator of the hub for another.")
         return found[0]
+
+
+class FakeAccounts:
+    """Describes callers by their principals alone, as if each key were called like its user."""
+
+    async def describe(self, principal: Principal) -> AccountAnswer:
+        if principal.key_id is None or principal.user_id is None:
+            return describe(principal, None)
+        return describe(principal, None).model_copy(
+            update={
+                "user": AccountUser(id=principal.user_id, name=principal.user_id, is_service=False),
+                "key": AccountKey(id=principal.key_id, name=principal.user_id, created_at=0, expires_at=None),
+            }
+        )

@@ -11,6 +11,7 @@ from aihub.chat.fallback import may_fall_back
 from aihub.chat.service import ChatEngine, ChatModelInfo, hold
 from aihub.core.errors import HubError
 from aihub.core.health import PartHealth
+from aihub.core.request_record import LOCAL, get_record
 
 KEPT_MODELS = 256
 
@@ -49,18 +50,24 @@ class EngineHistory:
         self._clock = clock
         self._records: OrderedDict[str, ModelRecord] = OrderedDict()
 
-    def succeed(self, model_id: str, *, tokens: int, seconds: float, first_token_s: float | None = None) -> None:
-        """Take in an answer of `tokens`, made in `seconds` after its first token (in all, when not streamed)."""
-        record = self._record(model_id)
+    def succeed(
+        self, model_id: str, *, tokens: int, seconds: float, first_token_s: float | None = None, ago_s: float = 0.0
+    ) -> None:
+        """Take in an answer of `tokens`, made in `seconds` after its first token (in all, when not streamed).
+
+        Args:
+            ago_s: Since its end; of several that are past, the oldest comes first.
+        """
+        record = self._record(model_id, ago_s)
         record.error_rate *= 1 - _WEIGHT
         if tokens >= _MIN_TIMED_TOKENS and seconds > 0:
             record.tokens_per_s = _moved(record.tokens_per_s, tokens / seconds)
         if first_token_s is not None:
             record.first_token_s = _moved(record.first_token_s, first_token_s)
 
-    def fail(self, model_id: str) -> None:
-        """Take in a failure of the model, not one of the request."""
-        record = self._record(model_id)
+    def fail(self, model_id: str, *, ago_s: float = 0.0) -> None:
+        """Take in a failure of the model, not one of the request; `ago_s` as for `succeed`."""
+        record = self._record(model_id, ago_s)
         record.error_rate += _WEIGHT * (1 - record.error_rate)
 
     def of(self, model_id: str) -> ModelRecord:
@@ -68,29 +75,35 @@ class EngineHistory:
         record = self._records.get(model_id)
         if record is None:
             return ModelRecord()
-        self._fade(record)
+        self._fade(record, self._clock())
         return record
 
-    def _record(self, model_id: str) -> ModelRecord:
-        record = self._records.setdefault(model_id, ModelRecord(changed_s=self._clock()))
+    def _record(self, model_id: str, ago_s: float) -> ModelRecord:
+        now_s = self._clock() - ago_s
+        record = self._records.setdefault(model_id, ModelRecord(changed_s=now_s))
         self._records.move_to_end(model_id)
         while len(self._records) > KEPT_MODELS:
             self._records.popitem(last=False)
-        self._fade(record)
+        self._fade(record, now_s)
         record.requests += 1
         return record
 
-    def _fade(self, record: ModelRecord) -> None:
-        now_s = self._clock()
-        record.error_rate *= 0.5 ** ((now_s - record.changed_s) / _HALF_LIFE_S)
-        record.changed_s = now_s
+    def _fade(self, record: ModelRecord, now_s: float) -> None:
+        passed_s = max(now_s - record.changed_s, 0.0)
+        record.error_rate *= 0.5 ** (passed_s / _HALF_LIFE_S)
+        record.changed_s += passed_s
 
 
 class ObservedEngine:
-    """An engine whose answers are written to a history; satisfies `ChatEngine`."""
+    """An engine whose answers are written to a history, and its name to the request's record; satisfies `ChatEngine`.
 
-    def __init__(self, engine: ChatEngine, model_id: str, history: EngineHistory) -> None:
+    Args:
+        provider: Who runs it.
+    """
+
+    def __init__(self, engine: ChatEngine, model_id: str, history: EngineHistory, *, provider: str = LOCAL) -> None:
         self._engine = engine
+        self._provider = provider
         self._model_id = model_id
         self._history = history
 
@@ -119,6 +132,7 @@ class ObservedEngine:
         return self._watched(self._engine.stream_complete(body))
 
     async def _timed(self, ask: Callable[[dict[str, Any]], Any], body: dict[str, Any]) -> dict[str, Any]:
+        get_record().note_model(self._model_id, self._provider)
         started_s = time.perf_counter()
         try:
             answer: dict[str, Any] = await ask(body)
@@ -130,6 +144,7 @@ class ObservedEngine:
         return answer
 
     async def _watched(self, frames: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+        get_record().note_model(self._model_id, self._provider)
         started_s = time.perf_counter()
         first_s: float | None = None
         count = 0

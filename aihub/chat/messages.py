@@ -15,7 +15,7 @@ from aihub.chat.parts import MEDIA_TYPES, AnyPart, MediaPart, ReadyImage, ReadyT
 from aihub.chat.tools import FunctionName
 from aihub.core.errors import InvalidRequestError
 from aihub.core.limits import MAX_JSON_DEPTH
-from aihub.core.schemas import LenientModel
+from aihub.core.schemas import LenientModel, validate
 
 _TEXT_FIELDS = {"text": "text", "refusal": "refusal"}
 
@@ -205,6 +205,24 @@ class ToolMessage(LenientModel):
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+class _OneMessage(LenientModel):
+    message: Message
+
+
+def check_message(message: dict[str, Any], param: str) -> None:
+    """Refuse what no chat request may have among its messages.
+
+    Raises:
+        InvalidRequestError: Names the field below `param`.
+    """
+    try:
+        validate(_OneMessage, {"message": message})
+    except InvalidRequestError as error:
+        place = param + (error.param or "").removeprefix("message")
+        text = error.message.replace(f"'{error.param}'", f"'{place}'", 1)
+        raise InvalidRequestError(text, param=place, code=error.code) from error
 
 
 def check_order(messages: Sequence[Message], *, stored: int = 0) -> None:

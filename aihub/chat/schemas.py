@@ -14,7 +14,7 @@ from aihub.chat.markers import neutralise_values
 from aihub.chat.messages import Message, UserMessage, check_order
 from aihub.chat.parts import MEDIA_TYPES
 from aihub.chat.sampling import SamplingRequest
-from aihub.chat.tools import ResponseFormat, Tool, ToolChoice, check_response_format, check_tools
+from aihub.chat.tools import AnyTool, HubTool, ResponseFormat, ToolChoice, check_response_format, check_tools
 from aihub.core.errors import InvalidRequestError
 from aihub.core.filters import Filters
 from aihub.core.limits import (
@@ -157,7 +157,7 @@ class ChatCompletionRequest(SamplingRequest):
     retrieval: RetrievalOptions | None = None
     store: bool | None = Field(default=None, description="true begins a stored conversation where none is named.")
     tool_choice: ToolChoice | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     @model_validator(mode="before")
@@ -230,6 +230,11 @@ class ChatCompletionRequest(SamplingRequest):
         return any(isinstance(message, UserMessage) and message.media for message in self.messages)
 
     @property
+    def hub_tools(self) -> list[HubTool]:
+        """Tools that the hub runs itself."""
+        return [tool for tool in self.tools or () if isinstance(tool, HubTool)]
+
+    @property
     def text_chars(self) -> int:
         """Characters of all messages."""
         return sum(len(message.content or "") for message in self.messages)
@@ -255,8 +260,10 @@ class ChatCompletionRequest(SamplingRequest):
             special_tokens: The served model's special tokens, neutralised in addition to the well-known families.
 
         Raises:
-            ValueError: Media are still to be read (`has_media`).
+            ValueError: Media are still to be read (`has_media`), or tools are the hub's own (`hub_tools`).
         """
+        if self.hub_tools:
+            raise ValueError("the hub's own tools are made functions before an engine is asked")
         if self.has_media:
             raise ValueError("the media of a request are read before an engine is asked")
         tokens = tuple(special_tokens)

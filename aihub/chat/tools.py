@@ -1,6 +1,6 @@
 """Tools a model may call, and formats its answer may be held to. Schemas that an engine would compile are checked before."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 from aihub.chat.json_schema import LengthLimit, check_json_schema, check_length_limits, drop_null_keywords, schema_bytes
 from aihub.core.errors import InvalidRequestError
 from aihub.core.limits import MAX_COMPILED_BYTES, MAX_TOOLS_BYTES
-from aihub.core.schemas import LenientModel
+from aihub.core.schemas import ClosedModel, LenientModel
 
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Description = Annotated[str, StringConstraints(max_length=16_384)]
@@ -28,6 +28,24 @@ class Tool(LenientModel):
     function: Function
 
 
+HubToolName = Literal["recommend", "trending", "next_item", "search_documents"]
+
+
+class HubTool(ClosedModel):
+    """A tool that the hub runs itself while it answers (`pipelines.hub_tools`).
+
+    Attributes:
+        arguments: Values that the model neither sees nor chooses, such as the shop, the customer, the vector store.
+    """
+
+    type: Literal["hub"]
+    name: HubToolName
+    arguments: Annotated[dict[str, Any], Field(max_length=16)] = Field(default_factory=dict)
+
+
+AnyTool = Annotated[Tool | HubTool, Field(discriminator="type")]
+
+
 class FunctionChoice(LenientModel):
     name: FunctionName
 
@@ -37,7 +55,17 @@ class NamedToolChoice(LenientModel):
     function: FunctionChoice
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
+class HubToolChoice(LenientModel):
+    type: Literal["hub"]
+    name: HubToolName
+
+
+ToolChoice = Literal["none", "auto", "required"] | Annotated[NamedToolChoice | HubToolChoice, Field(discriminator="type")]
+
+
+def name_of(tool: Tool | HubTool) -> str:
+    """Return the name by which a model calls a tool."""
+    return tool.name if isinstance(tool, HubTool) else tool.function.name
 
 
 class TextFormat(LenientModel):
@@ -65,7 +93,7 @@ class JsonSchemaFormat(LenientModel):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
+def check_tools(tools: Sequence[Tool | HubTool], choice: ToolChoice | None) -> None:
     """Refuse repeated names, a choice of something that is not there, and schemas that are compiled and must not be.
 
     Raises:
@@ -73,17 +101,27 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
     """
     names: set[str] = set()
     for index, tool in enumerate(tools):
-        if tool.function.name in names:
-            message = f"Two tools are named {tool.function.name!r}; names must differ."
-            raise InvalidRequestError(message, param=f"tools.{index}.function.name")
-        names.add(tool.function.name)
+        name = name_of(tool)
+        if name in names:
+            place = "name" if isinstance(tool, HubTool) else "function.name"
+            raise InvalidRequestError(f"Two tools are named {name!r}; names must differ.", param=f"tools.{index}.{place}")
+        names.add(name)
+    _check_choice(tools, choice, names)
+    _check_schemas([tool for tool in tools if isinstance(tool, Tool)], choice)
+
+
+def _check_choice(tools: Sequence[Tool | HubTool], choice: ToolChoice | None, names: Collection[str]) -> None:
+    if choice == "required" and not names:
+        raise InvalidRequestError("'tool_choice' is 'required' but 'tools' is empty.", param="tool_choice")
     if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
         raise InvalidRequestError(
             f"'tool_choice' names {choice.function.name!r}, which is not in 'tools'.", param="tool_choice.function.name"
         )
-    if choice == "required" and not names:
-        raise InvalidRequestError("'tool_choice' is 'required' but 'tools' is empty.", param="tool_choice")
-    _check_schemas(tools, choice)
+    hub_names = {tool.name for tool in tools if isinstance(tool, HubTool)}
+    if isinstance(choice, HubToolChoice) and choice.name not in hub_names:
+        raise InvalidRequestError(
+            f"'tool_choice' names the hub's tool {choice.name!r}, which is not in 'tools'.", param="tool_choice.name"
+        )
 
 
 def _check_schemas(tools: Sequence[Tool], choice: ToolChoice | None) -> None:

@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from aihub.accounts.cli import keys, tenants, users
 from aihub.cli import serve
 from aihub.core.errors import HubError
 from aihub.core.settings import Settings
@@ -79,6 +80,9 @@ def _fail(error: HubError) -> None:
 
 app = typer.Typer(name="aihub", help="AI Hub: chat, retrieval and embeddings on one Ray cluster.", no_args_is_help=True)
 app.add_typer(database_commands, name="db")
+app.add_typer(keys.app, name="keys")
+app.add_typer(users.app, name="users")
+app.add_typer(tenants.app, name="tenants")
 app.add_typer(commands.app, name="models")
 app.add_typer(recsys.app, name="recsys")
 app.add_typer(finetuning.app, name="train")

@@ -37,14 +37,19 @@ class TextQuery:
     Attributes:
         scoped: Finds all words in any spelling, within one owner's texts.
         words: The same without the owner, to rank by.
-        exact: All words as they were written.
-        plain: The words without diacritics, for snippets.
+        exact: All words as they were written; any spelling where the query has no diacritics at all, as many type without.
+        written: The words.
     """
 
     scoped: str
     words: str
     exact: str
-    plain: tuple[str, ...]
+    written: tuple[str, ...]
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """The words without diacritics."""
+        return tuple(dict.fromkeys(map(without_marks, self.written)))
 
 
 def text_vector(tenant_id: str, owner_id: str, text: str) -> str:
@@ -74,11 +79,12 @@ def text_query(tenant_id: str, owner_id: str, text: str) -> TextQuery | None:
         return None
     spellings = [dict.fromkeys((word, without_marks(word))) for word in words]
     any_spelling = " & ".join("(" + " | ".join(f"'{spelling}'" for spelling in each) + ")" for each in spellings)
+    is_marked = any(len(each) > 1 for each in spellings)
     return TextQuery(
         scoped=f"'{_scope(tenant_id, owner_id)}' & {any_spelling}",
         words=any_spelling,
-        exact=" & ".join(f"'{word}':A" for word in words),
-        plain=tuple(dict.fromkeys(without_marks(word) for word in words)),
+        exact=" & ".join(f"'{word}':A" for word in words) if is_marked else any_spelling,
+        written=tuple(words),
     )
 
 

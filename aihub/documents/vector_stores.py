@@ -185,6 +185,11 @@ class VectorStores:
         Raises:
             ConflictError: The store was built with another embedding model, and `mode` asks for vectors.
         """
+        found = await self.find_chunks(principal, store_id, request)
+        return SearchResults(search_query=request.queries, data=[search_result(chunk) for chunk in found])
+
+    async def find_chunks(self, principal: Principal, store_id: str, request: SearchRequest) -> Sequence[ScoredChunk]:
+        """Return what `search` answers with, as it is found; raises as `search`."""
         store = await self._store(principal, store_id)
         if request.mode != "text":
             require_same_model(store, await self._embedder.model_info())
@@ -197,7 +202,7 @@ class VectorStores:
                     best[chunk.hit.chunk_id] = chunk
         threshold = 0.0 if request.ranking_options is None else request.ranking_options.score_threshold or 0.0
         ranked = sorted((c for c in best.values() if c.score >= threshold), key=lambda c: -c.score)
-        return SearchResults(search_query=request.queries, data=[search_result(c) for c in ranked[: request.max_num_results]])
+        return ranked[: request.max_num_results]
 
     async def _find(
         self, principal: Principal, store: VectorStoreRecord, query: str, request: SearchRequest

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from pydantic_core import to_json
 
 from aihub.core.errors import InvalidRequestError, NotFoundError
+from aihub.core.request_record import get_record
 from aihub.embeddings.schemas import EmbeddingList, EmbeddingRequest
 from aihub.embeddings.service import Embeddings
 from aihub.http.bodies import StrictRoute
@@ -35,6 +36,7 @@ async def create_embeddings(body: EmbeddingRequest, request: Request, services: 
         )
     embeddings = await until_disconnect(request, services.embedder.embed(body.input), timeout_s=services.settings.chat_timeout_s)
     tokens = sum(embeddings.token_counts)
+    get_record().note_model(info.model_id)
     usage_observer(services.metrics, request).answer({"usage": {"prompt_tokens": tokens}})
     # Thousands of vectors take long to write as text; not on the event loop.
     content = await asyncio.to_thread(_render, embeddings, info.model_id, as_base64=body.encoding_format == "base64")

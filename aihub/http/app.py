@@ -3,7 +3,10 @@
 from fastapi import APIRouter, FastAPI
 
 from aihub import __version__
+from aihub.accounts.routes import router as accounts
 from aihub.chat.routes import router as chat
+from aihub.conversations.routes import openai_router as openai_conversations
+from aihub.conversations.routes import router as conversations
 from aihub.core.schemas import ErrorBody
 from aihub.documents.routes import file_batches_router, files_router, vector_stores_router
 from aihub.embeddings.routes import router as embeddings
@@ -31,6 +34,8 @@ OpenAI's API for chat, embeddings, speech, files and vector stores, served from 
 
 _ROUTERS: tuple[APIRouter, ...] = (
     chat,
+    conversations,
+    openai_conversations,
     embeddings,
     speech,
     live_speech,
@@ -47,6 +52,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     training_jobs,
     training_router,
     predictions_router,
+    accounts,
     operation,
     docs_router,
 )

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from aihub.core.errors import HubError, InternalError, InvalidRequestError, MethodNotAllowedError, NotFoundError
 from aihub.core.logging import request_id
+from aihub.core.request_record import get_record
 from aihub.core.schemas import invalid_request
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,10 @@ def public_error(error: Exception) -> HubError:
 
 
 def error_response(error: HubError, *, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
-    """Build the response of an error that the client may see."""
+    """Build the response of an error that the client may see, and note its code in the request's record."""
+    get_record().error_code = error.code
     code = status if status is not None else error.status
+    get_record().error_code = error.code
     all_headers = dict(headers or {})
     if error.retry_after_s is not None:
         all_headers["Retry-After"] = str(error.retry_after_s)

@@ -1,9 +1,9 @@
-"""What happens around every request: its id, the header limit, the guard, metrics, one log line, a last net for bugs.
+"""What happens around every request: its id, the header limit, the guards, metrics, its record, one log line, a net for bugs.
 
-The guard keeps pages of other sites away from the hub, which asks nobody who they are: the browser of whoever may reach it would
-let them read documents and change models (docs/adr/0020-request-guards.md). It runs around every route, so that none can be
-added without it. Pure ASGI: Starlette's `BaseHTTPMiddleware` adds tasks and queues per request, and gets in the way of
-cancelling streams.
+One guard keeps pages of other sites away: the browser of whoever may reach a hub without keys would let them read documents and
+change models (docs/adr/0020-request-guards.md). The other asks for a key and what it may do (docs/adr/0037-access-table.md). They
+run around every route, so that none can be added without them. Pure ASGI: Starlette's `BaseHTTPMiddleware` adds tasks and queues
+per request, and gets in the way of cancelling streams.
 """
 
 import logging
@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aihub.core.errors import HubError, InvalidRequestError, NotFoundError
+from aihub.core.errors import HubError, InvalidRequestError
 from aihub.core.limits import MAX_HEADER_BYTES
 from aihub.core.logging import request_id, response_headers
 from aihub.core.metrics import RequestMetrics
+from aihub.core.request_record import RequestRecord, current_record
 from aihub.core.settings import is_allowed, read_host
+from aihub.http.authentication import PRINCIPAL, refuse_caller
 from aihub.http.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
 from aihub.http.services import PredictionServices, Services
 
@@ -131,6 +133,8 @@ class RequestContext:
         header_bytes, sent_id = scan_headers(scope)
         current = sent_id or f"req_{secrets.token_hex(12)}"
         token = request_id.set(current)
+        record = RequestRecord(request_id=current, started_s=started_s)
+        record_token = current_record.set(record)
         id_header = (b"x-request-id", current.encode())
         extra_headers: dict[str, str] = {}
         headers_token = response_headers.set(extra_headers)
@@ -149,6 +153,8 @@ class RequestContext:
         metrics.in_flight.inc()
         try:
             refusal = refuse_head(scope, header_bytes, services.settings.allowed_hosts)
+            if refusal is None:
+                refusal = await refuse_caller(scope, services.authenticator, record)
             if refusal is not None:
                 await refusal(scope, receive, send_with_id)
             else:
@@ -161,12 +167,22 @@ class RequestContext:
             await error_response(shown)(scope, receive, send_with_id)
         finally:
             metrics.in_flight.dec()
-            _record(metrics, scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s, has_ended=has_ended)
+            record.status = status or CLIENT_CLOSED_REQUEST
+            record.total_s = time.perf_counter() - started_s
+            _observe(metrics, scope, record.status, record.total_s, has_ended=has_ended)
+            hand_over(record, scope, services)
+            current_record.reset(record_token)
             request_id.reset(token)
             response_headers.reset(headers_token)
 
 
-def _record(metrics: RequestMetrics, scope: Scope, status: int, seconds: float, *, has_ended: bool) -> None:
+def hand_over(record: RequestRecord, scope: Scope, services: Services | PredictionServices) -> None:
+    """Give the record of an ended request to whoever keeps them; one without a principal is nobody's."""
+    if PRINCIPAL in scope:
+        services.usage.record(record)
+
+
+def _observe(metrics: RequestMetrics, scope: Scope, status: int, seconds: float, *, has_ended: bool) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     method = scope["method"] if scope.get("route") is not None and scope["method"] in _METHODS else "any"
     metrics.observe_request(method, route, status, seconds)
@@ -186,9 +202,6 @@ def refuse_head(scope: Scope, header_bytes: int, allowed_hosts: tuple[str, ...])
     except HubError as refused:
         # The body was not read, so the connection cannot carry another request.
         return error_response(refused, headers={"Connection": "close"})
-    if not scope["path"].isprintable():
-        # Starlette's path patterns end in `$`, which a newline slips past; NUL breaks PostgreSQL's text.
-        return error_response(NotFoundError("The path holds characters that cannot be printed.", code="unknown_url"))
     return None
 
 

@@ -12,21 +12,27 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
 
 from aihub.chat.service import ChatService
 from aihub.core.health import PartHealth
 from aihub.core.metrics import Metrics, RequestMetrics
 from aihub.core.principal import Principal
+from aihub.core.request_record import RequestRecord
 from aihub.core.settings import Settings
 from aihub.documents.service import FileBatchService, FileService, VectorStoreService, new_upload_slots
 from aihub.embeddings.service import Embedder
+from aihub.http.authentication import PRINCIPAL
 from aihub.recsys.service import WaitingPlaces, new_training_places
 from aihub.speech.service import SpeechService, VoiceService
 
 if TYPE_CHECKING:
+    from aihub.accounts.service import AccountService, Authenticator
+    from aihub.conversations.service import ConversationService
     from aihub.finetuning.service import AdapterService, FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
     from aihub.recsys.service import PredictionService, RecsysService
+    from aihub.usage.service import UsageSink
 
 
 async def no_metrics() -> bytes:
@@ -34,11 +40,19 @@ async def no_metrics() -> bytes:
     return b""
 
 
+class NoUsage:
+    """Keeps no record of requests, as where nothing stores them."""
+
+    def record(self, record: RequestRecord) -> None:
+        """Forget it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Everything a route may call; kept in `app.state.services`.
 
     Attributes:
+        authenticator: Knows whose key a request carries; required, so that no application is open by an oversight.
         registry: Every model the hub could use.
         lifecycle: Local models in memory.
         recsys: Recommendations of each store.
@@ -46,6 +60,8 @@ class Services:
         finetuning: Jobs that train adapters.
         speech: Files and live streams to text.
         voice: Answers to spoken questions.
+        accounts: What callers are told of themselves.
+        conversations: Chats that are kept, and what their owners prefer.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `speech`,
             `postgres`, `redis`); must answer within 2 s and
             never raise.
@@ -53,9 +69,11 @@ class Services:
         replica_metrics: `metrics` of all replicas of this application, where it may have several.
         upload_slots: Shared by all applications of the process, as their temporary files are on one disk.
         training_places: For requests that wait until a training ends; shared likewise.
+        usage: Takes the record of each request that had a principal, once it has ended.
     """
 
     settings: Settings
+    authenticator: "Authenticator"
     chat: ChatService
     embedder: Embedder
     files: FileService
@@ -68,12 +86,15 @@ class Services:
     finetuning: "FineTuningService"
     speech: SpeechService
     voice: VoiceService
+    accounts: "AccountService"
+    conversations: "ConversationService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics
     replica_metrics: Callable[[], Awaitable[bytes]] | None = None
     upload_slots: asyncio.Semaphore = field(default_factory=new_upload_slots)
     training_places: WaitingPlaces = field(default_factory=new_training_places)
+    usage: "UsageSink" = field(default_factory=NoUsage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +102,10 @@ class PredictionServices:
     """What `/predict` may call where it is served alone."""
 
     settings: Settings
+    authenticator: "Authenticator"
     recsys: "PredictionService"
     metrics: RequestMetrics
-
-
-_DEFAULT_PRINCIPAL = Principal()
+    usage: "UsageSink" = field(default_factory=NoUsage)
 
 
 async def get_services(request: Request) -> Services:
@@ -93,9 +113,10 @@ async def get_services(request: Request) -> Services:
     return services
 
 
-async def get_principal() -> Principal:
-    """The caller. One tenant until accounts exist."""
-    return _DEFAULT_PRINCIPAL
+async def get_principal(connection: HTTPConnection) -> Principal:
+    """The caller, as the middleware found it by the key."""
+    principal: Principal = connection.scope[PRINCIPAL]
+    return principal
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from aihub.core.errors import EngineTimeoutError, HubError
 from aihub.core.metrics import Metrics
+from aihub.core.request_record import get_record
 from aihub.http.errors import public_error
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,10 @@ Answer = TypeVar("Answer")
 
 WRITE_TIMEOUT_S = 60.0
 """Longest wait for a slow client to take the next frame; its stream is dropped then."""
+
+# Text inside JSON has its quotes escaped, so neither can be said by a model.
+_PIECE = re.compile(r'"(?:content|reasoning|reasoning_content|arguments|text)":\s?"(?!")')
+_ERROR = re.compile(r'data: \{"error":.*"code":\s?"([^"]+)"')
 
 
 async def until_disconnect(
@@ -71,6 +77,7 @@ class EventStream(Response):
         self._frames = frames
         self._timeout_s = timeout_s
         self._on_frame = on_frame
+        get_record().is_streamed = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sender = asyncio.ensure_future(self._send_all(send))
@@ -133,11 +140,12 @@ async def _following(frames: AsyncGenerator[str, None]) -> str | None:
 
 
 class UsageObserver:
-    """Counts the first token and the tokens of one request."""
+    """Counts the first token and the tokens of one request, for Prometheus and in the request's record."""
 
     def __init__(self, metrics: Metrics, route: str) -> None:
         self._metrics = metrics
         self._route = route
+        self._record = get_record()
         self._started_s = time.perf_counter()
         self._has_begun = False
 
@@ -147,17 +155,23 @@ class UsageObserver:
             return
         if not self._has_begun:
             self._has_begun = True
-            self._metrics.first_token.labels(self._route).observe(time.perf_counter() - self._started_s)
+            now_s = time.perf_counter()
+            self._metrics.first_token.labels(self._route).observe(now_s - self._started_s)
+            self._record.first_token_s = now_s - self._record.started_s
+        self._record.note_streamed(len(_PIECE.findall(frame)))
         if '"usage":{' in frame or '"usage": {' in frame:
             for line in frame.splitlines():
                 if line.startswith("data: {"):
                     self.answer(json.loads(line.removeprefix("data: ")))
+        elif (error := _ERROR.match(frame)) is not None:
+            self._record.error_code = error[1]
 
     def answer(self, answer: Mapping[str, Any]) -> None:
         """Count the usage of a whole answer or chunk."""
         usage = answer.get("usage")
         if isinstance(usage, dict):
             self._metrics.observe_usage(self._route, usage)
+            self._record.note_usage(usage)
 
 
 def usage_observer(metrics: Metrics, request: Request) -> UsageObserver:
@@ -178,6 +192,7 @@ async def _write(send: Send, frame: str) -> None:
 
 
 def _error_frames(error: HubError) -> str:
+    get_record().error_code = error.code
     return f"data: {json.dumps(error.to_openai(), ensure_ascii=False)}\n\ndata: [DONE]\n\n"
 
 

@@ -1,4 +1,5 @@
-"""What happens around every websocket: the guard of `aihub.http.middleware`, its id, metrics, one log line, a last net for bugs.
+"""What happens around every websocket: the guards of `aihub.http.middleware`, its id, metrics, its record, one log line, a net
+for bugs.
 
 A page of any site may open a websocket to the hub through somebody's browser, and browsers let it read the answers, so the guard
 looks at each as at a request that changes something. Refusals before the connection stands are HTTP answers in OpenAI's shape.
@@ -15,14 +16,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aihub.core.errors import HubError, NotFoundError
 from aihub.core.logging import request_id
 from aihub.core.metrics import RequestMetrics
+from aihub.core.request_record import RequestRecord, current_record
+from aihub.http.access import WEBSOCKET
+from aihub.http.authentication import refuse_caller
 from aihub.http.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
-from aihub.http.middleware import refuse_head, scan_headers
+from aihub.http.middleware import hand_over, refuse_head, scan_headers
 from aihub.http.services import PredictionServices, Services
 
 logger = logging.getLogger("aihub.access")
 
 POLICY_VIOLATION, INTERNAL_ERROR = 1008, 1011
-_METHOD = "WEBSOCKET"
 
 
 class WebSocketContext:
@@ -42,10 +45,14 @@ class WebSocketContext:
         header_bytes, sent_id = scan_headers(scope)
         current = sent_id or f"req_{secrets.token_hex(12)}"
         token = request_id.set(current)
+        record = RequestRecord(request_id=current, started_s=started_s)
+        record_token = current_record.set(record)
         connection = _Connection(scope, receive, send, current)
         services.metrics.in_flight.inc()
         try:
             refusal = refuse_head(scope, header_bytes, services.settings.allowed_hosts)
+            if refusal is None:
+                refusal = await refuse_caller(scope, services.authenticator, record)
             if refusal is not None:
                 await connection.refuse(refusal)
             else:
@@ -54,7 +61,11 @@ class WebSocketContext:
             await connection.fail(public_error(error))
         finally:
             services.metrics.in_flight.dec()
-            _record(services.metrics, scope, connection.status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started_s)
+            record.status = connection.status or CLIENT_CLOSED_REQUEST
+            record.total_s = time.perf_counter() - started_s
+            _observe(services.metrics, scope, record.status, record.total_s)
+            hand_over(record, scope, services)
+            current_record.reset(record_token)
             request_id.reset(token)
 
 
@@ -102,9 +113,9 @@ class _Connection:
         await self.send({"type": "websocket.close", "code": INTERNAL_ERROR, "reason": error.code})
 
 
-def _record(metrics: RequestMetrics, scope: Scope, status: int, seconds: float) -> None:
+def _observe(metrics: RequestMetrics, scope: Scope, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
-    metrics.observe_request(_METHOD, route, status, seconds)
+    metrics.observe_request(WEBSOCKET, route, status, seconds)
     if logger.isEnabledFor(logging.INFO):
-        fields = {"method": _METHOD, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        fields = {"method": WEBSOCKET, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
         logger.info("The client left." if status == CLIENT_CLOSED_REQUEST else "closed", extra={"fields": fields})

@@ -6,10 +6,10 @@ How to begin is in docs/recommendations.md.
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel
 
 from aihub.core.errors import OverloadedError
 from aihub.core.principal import Principal
+from aihub.core.request_record import get_record
 from aihub.core.schemas import ObjectId
 from aihub.http.bodies import StrictRoute
 from aihub.http.services import PrincipalDep
@@ -136,20 +136,21 @@ PredictionsDep = Annotated[PredictionService, Depends(get_predictions)]
 @predictions_router.post("/predict/recommendations", response_model=RecommendationsAnswer)
 async def predict_recommendations(body: RecommendationsRequest, recsys: PredictionsDep, principal: PrincipalDep) -> Response:
     """Items for a customer, best first. Unknown customers get popular items, marked `"fallback": "popular"`."""
-    return _json(await recsys.recommendations(principal, body))
+    return _json(await recsys.recommendations(principal, body), "recommendation")
 
 
 @predictions_router.post("/predict/trending", response_model=TrendingAnswer)
 async def predict_trending(body: TrendingRequest, recsys: PredictionsDep, principal: PrincipalDep) -> Response:
     """Variants by what they will sell in the next period."""
-    return _json(await recsys.trending(principal, body))
+    return _json(await recsys.trending(principal, body), "trending")
 
 
 @predictions_router.post("/predict/next-items", response_model=NextItemsAnswer)
 async def predict_next_items(body: NextItemsRequest, recsys: PredictionsDep, principal: PrincipalDep) -> Response:
     """Items that may follow a history, best first. Histories nothing is known of get popular items."""
-    return _json(await recsys.next_items(principal, body))
+    return _json(await recsys.next_items(principal, body), "next_item")
 
 
-def _json(answer: BaseModel) -> Response:
+def _json(answer: RecommendationsAnswer | TrendingAnswer | NextItemsAnswer, model_type: ModelType) -> Response:
+    get_record().note_model(f"{model_type}@{answer.model_version}")
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")

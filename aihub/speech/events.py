@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from aihub.core.errors import InternalError
+from aihub.core.request_record import get_record
 from aihub.core.sse import data_event
 from aihub.speech.formats import to_json, to_segment, to_verbose_json, to_word
 from aihub.speech.schemas import Granularity
@@ -41,6 +42,7 @@ async def render_events(
         start = await anext(events, None)
         if not isinstance(start, TranscriptionStart):
             raise InternalError("A transcription began without saying which model listens.")
+        get_record().note_model(start.model_id)
         yield data_event({**_delta(start, 0.0), "model": start.model_id, "language": start.language})
         async for event in events:
             if isinstance(event, TranscriptionProgress):

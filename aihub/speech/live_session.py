@@ -11,6 +11,7 @@ from typing import Any
 from aihub.core.concurrency import complete
 from aihub.core.errors import HubError, InvalidRequestError, NotFoundError, PayloadTooLargeError, UnavailableError
 from aihub.core.principal import Principal
+from aihub.core.request_record import get_record
 from aihub.core.schemas import validate
 from aihub.http.strict_json import parse_strict_json
 from aihub.speech.schemas import LiveConfig
@@ -110,6 +111,7 @@ class LiveSession:
     async def _open(self) -> LiveStream:
         if self._stream is None:
             self._stream = await self._speech.open_stream(self._principal, self._options())
+            get_record().note_model(self._stream.model_id or AUTO_MODEL)
         return self._stream
 
     def _options(self) -> LiveOptions:
@@ -134,6 +136,7 @@ class LiveSession:
     def _shown(self, result: LiveResult) -> Result:
         if any(map(has_words, result.finals)):
             self._heard_model = result.model_id
+            get_record().note_model(result.model_id or AUTO_MODEL)
         shown = join_finals(result.finals) if result.finals else (result.partial or {"partial": ""})
         return move_later(shown, self._earlier_s) if self._earlier_s else shown
 

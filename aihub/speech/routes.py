@@ -7,6 +7,7 @@ from typing import Any, get_args
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from aihub.core.request_record import get_record
 from aihub.http.bodies import StrictRoute
 from aihub.http.services import PrincipalDep, ServicesDep
 from aihub.http.streaming import EventStream, kept_alive, until_disconnect
@@ -106,7 +107,9 @@ async def create_transcription(request: Request, services: ServicesDep, principa
         opened = await until_disconnect(request, opening, timeout_s=timeout_s, advice=_ADVICE)
         return EventStream(opened, timeout_s=timeout_s, on_frame=_ignore)
     work = services.speech.transcribe(principal, audio, fields.options())
-    return _answer(await until_disconnect(request, work, timeout_s=timeout_s, advice=_ADVICE), fields)
+    transcript = await until_disconnect(request, work, timeout_s=timeout_s, advice=_ADVICE)
+    get_record().note_model(transcript.model_id)
+    return _answer(transcript, fields)
 
 
 def _answer(transcript: Transcript, fields: TranscriptionFields) -> Response:

@@ -15,6 +15,7 @@ from aihub.chat.providers.origin import Origin, parse_object
 from aihub.chat.providers.resilience import Attempts, CircuitBreaker, RetryPolicy
 from aihub.core.errors import HubError
 from aihub.core.health import PartHealth
+from aihub.core.request_record import waiting
 
 _SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
 
@@ -108,7 +109,7 @@ class ProviderConnection:
             check(answer)
             return answer
 
-        with self._measured():
+        with self._measured(), waiting():
             return await self._attempts.run(once)
 
     async def stream(self, path: str, body: dict[str, Any], parse: Parse) -> AsyncGenerator[dict[str, Any], None]:
@@ -130,16 +131,20 @@ class ProviderConnection:
 
         started_s = time.perf_counter()
         with self._measured():
-            first, chunks = await self._attempts.run(begin)
+            with waiting():
+                chunk, chunks = await self._attempts.run(begin)
             self._metrics.first_byte.labels(self.provider).observe(time.perf_counter() - started_s)
             async with aclosing(chunks):
-                yield first
-                try:
-                    async for chunk in chunks:
-                        yield chunk
-                except HubError as error:
-                    self._attempts.judge(error)
-                    raise
+                while True:
+                    yield chunk
+                    try:
+                        with waiting():
+                            chunk = await anext(chunks)
+                    except StopAsyncIteration:
+                        return
+                    except HubError as error:
+                        self._attempts.judge(error)
+                        raise
 
     @contextmanager
     def _measured(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from aihub.chat.providers.origin import parse_object
 from aihub.chat.service import ChatModelInfo, estimate_tokens
 from aihub.core.errors import HubError, NotFoundError
 from aihub.core.health import PartHealth
+from aihub.core.request_record import get_record
 
 MAX_PARALLEL_CHOICES = 4
 
@@ -107,8 +108,10 @@ class OllamaEngine:
                 raise
             yield error_frame(error)
             return
+        last = answer.usage_chunk()
+        get_record().note_usage(last["usage"])
         if (body.get("stream_options") or {}).get("include_usage"):
-            yield data_frame(answer.usage_chunk())
+            yield data_frame(last)
         yield DONE
 
     def _origin(self, native: dict[str, Any]) -> dict[str, str]:

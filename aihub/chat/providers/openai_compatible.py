@@ -13,6 +13,7 @@ from aihub.chat.providers.failures import ProviderError
 from aihub.chat.service import ChatModelInfo, estimate_tokens
 from aihub.core.errors import HubError, InvalidRequestError
 from aihub.core.health import PartHealth
+from aihub.core.request_record import get_record
 
 _NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
@@ -25,14 +26,20 @@ class Dialect:
         left_out: Sampling fields the server refuses as unknown; they are hints, and are left out.
         limit_field: Name of the answer's token limit in a chat body.
         completes_by_chat: Whether the models only chat: a completion then asks its prompt as a user message.
+        tells_usage: Whether each stream may be asked for its usage; elsewhere only one whose client asks for it.
     """
 
     left_out: frozenset[str] = frozenset()
     limit_field: str = "max_completion_tokens"
     completes_by_chat: bool = False
+    tells_usage: bool = False
 
 
-OPENAI = Dialect(left_out=frozenset({"ignore_eos", "min_p", "min_tokens", "repetition_penalty", "top_k"}), completes_by_chat=True)
+OPENAI = Dialect(
+    left_out=frozenset({"ignore_eos", "min_p", "min_tokens", "repetition_penalty", "top_k"}),
+    completes_by_chat=True,
+    tells_usage=True,
+)
 GITHUB = replace(OPENAI, limit_field="max_tokens")
 COMPATIBLE = Dialect(limit_field="max_tokens")
 
@@ -99,10 +106,14 @@ class OpenAICompatibleEngine:
     async def _frames(self, path: str, body: dict[str, Any], kind: str) -> AsyncGenerator[str, None]:
         wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         has_begun = False
+        if self._dialect.tells_usage:
+            body = body | {"stream_options": {"include_usage": True}}
         chunks = self._connection.stream(path, body, read_events)
         async with aclosing(chunks):
             try:
                 async for chunk in chunks:
+                    if isinstance(usage := chunk.get("usage"), dict):
+                        get_record().note_usage(usage)
                     if not _is_told(chunk, wants_usage=wants_usage):
                         continue
                     named = self._named(chunk, kind) if not has_begun else chunk | self._head(kind)

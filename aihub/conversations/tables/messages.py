@@ -227,7 +227,7 @@ async def replace_message(
         )
         removed = cursor.rowcount
     else:
-        row = _prepare_one(principal, NewMessage(message))
+        (row,) = await _prepare(principal, [NewMessage(message)])
         await connection.execute(
             """
             UPDATE conversation_messages SET message = %(json)s::jsonb, size_bytes = %(size)s,

@@ -6,13 +6,17 @@ from typing import Any, cast
 
 import numpy as np
 
+from aihub.accounts.fake import FakeAccounts, FakeAuthenticator
 from aihub.chat.completions import CompletionRequest
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.schemas import ChatCompletionRequest
+from aihub.conversations.conversations import Conversations
+from aihub.conversations.fake import new_memory_conversations
 from aihub.core.errors import HubError, NotFoundError
 from aihub.core.health import PartHealth
 from aihub.core.metrics import Metrics
 from aihub.core.principal import Principal
+from aihub.core.request_record import RequestRecord
 from aihub.core.settings import Settings
 from aihub.documents.service import FileBatchService, FileService, VectorStoreService
 from aihub.embeddings.service import EmbedderInfo, Embeddings
@@ -89,6 +93,16 @@ class TinyEmbedder:
         return PartHealth("ok")
 
 
+class Usage:
+    """Keeps the records of requests."""
+
+    def __init__(self) -> None:
+        self.records: list[RequestRecord] = []
+
+    def record(self, record: RequestRecord) -> None:
+        self.records.append(record)
+
+
 @dataclass
 class Parts:
     """Knobs of one test application."""
@@ -98,6 +112,9 @@ class Parts:
     speech: FakeSpeech = field(default_factory=FakeSpeech)
     metrics: Metrics = field(default_factory=Metrics)
     settings: Settings = field(default_factory=Settings)
+    authenticator: FakeAuthenticator = field(default_factory=FakeAuthenticator)
+    usage: Usage = field(default_factory=Usage)
+    conversations: Conversations = field(default_factory=new_memory_conversations)
     health: dict[str, PartHealth] = field(
         default_factory=lambda: {name: PartHealth("ok") for name in ("llm", "embeddings", "postgres", "redis")}
     )
@@ -108,6 +125,8 @@ class Parts:
 
         return Services(
             settings=self.settings,
+            authenticator=self.authenticator,
+            usage=self.usage,
             chat=OneEngineChat(self.engine),
             embedder=self.embedder,
             files=cast(FileService, None),  # The files' own tests bring one.
@@ -120,6 +139,8 @@ class Parts:
             finetuning=cast(FineTuningService, None),
             speech=self.speech,
             voice=cast(VoiceService, None),
+            accounts=FakeAccounts(),
+            conversations=self.conversations,
             health=health,
             metrics=self.metrics,
         )

@@ -12,15 +12,23 @@ from tests.unit.conftest import assert_refused
 ROUTES = """
 - /v1/audio/stream
 DELETE /api/v1/adapters/{adapter_id:path}
+DELETE /api/v1/chat/conversations/{conversation_id}
 DELETE /api/v1/training/jobs/{job_id}
 DELETE /models/jobs/{job_id}
 DELETE /train/jobs/{job_id}
+DELETE /v1/conversations/{conversation_id}
+DELETE /v1/conversations/{conversation_id}/items/{item_id}
 DELETE /v1/files/{file_id}
 DELETE /v1/models/{model_id:path}
 DELETE /v1/vector_stores/{store_id}
 DELETE /v1/vector_stores/{store_id}/files/{file_id}
+GET /api/v1/account
 GET /api/v1/adapters
 GET /api/v1/adapters/{adapter_id:path}
+GET /api/v1/chat/conversations
+GET /api/v1/chat/conversations/{conversation_id}
+GET /api/v1/chat/conversations/{conversation_id}/export
+GET /api/v1/chat/preferences
 GET /api/v1/models
 GET /api/v1/models/info
 GET /api/v1/models/status
@@ -48,6 +56,9 @@ GET /openapi.json
 GET /train/jobs/{job_id}
 GET /train/status/{store_id}
 GET /v1/audio/stream
+GET /v1/conversations/{conversation_id}
+GET /v1/conversations/{conversation_id}/items
+GET /v1/conversations/{conversation_id}/items/{item_id}
 GET /v1/files
 GET /v1/files/{file_id}
 GET /v1/files/{file_id}/content
@@ -64,6 +75,7 @@ GET /v1/vector_stores/{store_id}/file_batches/{batch_id}/files
 GET /v1/vector_stores/{store_id}/files
 GET /v1/vector_stores/{store_id}/files/{file_id}
 GET /v1/vector_stores/{store_id}/files/{file_id}/content
+PATCH /api/v1/chat/conversations/{conversation_id}
 POST /api/v1/adapters/merge
 POST /api/v1/adapters/promote
 POST /api/v1/adapters/rollback
@@ -93,6 +105,9 @@ POST /train/trending
 POST /v1/audio/transcriptions
 POST /v1/chat/completions
 POST /v1/completions
+POST /v1/conversations
+POST /v1/conversations/{conversation_id}
+POST /v1/conversations/{conversation_id}/items
 POST /v1/embeddings
 POST /v1/files
 POST /v1/fine_tuning/jobs
@@ -108,6 +123,7 @@ POST /v1/vector_stores/{store_id}/files
 POST /v1/vector_stores/{store_id}/files/{file_id}
 POST /v1/vector_stores/{store_id}/search
 POST /v1/voice/ask
+PUT /api/v1/chat/preferences
 """
 
 

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Route, WebSocketRoute
 
+from aihub.accounts.fake import FakeAuthenticator
 from aihub.core.errors import ConfigurationError
 from aihub.core.logging import add_response_header, configure_logging
 from aihub.core.metrics import RequestMetrics
@@ -201,7 +202,9 @@ def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 
 def prediction_app() -> FastAPI:
-    return create_prediction_app(PredictionServices(Settings(), cast(PredictionService, None), RequestMetrics()))
+    return create_prediction_app(
+        PredictionServices(Settings(), FakeAuthenticator(), cast(PredictionService, None), RequestMetrics())
+    )
 
 
 def calling(app: FastAPI, **options: Any) -> httpx.AsyncClient:

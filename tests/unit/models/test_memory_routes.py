@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,8 +10,6 @@ import pytest
 from fastapi import FastAPI
 
 from aihub.core.errors import ModelUnavailableError
-from aihub.core.metrics import Metrics
-from aihub.core.settings import Settings
 from aihub.http.errors import install_error_handlers
 from aihub.http.middleware import RequestContext
 from aihub.models import routes
@@ -20,6 +18,7 @@ from aihub.models.memory.state import UnloadLevel
 from aihub.models.memory.status import LifecycleStatus, ModelStatus
 from aihub.models.schemas import GenerationDefaults, ModelInfo
 from tests.unit.conftest import assert_refused
+from tests.unit.http.services import Parts
 from tests.unit.models.memory.lifecycle_parts import GIB, Hub, running_hub, spec
 
 PATH = "/api/v1/models"
@@ -86,7 +85,7 @@ async def hub() -> AsyncIterator[Hub]:
 @pytest.fixture
 async def http(hub: Hub) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI(redirect_slashes=False)
-    app.state.services = SimpleNamespace(settings=Settings(), metrics=Metrics(), lifecycle=LocalModels(hub))
+    app.state.services = replace(Parts().services(), lifecycle=LocalModels(hub))
     install_error_handlers(app)
     app.add_middleware(RequestContext, sends_id=True)
     app.include_router(routes.loaded_models_router)

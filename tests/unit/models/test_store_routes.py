@@ -3,7 +3,7 @@ import gc
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -14,8 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aihub.core.errors import HubError, OverloadedError
-from aihub.core.metrics import Metrics
-from aihub.core.settings import Settings
 from aihub.http.errors import install_error_handlers
 from aihub.http.middleware import RequestContext
 from aihub.models.keys import parse_key
@@ -24,6 +22,7 @@ from aihub.models.store import routes
 from aihub.models.store.downloads.orders import JobEvent
 from aihub.models.store.routes import job_frames
 from tests.unit.conftest import assert_refused
+from tests.unit.http.services import Parts
 from tests.unit.models.registry_parts import JOB_ID, FakeRegistry, job
 
 # Each must be refused as a key before anything is asked of the registry.
@@ -37,7 +36,7 @@ BAD_KEYS = [
 
 def make_app(registry: RegistryService) -> FastAPI:
     app = FastAPI(redirect_slashes=False)
-    app.state.services = SimpleNamespace(registry=registry, settings=Settings(), metrics=Metrics())
+    app.state.services = replace(Parts().services(), registry=registry)
     install_error_handlers(app)
     app.add_middleware(RequestContext, sends_id=True)
     app.include_router(routes.router)

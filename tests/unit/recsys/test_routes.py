@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from aihub.accounts.fake import FakeAuthenticator
 from aihub.core.errors import ConflictError, NotFoundError
-from aihub.core.metrics import Metrics, RequestMetrics
+from aihub.core.metrics import RequestMetrics
 from aihub.core.principal import Principal
 from aihub.core.settings import Settings
 from aihub.http.app import create_prediction_app
@@ -49,6 +50,7 @@ from aihub.recsys.serializers import (
 from aihub.recsys.service import WaitingPlaces
 from aihub.recsys.tables.runs import RunRecord, StoreModelRecord
 from tests.unit.conftest import assert_refused
+from tests.unit.http.services import Parts
 
 PREDICTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("/predict/recommendations", {"store_id": 1, "user_id": 5}, "n"),
@@ -140,7 +142,7 @@ def service() -> FakeRecsys:
 @pytest.fixture
 async def http(service: FakeRecsys) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
-    app.state.services = SimpleNamespace(settings=Settings(), metrics=Metrics(), recsys=service, training_places=WaitingPlaces(2))
+    app.state.services = replace(Parts().services(), recsys=service, training_places=WaitingPlaces(2))
     install_error_handlers(app)
     app.add_middleware(RequestContext, sends_id=True)
     app.include_router(recsys.training_router)
@@ -168,7 +170,7 @@ async def test_predictions_served_alone_answer_as_the_whole_application_does(
     http: httpx.AsyncClient, service: FakeRecsys
 ) -> None:
     metrics = RequestMetrics(prefix="aihub_recsys")
-    app = create_prediction_app(PredictionServices(Settings(), service, metrics))
+    app = create_prediction_app(PredictionServices(Settings(), FakeAuthenticator(), service, metrics))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as alone:
         for path, body, count in PREDICTIONS:
             for sent in (body, body | {count: 0}, {}, [1]):
