@@ -9,6 +9,7 @@ STAMP := $(VENV)/installed-$(DEVICE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 PEERS := .aihub/bench/encoders/venv
 PORT ?=
+HOST ?=
 DEMO_DATA ?= ../shared/data/online-retail/online_retail.csv.xz
 CODE := aihub pipelines deployments training tests benchmarks examples scripts
 .DEFAULT_GOAL := help
@@ -30,8 +31,8 @@ $(STAMP): $(LOCKS) pyproject.toml
 	@echo "Speech: the vosk package brings no models. With the hub: $(BIN)/aihub models download vosk:vi vosk:en (40 MB each)."
 	@echo "        Its own command vosk-transcriber wants an ffmpeg program; the hub decodes without one."
 
-serve: install ## Start the hub and wait until it answers; Ctrl-C stops everything (PORT=8001 for another port)
-	@exec $(BIN)/aihub serve $(if $(PORT),--port $(PORT))
+serve: install ## Start the hub and wait until it answers; Ctrl-C stops everything (PORT=8001 for another port, HOST=0.0.0.0 for other machines)
+	@exec $(BIN)/aihub serve $(if $(PORT),--port $(PORT)) $(if $(HOST),--host $(HOST))
 
 test: install ## Run the tests: unit, contract, then a real cluster with the default models
 	@$(MAKE) --no-print-directory test-unit

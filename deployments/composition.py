@@ -36,14 +36,21 @@ from aihub.http.services import Services
 from aihub.media.decoder import SandboxedDecoder
 from aihub.media.fetch import RemoteMediaFetcher
 from aihub.models.configuration import HubConfiguration
-from aihub.models.service import LifecycleService, ModelManager, RegistryService
+from aihub.models.service import ModelManager
 from aihub.speech.service import SpeechService
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
 from deployments.models import ADAPTERS, FINETUNING, REGISTRY
 from deployments.people import People
 from deployments.replica_metrics import ReplicaMetrics
-from deployments.service_client import adapters_client, embedder_client, recsys_client, service_client
+from deployments.service_client import (
+    adapters_client,
+    embedder_client,
+    lifecycle_client,
+    recsys_client,
+    registry_client,
+    service_client,
+)
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.hub_tools import HubTools
@@ -133,9 +140,9 @@ class Composition:
     def __init__(self, settings: Settings, profile: Profile, model_id: str, tokenizer_path: str, *, is_local: bool) -> None:
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
         self._models = AppConnection(MODELS_APP, "The model manager")
-        self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model")
-        self._recsys = AppConnection(RECSYS_APP, "The recommender")
-        self._speech = AppConnection(SPEECH_APP, "The speech service")
+        self._embeddings = AppConnection(EMBEDDINGS_APP, "The embeddings model", is_metered=True)
+        self._recsys = AppConnection(RECSYS_APP, "The recommender", is_metered=True)
+        self._speech = AppConnection(SPEECH_APP, "The speech service", is_metered=True)
         self._database = Database(settings.database_url.get_secret_value(), timeout_s=settings.storage_timeout_s)
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._cache = Cache(redis_url, timeout_s=settings.cache_timeout_s)
@@ -159,7 +166,7 @@ class Composition:
             caption_language=settings.caption_language,
         )
         self._documents = _build_documents(self._database, embedder, metrics, settings, profile, tokenizer_path, reader)
-        self.lifecycle = service_client(LifecycleService, self._models)
+        self.lifecycle = lifecycle_client(self._models, self._directory.refresh)
         self._waits, self.recsys = recsys_client(self._recsys)
         rag = RagPipeline(
             finder=self._documents.retriever, stores=self._documents.stores, embedder=embedder, prompts=self.prompts
@@ -177,7 +184,7 @@ class Composition:
             files=self._documents.files,
             vector_stores=self._documents.vector_stores,
             file_batches=self._documents.file_batches,
-            registry=service_client(RegistryService, self._models, prefix=REGISTRY),
+            registry=registry_client(self._models, REGISTRY, self._directory.refresh),
             lifecycle=self.lifecycle,
             recsys=self.recsys,
             adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
@@ -186,6 +193,7 @@ class Composition:
             accounts=self.people.accounts,
             conversations=self.people.conversations,
             voice=VoicePipeline(speech, chat, rag),
+            analytics=self.people.analytics,
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import os
 import sys
+from collections import Counter
 from typing import Any
 
 SLEEP_ALLOCATOR = "vllm.device_allocator.cumem"
@@ -22,6 +23,27 @@ class WorkerReport:
         import torch
 
         return max(int(torch.cuda.memory_reserved()) - _asleep_bytes(), 0) if torch.cuda.is_initialized() else 0
+
+    def take_scheduled_tokens(self) -> dict[str, int]:
+        """Tokens that each request has had put through the model since the last call, by vLLM's request id; of a prompt only
+        those that no cache has had.
+
+        Counting begins with the first call.
+        """
+        counted: Counter[str] | None = getattr(self, "_scheduled_tokens", None)
+        self._scheduled_tokens: Counter[str] = Counter()
+        if counted is None:
+            self._count_scheduled_tokens()
+        return dict(counted or {})
+
+    def _count_scheduled_tokens(self) -> None:
+        execute = self.execute_model  # type: ignore[has-type]  # of vLLM's worker
+
+        def execute_counted(scheduler_output: Any) -> Any:
+            self._scheduled_tokens.update(scheduler_output.num_scheduled_tokens)
+            return execute(scheduler_output)
+
+        self.execute_model = execute_counted
 
     def release_cache_pages(self) -> int:
         """Give the pages of an unused KV cache in RAM back to the system, which returns them as zeros when they are written.

@@ -8,7 +8,7 @@ it back.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Collection
 from typing import Any
 
 import grpc
@@ -27,7 +27,9 @@ from aihub.core.errors import (
 )
 from aihub.core.health import PartHealth
 from aihub.core.request_record import waiting
+from aihub.usage.apportionment import TakenCosts
 from deployments.ray_compat import count_running_replicas
+from deployments.work_ids import TAKE_COSTS, name_work, note_answer
 
 logger = logging.getLogger("ray.serve")
 
@@ -68,14 +70,16 @@ class AppConnection:
         app_name: Of the application.
         part: What messages call it.
         holds_engine: The replica dies with an engine it holds: when it says that is gone, the part is down.
+        is_metered: Its deployment measures what calls cost, see `deployments.metering`.
 
     Attributes:
         is_new: It has not answered a probe yet.
     """
 
-    def __init__(self, app_name: str, part: str, *, holds_engine: bool = False) -> None:
+    def __init__(self, app_name: str, part: str, *, holds_engine: bool = False, is_metered: bool = False) -> None:
         self.part = part
         self._holds_engine = holds_engine
+        self._is_metered = is_metered
         self._app_name = app_name
         self._handle: DeploymentHandle | None = None
         self._methods: dict[tuple[str, bool], DeploymentHandle] = {}
@@ -133,6 +137,9 @@ class AppConnection:
         self._asked.set()
         return self._method(self._handle, name, stream=stream)
 
+    def _work(self) -> dict[str, str]:
+        return name_work(self) if self._is_metered else {}
+
     def fail(self, error: BaseException) -> HubError:
         """Translate a failed call, and mark the part down when its replica is gone."""
         translated = translate_error(error, self.part)
@@ -143,10 +150,12 @@ class AppConnection:
 
     async def call(self, name: str, *args: Any, **options: Any) -> Any:
         """Call a plain method and translate its errors."""
-        response = self.method(name).remote(*args, **options)
+        response = self.method(name).remote(*args, **options, **self._work())
         try:
             with waiting():
-                return await self._first(response)
+                answer = await self._first(response)
+            note_answer(self)
+            return answer
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -155,14 +164,23 @@ class AppConnection:
         except Exception as error:  # the border of the cluster: every failure is translated
             raise self.fail(error) from error
 
+    async def take_costs(self, work_ids: Collection[str]) -> TakenCosts:
+        """Ask a metered part what it has spent on requests; raises as `call`."""
+        try:
+            taken: TakenCosts = await self.method(TAKE_COSTS).remote(list(work_ids))
+        except Exception as error:  # the border of the cluster: every failure is translated
+            raise self.fail(error) from error
+        return taken
+
     async def stream(self, name: str, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
         """Iterate over a generator method; closing this generator cancels the remote one."""
-        responses = self.method(name, stream=True).remote(*args, **options)
+        responses = self.method(name, stream=True).remote(*args, **options, **self._work())
         finished = False
         try:
             with contextlib.suppress(StopAsyncIteration):
                 with waiting():
                     item = await self._first(anext(responses))
+                note_answer(self)
                 while True:
                     yield item
                     with waiting():

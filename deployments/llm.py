@@ -6,8 +6,7 @@ import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aihub.chat.service import ChatEngine, ChatModelInfo
@@ -17,10 +16,12 @@ from aihub.core.health import PartHealth
 from aihub.models.memory.generation_defaults import with_room_for_minimum
 from deployments.cancellation import quiet_refusals
 from deployments.engine_adapters import adapters_of
-from deployments.engine_process import describe_cause, start_early
-from deployments.engine_state import EngineSleep, engine_error
+from deployments.engine_start import EngineOptions, start_engine
+from deployments.engine_state import EngineSleep
+from deployments.engine_work import read_scheduled_tokens
 from deployments.llm_images import check_parts, warm_up_image
 from deployments.llm_messages import chat_request, completion_request, engine_died, hub_error, several_greedy
+from deployments.metering import metered, new_meter
 
 if TYPE_CHECKING:
     from deployments.vllm_compat import LLMServer
@@ -32,25 +33,7 @@ CANARY_TIMEOUT_S = 20.0
 WARM_UP_TOKENS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How a model's engine is started.
-
-    Attributes:
-        source: Folder of the model.
-        device: `cpu` or `cuda:<n>`.
-        arguments: vLLM's engine arguments.
-        environment: Variables the engine reads when it is imported.
-        home: State folder where published adapters of the model lie; None for a model without.
-    """
-
-    source: str
-    device: str
-    arguments: dict[str, Any]
-    environment: dict[str, str]
-    home: Path | None = None
-
-
+@metered(ChatEngine)
 class LLMDeployment(ChatEngine):
     """One replica of one local model.
 
@@ -76,6 +59,7 @@ class LLMDeployment(ChatEngine):
         self._last_progress_s = time.monotonic()
         self._sleep = EngineSleep(self._put_engine_to_sleep, self._wake_engine)
         self._server = await self._start_engine(engine)
+        self.meter = new_meter(engine.device, read_work=partial(read_scheduled_tokens, self._server))
         self._adapters = adapters_of(
             self._server, model_info.model_id, engine.home, engine.arguments.get("lora_target_modules", ())
         )
@@ -216,27 +200,7 @@ class LLMDeployment(ChatEngine):
             raise ModelUnavailableError(f"The engine gave no token in {CANARY_TIMEOUT_S:.0f} s: it is frozen.") from error
 
     async def _start_engine(self, engine: EngineOptions) -> "LLMServer":
-        """Start vLLM; its engine's process imports it while this one does."""
-        process = start_early(engine.device)
-        try:
-            from deployments.cut_calls import answer_cut_calls
-            from deployments.vllm_compat import LLMConfig, release_cache_pages, start_server
-
-            config = LLMConfig(
-                model_loading_config={"model_id": self._model_info.model_id, "model_source": engine.source},
-                engine_kwargs=engine.arguments,
-                # The default of 50 ms holds the first token back by up to 50 ms.
-                experimental_configs={"stream_batching_interval_ms": 0},
-                **({"accelerator_config": {"kind": "cpu"}} if engine.device == "cpu" else {}),
-            )
-            server = await start_server(config, process)
-            await release_cache_pages(server)
-            answer_cut_calls(server)
-            return server
-        except Exception as error:
-            causes = process.causes() or [describe_cause(error)]
-            process.kill()
-            raise engine_error(causes[0]) from error
+        return await start_engine(engine, self._model_info.model_id)
 
     async def _put_engine_to_sleep(self) -> None:
         from deployments.vllm_compat import put_engine_to_sleep

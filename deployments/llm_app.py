@@ -67,7 +67,8 @@ def build_llm_application(
         cache: Folder where the engine keeps what it has compiled.
         home: State folder with the adapters of models.
     """
-    from deployments.llm import EngineOptions, LLMDeployment
+    from deployments.engine_start import EngineOptions
+    from deployments.llm import LLMDeployment
 
     llm = profile.llm
     engine = EngineOptions(

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from aihub.core.errors import ContextLengthError, HubError, InvalidRequestError, ModelUnavailableError, NotFoundError
+from deployments.engine_work import engine_request_id
 
 logger = logging.getLogger("ray.serve")
 
@@ -26,14 +27,14 @@ def chat_request(body: dict[str, Any]) -> Any:
     """Return vLLM's request for a chat body; raises `InvalidRequestError` for one it cannot take."""
     from deployments.vllm_compat import ChatCompletionRequest
 
-    return _parse(ChatCompletionRequest, body)
+    return _parse(ChatCompletionRequest, body | {"request_id": engine_request_id()})
 
 
 def completion_request(body: dict[str, Any]) -> Any:
     """Return vLLM's request for a completion body; raises as `chat_request`."""
     from deployments.vllm_compat import CompletionRequest
 
-    return _parse(CompletionRequest, body)
+    return _parse(CompletionRequest, body | {"request_id": engine_request_id()})
 
 
 def _parse(request_type: Any, body: dict[str, Any]) -> Any:

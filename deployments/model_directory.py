@@ -5,12 +5,12 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from aihub.chat.history import EngineHistory
-from aihub.chat.routing import ModelCandidate, ModelState
+from aihub.chat.routing import ModelCandidate
 from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import HubError, NotFoundError, OverloadedError
 from aihub.core.health import PartHealth
@@ -21,7 +21,9 @@ from aihub.models.service import AdapterView, ModelManager, ModelsReport
 from deployments.handles import AppConnection
 from deployments.llm_app import app_name
 from deployments.local_engine import LocalEngine
+from deployments.model_report import adapter_of, identify_model, list_candidates, list_models
 from deployments.service_client import engine_client, service_client
+from pipelines.answer_basis import ModelIdentity
 from pipelines.chat import model_not_found
 from pipelines.load_wait import LoadWait
 
@@ -105,6 +107,18 @@ class ModelDirectory:
             return await self._resolve(model_id, wait, model_id)
         return await self._resolve(adapter.base, wait, model_id, adapter.adapter_id)
 
+    async def identify(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, is_fresh: bool = False
+    ) -> ModelIdentity | None:
+        """Return the model or adapter of a name by the last report; None where that may be too old to act on."""
+        asked_s = asyncio.get_running_loop().time()
+        if is_fresh:
+            await self.refresh()
+        report = self._report
+        if report is None or not self._is_current(report) or is_fresh and self._reported_s < asked_s:
+            return None
+        return identify_model(report, model_id, await self._find_adapter(principal, model_id))
+
     async def require(self, principal: Principal, model_id: str) -> None:
         """Raise `NotFoundError` (`model_not_found`) where there is no such model or adapter; nothing is loaded.
 
@@ -140,10 +154,10 @@ class ModelDirectory:
         asked = find_adapter_id(name)
         if report is None or asked is None or any(view.model_id == name for view in report.models):
             return None
-        found = _adapter_of(principal, name, report.adapters)
+        found = adapter_of(principal, name, report.adapters)
         if found is None and any(view.model_id == asked.base for view in report.models):
             # Published or promoted since the last report.
-            found = _adapter_of(principal, name, await self._manager.adapters())
+            found = adapter_of(principal, name, await self._manager.adapters())
         return found
 
     async def refresh(self) -> None:
@@ -153,35 +167,11 @@ class ModelDirectory:
 
     async def candidates(self) -> list[ModelCandidate]:
         """Return what routing must know of each local model."""
-        views = self._report.models if self._report is not None else ()
-        return [
-            ModelCandidate(
-                view.model_id,
-                frozenset(view.types),
-                frozenset(view.languages),
-                _routing_state(view.state, fits=view.fits and view.failure is None),
-                view.context_tokens,
-                view.weights_bytes,
-            )
-            for view in views
-        ]
+        return list_candidates(self._report) if self._report is not None else []
 
     async def list(self, principal: Principal) -> list[ChatModelInfo]:
         """Return what can be asked: loaded models first, then those that their first request loads, then their adapters."""
-        if self._report is None:
-            return []
-        model_infos = []
-        for view in sorted(self._report.models, key=lambda view: (view.state != "ready", view.model_id != self._default_model)):
-            if view.fits and view.failure is None:
-                ready = self._report.directory.ready.get(view.model_id)
-                created = ready.created if ready else 0
-                model_infos.append(ChatModelInfo(view.model_id, view.context_tokens, created, max_images=view.max_images))
-        context_tokens = {model_info.model_id: model_info.context_tokens for model_info in model_infos}
-        for adapter in self._report.adapters:
-            if adapter.base in context_tokens and adapter.tenant_id == principal.tenant_id:
-                for name in filter(None, (adapter.alias, adapter.adapter_id)):
-                    model_infos.append(ChatModelInfo(name, context_tokens[adapter.base], adapter.created))
-        return model_infos
+        return list_models(self._report, principal, self._default_model) if self._report is not None else []
 
     def health(self) -> PartHealth:
         """State of the default model. One that is not loaded is fine, as its next request loads it; so is that load.
@@ -274,7 +264,7 @@ class ModelDirectory:
 
     def _connection(self, model_id: str) -> AppConnection:
         if model_id not in self._connections:
-            connection = AppConnection(app_name(model_id), f"The model {model_id}", holds_engine=True)
+            connection = AppConnection(app_name(model_id), f"The model {model_id}", holds_engine=True, is_metered=True)
             connection.start()
             self._connections[model_id] = connection
             self._connected_s[model_id] = asyncio.get_running_loop().time()
@@ -287,14 +277,3 @@ class ModelDirectory:
         if model_id not in self._engines:
             self._engines[model_id] = engine_client(connection)
         return LocalEngine(self._engines[model_id], model_id, self, adapter_id)
-
-
-def _adapter_of(principal: Principal, name: str, adapters: Iterable[AdapterView]) -> AdapterView | None:
-    own = (adapter for adapter in adapters if adapter.tenant_id == principal.tenant_id)
-    return next((adapter for adapter in own if name in {adapter.adapter_id, adapter.alias}), None)
-
-
-def _routing_state(state: str, *, fits: bool) -> ModelState:
-    if state == "ready":
-        return "loaded"
-    return "loadable" if fits else "unfit"

@@ -47,6 +47,7 @@ from deployments.finetuning import FineTuning
 from deployments.llm_app import engine_dtype
 from deployments.model_host import ServeModelHost
 from deployments.model_prober import EngineProber
+from deployments.model_versions import ModelVersions
 from deployments.options import policy_of
 from deployments.service_client import offers
 
@@ -80,6 +81,7 @@ class Models(LifecycleService, ModelManager):
             profile.generation,
             self._folder_of,
         )
+        self._versions = ModelVersions(self._defaults.read)
         self._host = ServeModelHost(profile, self._defaults.read, settings.home_path / "cache", settings.home_path)
         self._adapters = Adapters(
             AdapterStore(settings.home_path),
@@ -159,7 +161,7 @@ class Models(LifecycleService, ModelManager):
         """Take an ingress replica's report; see `ModelLifecycle.report`."""
         directory = await self._lifecycle.report(client_id, in_flight, used, seen_version=seen_version, tokens_per_s=tokens_per_s)
         views = [
-            self._models[status.model_id].view(status, self._capacity_bytes)
+            self._models[status.model_id].view(status, self._capacity_bytes, self._versions.of(status))
             for status in self._lifecycle.models()
             if status.model_id in self._models
         ]
@@ -202,8 +204,9 @@ class Models(LifecycleService, ModelManager):
         """Change a loaded model's defaults, now and for its next loads; return what is in force."""
         require_loaded(await self._lifecycle.info(model_id))
         values = changes.model_dump(exclude_unset=True)
-        defaults = await asyncio.to_thread(self._defaults.update, model_id, values)
-        await self._host.apply_defaults(model_id)
+        async with self._versions.changing(model_id):
+            defaults = await asyncio.to_thread(self._defaults.update, model_id, values)
+            await self._host.apply_defaults(model_id)
         return GenerationDefaults.model_validate(defaults)
 
     async def clear_cache(self, model_id: str) -> bool:
@@ -237,6 +240,7 @@ class Models(LifecycleService, ModelManager):
     async def _specs(self) -> dict[str, ModelSpec]:
         await self._adapters.refresh()
         self._models = await asyncio.to_thread(self._installed.read)
+        await self._versions.refresh(self._models)
         return {model_id: model.spec for model_id, model in self._models.items()}
 
     async def _check(self, model_id: str) -> None:

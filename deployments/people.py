@@ -1,7 +1,12 @@
 """Who calls and what they leave: accounts, limits, conversations, cached answers and usage, around the chat pipeline."""
 
+import asyncio
+
 from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
+from aihub.cache.settings import CacheSettings
+from aihub.cache.store import RedisAnswerStore
+from aihub.chat.assistants import load_assistants
 from aihub.chat.messages import check_message
 from aihub.chat.service import ChatService
 from aihub.conversations.conversations import Conversations
@@ -12,6 +17,13 @@ from aihub.core.cache import Cache
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
 from aihub.core.settings import Settings
+from aihub.usage.analytics import UsageAnalytics
+from aihub.usage.metrics import UsageMetrics
+from aihub.usage.recorder import UsageRecorder
+from aihub.usage.settings import UsageSettings
+from aihub.usage.tables.usage_figures import UsageFiguresTable
+from aihub.usage.tables.usage_records import UsageTable
+from pipelines.cached_chat import CachedChat
 from pipelines.chat import ChatPipeline
 from pipelines.hub_tool_chat import HubToolChat
 from pipelines.hub_tools import HubTools
@@ -30,11 +42,17 @@ class People:
         self._database = database
         self._cache = cache
         self._metrics = metrics
+        self._cache_settings = CacheSettings()
+        self._answers = RedisAnswerStore(cache, self._cache_settings)
+        self._cached_chats: list[CachedChat] = []
         self.accounts = Accounts(database)
         self.conversations = Conversations(
             ConversationStore(database), check_message, forget=RecentTurns(cache).forget, days=ConversationSettings().days
         )
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
+        usage_metrics = UsageMetrics(metrics.registry)
+        self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days)
+        self.analytics = UsageAnalytics(UsageFiguresTable(database))
 
     async def start(self) -> None:
         """Begin what goes on beside requests; the database is open by then."""
@@ -42,10 +60,13 @@ class People:
     async def close(self) -> None:
         """End it; the database is still open."""
         await self.conversations.close()
-        await self.authenticator.close()
+        await asyncio.gather(*(chat.close() for chat in self._cached_chats))
+        await asyncio.gather(self.authenticator.close(), self.usage.close())
 
     def build_chat(self, pipeline: ChatPipeline, tools: HubTools) -> ChatService:
         """Return the chat that routes and handles ask: conversations around hub tools around the cache around limits around
         the pipeline.
         """
-        return HubToolChat(pipeline, tools)
+        cached = CachedChat(pipeline, pipeline, self._answers, ttl_s=self._cache_settings.ttl_s, metrics=self._metrics)
+        self._cached_chats.append(cached)
+        return HubToolChat(cached, tools, load_assistants(self._settings.assistants))

@@ -54,17 +54,20 @@ from aihub.recsys.trainers import choose_loader, with_defaults
 from aihub.recsys.training import TrainingPlace
 from aihub.recsys.training_jobs import TrainingCleanup, TrainingWatch, training_command
 from deployments.local_fast_path import RECSYS, socket_path
+from deployments.metering import metered, new_meter
 from deployments.training_jobs import TrainingJobs
 
 logger = logging.getLogger(__name__)
 
 
+@metered(TrainingService)
 class Recsys(TrainingService):
     """Called over its handle by the ingress."""
 
     async def __init__(self, settings: Settings, *, is_local: bool) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging()
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
+        self.meter = new_meter()
         recsys = RecsysSettings()
         dsn = settings.database_url.get_secret_value()
         self._recsys_settings = recsys

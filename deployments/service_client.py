@@ -16,6 +16,7 @@ from aihub.chat.service import ChatEngine
 from aihub.core.principal import Principal
 from aihub.embeddings.service import Embedder
 from aihub.finetuning.service import AdapterService
+from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.schemas import TrainingAnswer
 from aihub.recsys.service import RecsysService, TrainingService
 from aihub.recsys.training_jobs import TrainingWaits
@@ -85,19 +86,40 @@ def embedder_client(embeddings: AppConnection) -> Embedder:
     return service_client(Embedder, embeddings, once={"model_info"}, local={"health": embeddings.last_health})
 
 
-def adapters_client(models: AppConnection, prefix: str, refresh: Callable[[], Awaitable[None]]) -> AdapterService:
-    """Return the adapters of the models' application; `refresh` is awaited after each change, which the next request sees."""
+def changing_client(
+    protocol: Callable[..., Service],
+    connection: AppConnection,
+    refresh: Callable[[], Awaitable[None]],
+    changes: Collection[str],
+    *,
+    prefix: str = "",
+) -> Service:
+    """Return a service as `service_client` does; `refresh` is awaited after each of `changes`, which the next request sees."""
 
     def refreshed(method: str) -> Callable[..., Awaitable[Any]]:
         async def change(*args: Any, **options: Any) -> Any:
-            answer = await models.call(prefix + method, *args, **options)
+            answer = await connection.call(prefix + method, *args, **options)
             await refresh()
             return answer
 
         return change
 
-    changes = {method: refreshed(method) for method in ("promote", "rollback", "delete", "merge")}
-    return service_client(AdapterService, models, prefix=prefix, local=changes)
+    return service_client(protocol, connection, prefix=prefix, local={method: refreshed(method) for method in changes})
+
+
+def adapters_client(models: AppConnection, prefix: str, refresh: Callable[[], Awaitable[None]]) -> AdapterService:
+    """Return the adapters of the models' application."""
+    return changing_client(AdapterService, models, refresh, ("promote", "rollback", "delete", "merge"), prefix=prefix)
+
+
+def lifecycle_client(models: AppConnection, refresh: Callable[[], Awaitable[None]]) -> LifecycleService:
+    """Return the local models in memory."""
+    return changing_client(LifecycleService, models, refresh, ("load", "unload", "update_generation_config"))
+
+
+def registry_client(models: AppConnection, prefix: str, refresh: Callable[[], Awaitable[None]]) -> RegistryService:
+    """Return the registry of the models' application."""
+    return changing_client(RegistryService, models, refresh, ("configure", "pin", "unpin", "rollback"), prefix=prefix)
 
 
 def recsys_client(recsys: AppConnection) -> tuple[TrainingWaits, RecsysService]:

@@ -17,6 +17,7 @@ from aihub.speech.models import SpeechModels
 from aihub.speech.service import SpeechService
 from aihub.speech.settings import SpeechSettings
 from deployments.cancellation import quiet_cancellations
+from deployments.metering import metered, new_meter
 from deployments.service_client import offers
 
 STREAMS_PER_CORE = 8
@@ -27,6 +28,7 @@ def speech_places(profile: SpeechProfile, cores: int) -> SpeechPlaces:
     return SpeechPlaces(profile.parallel_parts or cores, profile.max_streams or STREAMS_PER_CORE * cores)
 
 
+@metered(SpeechService)
 @offers(SpeechService, "_engine", prefix="")
 class Speech:
     """Called over its handle by the ingress. Nothing runs beside it until the first request."""
@@ -34,6 +36,7 @@ class Speech:
     async def __init__(self, settings: Settings, profile: SpeechProfile) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging()
         quiet_cancellations()
+        self.meter = new_meter()
         speech = SpeechSettings()
         places = speech_places(profile, len(os.sched_getaffinity(0)))
         self._metrics = SpeechMetrics()

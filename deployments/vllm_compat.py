@@ -50,6 +50,7 @@ __all__ = [
     "put_engine_to_sleep",
     "release_cache_pages",
     "reset_prefix_cache",
+    "scheduled_tokens",
     "set_default_sampling",
     "start_server",
     "unfinished_requests",
@@ -112,6 +113,15 @@ async def device_bytes(server: LLMServer) -> int:
     """Bytes of the card that the workers of a started server know they hold; 0 on a CPU."""
     engine: Any = server.engine
     return sum(await engine._engine_client.collective_rpc("device_bytes"))
+
+
+async def scheduled_tokens(server: LLMServer) -> dict[str, int]:
+    """Tokens that a started server's workers have put through the model, by vLLM's request id (`WorkerReport`).
+
+    Each has all tokens of the model, so the first one is as good as all.
+    """
+    engine: Any = server.engine
+    return dict((await engine._engine_client.collective_rpc("take_scheduled_tokens"))[0])
 
 
 async def release_cache_pages(server: LLMServer) -> int:

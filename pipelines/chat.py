@@ -22,6 +22,7 @@ from aihub.core.errors import (
 )
 from aihub.core.principal import Principal
 from aihub.core.sse import error_frame
+from pipelines.answer_basis import AnswerBasis, ModelIdentifier, ModelIdentity
 from pipelines.load_wait import LoadWait, open_stream
 from pipelines.media_parts import MediaParts
 from pipelines.rag import RagPipeline
@@ -55,6 +56,10 @@ class EngineDirectory(Protocol):
     async def list(self, principal: Principal) -> list[ChatModelInfo]: ...
 
 
+class IdentifyingDirectory(EngineDirectory, ModelIdentifier, Protocol):
+    """A directory that also tells models of one name apart."""
+
+
 def model_not_found(model_id: str, known: Iterable[str]) -> NotFoundError:
     """Build the error for a name no chat model has."""
     names = ", ".join(sorted(known)) or "none"
@@ -75,7 +80,7 @@ class ChatPipeline:
 
     def __init__(
         self,
-        engines: EngineDirectory,
+        engines: IdentifyingDirectory,
         rag: RagPipeline,
         *,
         timeout_s: float,
@@ -138,6 +143,25 @@ class ChatPipeline:
             {"id": model_info.model_id, "object": "model", "created": model_info.created, "owned_by": model_info.owned_by}
             for model_info in model_infos
         ]
+
+    async def find_basis(self, principal: Principal, request: ChatCompletionRequest | CompletionRequest) -> AnswerBasis | None:
+        """Return what an answer to a request without media rests on; see `BasisFinder`."""
+        body = request.to_engine_body() if request.model == AUTO else None
+        try:
+            identity = await self._engines.identify(principal, request.model, body)
+        except HubError:
+            return None  # whoever answers finds the same, or a model to fall back to
+        if identity is None or not isinstance(request, ChatCompletionRequest) or request.retrieval is None:
+            return None if identity is None else AnswerBasis(identity)
+        sources = await self._rag.read_versions(principal, request.retrieval)
+        return None if sources is None else AnswerBasis(identity, sources)
+
+    async def is_still(self, principal: Principal, model_id: str, identity: ModelIdentity) -> bool:
+        """See `BasisFinder`."""
+        try:
+            return await self._engines.identify(principal, model_id, is_fresh=True) == identity
+        except HubError:
+            return False  # it is gone
 
     async def _chat_frames(
         self, principal: Principal, request: ChatCompletionRequest, wait: LoadWait

@@ -13,7 +13,8 @@ from aihub.chat.service import ChatEngine, ChatModelInfo
 from aihub.core.errors import ModelUnavailableError, NotFoundError
 from aihub.core.logging import add_response_header
 from aihub.core.principal import Principal
-from pipelines.chat import EngineDirectory, model_not_found
+from pipelines.answer_basis import ModelIdentity
+from pipelines.chat import IdentifyingDirectory, model_not_found
 from pipelines.load_wait import LoadWait
 
 Found = TypeVar("Found")
@@ -36,7 +37,7 @@ class ProviderDirectory:
     def __init__(
         self,
         *,
-        local: EngineDirectory,
+        local: IdentifyingDirectory,
         local_candidates: Callable[[], Awaitable[Sequence[ModelCandidate]]],
         pool: ProviderPool,
         known: KnownProviders,
@@ -64,16 +65,35 @@ class ProviderDirectory:
             ModelUnavailableError: It is known, but cannot be asked now; or `auto` finds none that can.
             InvalidRequestError: A provider's model name that cannot be one.
         """
-        if model_id == AUTO:
-            decision = await self.decide(principal, body or {"messages": []})
-            add_response_header(MODEL_HEADER, decision.model_id)
-            add_response_header(REASONS_HEADER, "; ".join(decision.reasons))
-            model_id = decision.model_id
+        model_id = await self._chosen(principal, model_id, body)
         principal.require_model(model_id)
         order = self._pool.settings.fallback_order
         if not order:
             return (await self._find(principal, model_id, partial(self._local_engine, principal, wait=wait)))[1]
         return await self._with_fallbacks(principal, model_id, order, wait)
+
+    async def identify(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, is_fresh: bool = False
+    ) -> ModelIdentity | None:
+        """Return the model that `resolve` would find, fallbacks apart; see `pipelines.answer_basis.ModelIdentifier`."""
+        model_id = await self._chosen(principal, model_id, body)
+        principal.require_model(model_id)
+        find_local = partial(self._local.identify, principal, is_fresh=is_fresh)
+        provider, found = await self._find(principal, model_id, find_local)
+        if not isinstance(found, ObservedEngine):
+            return found
+        settings = self._pool.settings
+        places = {"openai": settings.openai_base_url, "github": settings.github_base_url, "ollama": settings.ollama_url}
+        return ModelIdentity(found.model_id, provider, places.get(provider) or settings.local_api_url or "")
+
+    async def _chosen(self, principal: Principal, model_id: str, body: Mapping[str, Any] | None) -> str:
+        """Return the model that `auto` chooses, and any other name as it is."""
+        if model_id != AUTO:
+            return model_id
+        decision = await self.decide(principal, body or {"messages": []})
+        add_response_header(MODEL_HEADER, decision.model_id)
+        add_response_header(REASONS_HEADER, "; ".join(decision.reasons))
+        return decision.model_id
 
     async def require(self, principal: Principal, model_id: str) -> None:
         """Raise what `resolve` raises of a name that nobody has; nothing is loaded and no provider is asked."""
@@ -132,7 +152,7 @@ class ProviderDirectory:
 
     async def _find(
         self, principal: Principal, model_id: str, find_local: Callable[[str], Awaitable[Found]]
-    ) -> tuple[ProviderName, ChatEngine | Found]:
+    ) -> tuple[ProviderName, ObservedEngine | Found]:
         """Return the engine of a name, of a local one what `find_local` does, and who has it; raises as `resolve`."""
         provider, name = split_model_id(model_id)
         if provider not in {None, "local"} and not await self._is_local(model_id):
@@ -157,7 +177,7 @@ class ProviderDirectory:
 
     async def _find_at_default(
         self, principal: Principal, model_id: str, unknown: NotFoundError
-    ) -> tuple[ProviderName, ChatEngine]:
+    ) -> tuple[ProviderName, ObservedEngine]:
         provider = self._pool.settings.default_provider
         if provider == "local" and "local" not in self._pool.configured:
             model_infos = await self.list(principal)
@@ -167,7 +187,7 @@ class ProviderDirectory:
     async def _local_engine(self, principal: Principal, model_id: str, wait: LoadWait | None) -> ChatEngine:
         return ObservedEngine(await self._local.resolve(principal, model_id, wait=wait), model_id, self._history)
 
-    def _remote_engine(self, provider: ProviderName, model: str) -> ChatEngine:
+    def _remote_engine(self, provider: ProviderName, model: str) -> ObservedEngine:
         return ObservedEngine(self._pool.engine(provider, model), f"{provider}/{model}", self._history, provider=provider)
 
     async def _remote_candidates(self) -> Sequence[ModelCandidate]:

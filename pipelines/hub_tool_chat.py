@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aihub.chat.assistants import Assistant
 from aihub.chat.completions import CompletionRequest
-from aihub.chat.messages import AssistantMessage, CalledFunction, Message, ToolMessage, UserMessage
+from aihub.chat.messages import AssistantMessage, CalledFunction, Message, SystemMessage, ToolMessage, UserMessage
 from aihub.chat.schemas import ChatCompletionRequest
-from aihub.chat.service import ChatService
-from aihub.chat.tools import FunctionChoice, HubTool, HubToolChoice, NamedToolChoice
+from aihub.chat.service import OWNER, ChatService
+from aihub.chat.tools import FunctionChoice, HubTool, HubToolChoice, NamedToolChoice, name_of
 from aihub.core.errors import HubError, InvalidRequestError
 from aihub.core.principal import Principal
 from aihub.core.schemas import validate
@@ -31,11 +32,15 @@ class HubToolChat:
 
     Requests without the hub's tools pass through. Where the model calls functions of the client's in the same message, these
     are the answer, and the hub's calls in it are dropped: the model may repeat them once it has the client's results.
+
+    Args:
+        assistants: Names that stand for a model with instructions and tools.
     """
 
-    def __init__(self, inner: ChatService, tools: HubTools) -> None:
+    def __init__(self, inner: ChatService, tools: HubTools, assistants: Mapping[str, Assistant] | None = None) -> None:
         self._inner = inner
         self._tools = tools
+        self._assistants = assistants or {}
 
     async def chat(self, principal: Principal, request: ChatCompletionRequest) -> dict[str, Any]:
         """Answer; the message's `annotations` cite products and passages, and `hub_tools` holds every call and its result.
@@ -44,6 +49,7 @@ class HubToolChat:
             InvalidRequestError: A tool's fixed arguments are wrong, or `n` is above 1.
             HubError: Whatever the inner service raises.
         """
+        principal, request = self._expand(principal, request)
         if not request.hub_tools:
             return await self._inner.chat(principal, request)
         conversation = Conversation.begin(principal, request)
@@ -60,6 +66,7 @@ class HubToolChat:
 
     async def open_chat_stream(self, principal: Principal, request: ChatCompletionRequest) -> AsyncGenerator[str, None]:
         """Stream the answer; rounds that call the hub's tools are not shown. Promises and errors as the inner service's."""
+        principal, request = self._expand(principal, request)
         if not request.hub_tools:
             return await self._inner.open_chat_stream(principal, request)
         conversation = Conversation.begin(principal, request)
@@ -76,7 +83,36 @@ class HubToolChat:
         return await self._inner.open_complete_stream(principal, request)
 
     async def models(self, principal: Principal) -> list[dict[str, Any]]:
-        return await self._inner.models(principal)
+        """Return the inner service's models, and the assistants that the caller may use."""
+        models = await self._inner.models(principal)
+        names = [name for name in self._assistants if self._find(principal, name) is not None and principal.may_use_model(name)]
+        return [*models, *({"id": name, "object": "model", "created": 0, "owned_by": OWNER} for name in names)]
+
+    def _find(self, principal: Principal, name: str) -> Assistant | None:
+        assistant = self._assistants.get(name)
+        if assistant is None or (assistant.tenants is not None and principal.tenant_id not in assistant.tenants):
+            return None
+        return assistant
+
+    def _expand(self, principal: Principal, request: ChatCompletionRequest) -> tuple[Principal, ChatCompletionRequest]:
+        """Put an assistant's model, instructions and tools into a request that names it.
+
+        A key for the assistant needs none for its model.
+
+        Raises:
+            PermissionDeniedError: The caller's key is not for the assistant.
+        """
+        assistant = self._find(principal, request.model)
+        if assistant is None:
+            return principal, request
+        principal.require_model(request.model)
+        messages = list(request.messages)
+        if assistant.instructions is not None:
+            messages.insert(0, SystemMessage(role="system", content=assistant.instructions))
+        asked = {name_of(tool) for tool in request.tools or ()}
+        tools = [*(request.tools or ()), *(tool for tool in assistant.tools if tool.name not in asked)]
+        changes = {"model": assistant.model, "messages": messages, "tools": tools or None}
+        return replace(principal, models=None), request.model_copy(update=changes)
 
     async def run(self, conversation: "Conversation", content: str | None, calls: Sequence[Mapping[str, Any]]) -> None:
         """Run the calls of one message at the same time, and add them and their results to the conversation."""

@@ -5,6 +5,7 @@ Templates hold no placeholders. A message is made by joining strings, so nothing
 number, and whatever a chat template could take for a role, or the model for a source number, is defused first.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,11 @@ class PromptTemplate(StrictModel):
 
 
 class Prompts:
-    """Templates by language; English serves every language without a template of its own."""
+    """Templates by language; English serves every language without a template of its own.
+
+    Attributes:
+        version: Digest of all words.
+    """
 
     def __init__(self, templates: Sequence[PromptTemplate]) -> None:
         """Keep the templates.
@@ -63,6 +68,8 @@ class Prompts:
             raise ConfigurationError("Two prompt templates have the same language; keep one of them.")
         if DEFAULT_LANGUAGE not in self._templates:
             raise ConfigurationError("No English prompt template: add configs/prompts/en.yaml.")
+        words = "\0".join(template.model_dump_json() for _, template in sorted(self._templates.items()))
+        self.version = hashlib.sha256(words.encode()).hexdigest()
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -19,9 +19,10 @@ from aihub.core.principal import Principal
 from aihub.core.sse import data_event, events, payload
 from aihub.documents.search.retriever import Retrieval, ScoredChunk
 from aihub.documents.serializers import require_same_model
-from aihub.documents.tables.records import VectorStoreRecord
+from aihub.documents.tables.records import StoreVersion, VectorStoreRecord
 from aihub.documents.time_spans import time_fields
 from aihub.embeddings.service import Embedder
+from pipelines.answer_basis import read_source_versions
 from pipelines.citations import find_citations
 from pipelines.context_packing import SourceText, pack_sources
 from pipelines.prompts import Prompts
@@ -56,6 +57,8 @@ class StoreDirectory(Protocol):
         ...
 
     async def touch(self, tenant_id: str, store_ids: Sequence[str]) -> None: ...
+
+    async def content_versions(self, tenant_id: str, store_ids: Sequence[str]) -> list[StoreVersion]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,7 @@ class RagPipeline:
     async def open_stores(self, principal: Principal, options: RetrievalOptions) -> list[VectorStoreRecord]:
         """Return the stores that are searched, which now count as used; raises what `answer` raises of them."""
         ids = list(dict.fromkeys(options.vector_store_ids))
+        principal.require_vector_stores(ids, "retrieval.vector_store_ids")
         stores = await self._stores.get_many(principal.tenant_id, ids)
         for store in stores:
             if store.status == "expired":
@@ -193,6 +197,11 @@ class RagPipeline:
                 require_same_model(store, await self._embedder.model_info())
         await self._stores.touch(principal.tenant_id, ids)
         return stores
+
+    async def read_versions(self, principal: Principal, options: RetrievalOptions) -> tuple[str, ...] | None:
+        """Return the versions of all that an answer with sources is made of; see `pipelines.answer_basis`."""
+        sources = await read_source_versions(principal, options, self._stores, self._embedder)
+        return None if sources is None else (*sources, self.prompts.version)
 
     async def _query(self, question: str, options: RetrievalOptions) -> SearchQuery:
         # Search by words has no length limit and needs no embedder.

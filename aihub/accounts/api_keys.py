@@ -17,6 +17,7 @@ from aihub.core.errors import AuthenticationError
 _PREFIX_CHARACTERS = string.ascii_lowercase + string.digits
 PREFIX_LENGTH = 8
 _SECRET_BYTES = 32
+SECRET_LENGTH = 43
 _KEY = re.compile(r"aihub_([a-z0-9]{8})_([A-Za-z0-9_-]{43})", re.ASCII)
 _HOW = "Send it as `Authorization: Bearer $AIHUB_API_KEY`"
 _HOW_TO_MAKE = "`aihub keys create --name NAME` on the hub's machine makes one"

@@ -4,7 +4,7 @@ import hmac
 import time
 from collections.abc import Callable, Sequence
 
-from aihub.accounts.api_keys import ApiKey, read_key
+from aihub.accounts.api_keys import PREFIX_LENGTH, SECRET_LENGTH, ApiKey, read_key
 from aihub.accounts.key_uses import KeyUses
 from aihub.accounts.recent_keys import RecentKeys
 from aihub.accounts.tables.recognition import KnownKey, RecognitionTable
@@ -12,7 +12,7 @@ from aihub.core.errors import AuthenticationError
 from aihub.core.postgres import Database
 from aihub.core.principal import Principal
 
-_NOBODY = ApiKey("00000000", "aihub_00000000_")
+_NOBODY = ApiKey("0" * PREFIX_LENGTH, f"aihub_{'0' * PREFIX_LENGTH}_{'0' * SECRET_LENGTH}")
 _NO_DIGEST = bytes(32)
 _EVERYBODY = Principal()
 

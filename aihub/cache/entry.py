@@ -14,7 +14,7 @@ _HEAD_BYTES = len(FORMAT) + _CHECKSUM_BYTES
 
 def encode_entry(key: str, pieces: Sequence[str]) -> bytes:
     """Return the bytes of an answer; the checksum covers the key, so that they are an answer to no other one."""
-    body = json.dumps(list(pieces), ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    body = json.dumps(list(pieces), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     return FORMAT + _checksum(key, body) + body
 
 
@@ -23,7 +23,7 @@ def decode_entry(key: str, data: bytes) -> tuple[str, ...] | None:
     if data[: len(FORMAT)] != FORMAT or data[len(FORMAT) : _HEAD_BYTES] != _checksum(key, data[_HEAD_BYTES:]):
         return None
     try:
-        pieces = json.loads(data[_HEAD_BYTES:])
+        pieces = json.loads(data[_HEAD_BYTES:].decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(pieces, list) or not pieces or not all(isinstance(piece, str) for piece in pieces):

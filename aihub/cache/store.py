@@ -64,7 +64,13 @@ class RedisAnswerStore:
             return
         size_bytes = len(data) + ENTRY_OVERHEAD_BYTES
         keys = [_ANSWER + key, _LEASE + key, _ORDER, _SIZES]
-        limits = [size_bytes, max(self._settings.max_bytes, size_bytes), int(replaces), _ANSWER, _milliseconds(ttl_s)]
+        limits: list[str | int] = [
+            size_bytes,
+            max(self._settings.max_bytes, size_bytes),
+            int(replaces),
+            _ANSWER,
+            _milliseconds(ttl_s),
+        ]
         await self._cache.run(PUT, keys, [key, token, data, *limits])
 
     async def release(self, key: str, token: str, *, is_not_kept: bool = False) -> None:

@@ -99,12 +99,15 @@ class ObservedEngine:
 
     Args:
         provider: Who runs it.
+
+    Attributes:
+        model_id: Its name there.
     """
 
     def __init__(self, engine: ChatEngine, model_id: str, history: EngineHistory, *, provider: str = LOCAL) -> None:
         self._engine = engine
         self._provider = provider
-        self._model_id = model_id
+        self.model_id = model_id
         self._history = history
 
     def hold(self) -> AbstractContextManager[None]:
@@ -132,7 +135,7 @@ class ObservedEngine:
         return self._watched(self._engine.stream_complete(body))
 
     async def _timed(self, ask: Callable[[dict[str, Any]], Any], body: dict[str, Any]) -> dict[str, Any]:
-        get_record().note_model(self._model_id, self._provider)
+        get_record().note_model(self.model_id, self._provider)
         started_s = time.perf_counter()
         try:
             answer: dict[str, Any] = await ask(body)
@@ -140,11 +143,11 @@ class ObservedEngine:
             self._judge(error)
             raise
         tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-        self._history.succeed(self._model_id, tokens=tokens, seconds=time.perf_counter() - started_s)
+        self._history.succeed(self.model_id, tokens=tokens, seconds=time.perf_counter() - started_s)
         return answer
 
     async def _watched(self, frames: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-        get_record().note_model(self._model_id, self._provider)
+        get_record().note_model(self.model_id, self._provider)
         started_s = time.perf_counter()
         first_s: float | None = None
         count = 0
@@ -161,14 +164,14 @@ class ObservedEngine:
             self._judge(error)
             raise
         if last.startswith('data: {"error"') or first_s is None:
-            self._history.fail(self._model_id)
+            self._history.fail(self.model_id)
             return
         seconds = time.perf_counter() - first_s
-        self._history.succeed(self._model_id, tokens=count - 1, seconds=seconds, first_token_s=first_s - started_s)
+        self._history.succeed(self.model_id, tokens=count - 1, seconds=seconds, first_token_s=first_s - started_s)
 
     def _judge(self, error: HubError) -> None:
         if may_fall_back(error):
-            self._history.fail(self._model_id)
+            self._history.fail(self.model_id)
 
 
 def _moved(average: float | None, value: float) -> float:

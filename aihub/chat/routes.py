@@ -2,16 +2,23 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
+from aihub.cache.service import read_cache_control, requested_cache_control
 from aihub.chat.completions import CompletionRequest, GenerateAnswer, GenerateRequest
 from aihub.chat.schemas import ChatCompletion, ChatCompletionRequest, Completion
 from aihub.http.bodies import ChatRoute, StrictRoute
 from aihub.http.services import PrincipalDep, ServicesDep
 from aihub.http.streaming import EventStream, until_disconnect, usage_observer
 
-router = APIRouter(route_class=StrictRoute, tags=["chat"])
+
+async def note_cache_control(request: Request) -> None:
+    """Note what the header `Cache-Control` asks for, for whoever caches answers."""
+    requested_cache_control.set(read_cache_control(",".join(request.headers.getlist("cache-control"))))
+
+
+router = APIRouter(route_class=StrictRoute, tags=["chat"], dependencies=[Depends(note_cache_control)])
 _conversations = APIRouter(route_class=ChatRoute)
 
 _CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {

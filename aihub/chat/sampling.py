@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 from aihub.core.errors import InvalidRequestError
 from aihub.core.limits import (
     MAX_ANSWER_TOKENS,
+    MAX_CACHE_TTL_S,
     MAX_CHOICES,
     MAX_LOGIT_BIASES,
     MAX_STOP_CHARS,
@@ -22,7 +23,7 @@ from aihub.core.limits import (
     Temperature,
     TopK,
 )
-from aihub.core.schemas import LenientModel, Metadata, ModelName
+from aihub.core.schemas import ClosedModel, LenientModel, Metadata, ModelName
 
 REFUSED_FIELDS: dict[str, tuple[Any, ...]] = {
     # Field: values that change nothing and are let through.
@@ -77,6 +78,14 @@ class StreamOptions(LenientModel):
     include_usage: bool = False
 
 
+class CacheOptions(ClosedModel):
+    """Keeps the answer for a time of the client's own."""
+
+    ttl_s: Annotated[int, Field(ge=1, le=MAX_CACHE_TTL_S)] | None = Field(
+        default=None, description="Seconds; the hub's own time when left out."
+    )
+
+
 class SamplingRequest(LenientModel):
     """Base of both request classes.
 
@@ -101,6 +110,10 @@ class SamplingRequest(LenientModel):
     )
 
     model: ModelName
+    cache: bool | CacheOptions | None = Field(
+        default=None,
+        description="Whether the same answer may be given again. When left out, to requests with `temperature` 0 or a `seed`.",
+    )
     frequency_penalty: Penalty | None = None
     ignore_eos: bool | None = None
     logit_bias: LogitBias | None = None

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from aihub.core.errors import ConfigurationError
-from aihub.core.settings import Settings
+from aihub.core.settings import Settings, is_loopback
 from aihub.models.configuration import CONFIGURATION_NAME, ConfigurationStore
 from aihub.recsys.settings import RecsysSettings
 
@@ -83,11 +83,15 @@ class StartPlan:
     environment: dict[str, str]
 
 
-def check(config: Path, port: int | None, settings: Settings) -> StartPlan:
-    """Check config file, state folder, disk, compiler and port.
+def check(config: Path, port: int | None, settings: Settings, *, host: str | None = None) -> StartPlan:
+    """Check config file, state folder, disk, compiler, keys and port.
+
+    Args:
+        port, host: Where to listen, instead of what the file says.
 
     Raises:
         ConfigurationError: One of them is not as needed; the message says what to do.
+        StorageUnavailableError: The database has to be asked for keys, and does not answer.
     """
     if not config.is_file():
         raise ConfigurationError(f"{config} was not found. Run this in the project's folder, or name it with --config.")
@@ -110,13 +114,15 @@ def check(config: Path, port: int | None, settings: Settings) -> StartPlan:
         )
     document: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
     http_options = document.setdefault("http_options", {})
-    if port is not None:
-        http_options["port"] = port
+    given = {name: value for name, value in (("port", port), ("host", host)) if value is not None}
+    if given:
+        http_options |= given
         config = home / "serve_config.yaml"
         config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    host, chosen_port = http_options.get("host", "127.0.0.1"), int(http_options.get("port", 8000))
-    _check_port(host, chosen_port)
-    shown_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  # compared, not bound
+    chosen_host, chosen_port = http_options.get("host", "127.0.0.1"), int(http_options.get("port", 8000))
+    _check_port(chosen_host, chosen_port)
+    _check_keys(chosen_host, settings)
+    shown_host = "127.0.0.1" if chosen_host == "0.0.0.0" else chosen_host  # noqa: S104  # compared, not bound
     defaults = {name: value for name, value in (RESTING | SERVE_ENVIRONMENT).items() if name not in os.environ}
     return StartPlan(config.resolve(), f"http://{shown_host}:{chosen_port}", defaults)
 
@@ -144,6 +150,16 @@ def find_deploy_failure(log_path: Path) -> str | None:
     """Return the message of a configuration error that some process of the run has logged, if there is one."""
     found = _ERROR_LINE.search(log_path.read_text(encoding="utf-8", errors="replace"))
     return found.group("message").strip() if found else None
+
+
+def _check_keys(host: str, settings: Settings) -> None:
+    if is_loopback(host):
+        return
+    from aihub.accounts.first_key import require_keys
+    from aihub.core.embedded.stores import database_for
+
+    with database_for(settings) as dsn:
+        require_keys(dsn, host)
 
 
 def _check_port(host: str, port: int) -> None:

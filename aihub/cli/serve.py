@@ -34,17 +34,32 @@ from aihub.models.store.default_models import (
 _DASHBOARD = re.compile(r"dashboard at\s+(?:\x1b\[[0-9;]*m)*(https?://[^\s\x1b]+)")
 
 
-def render(api_url: str, log_path: Path, model_id: str) -> str:
-    """Return the addresses and one curl to paste."""
+_OPEN = """\
+The hub is open: anyone on this machine may use everything, as administrator. To close it, make the first key:
+  .venv/bin/aihub keys create --name laptop"""
+_CLOSED = """\
+Every request needs an API key. Another one: .venv/bin/aihub keys create --name NAME (docs/accounts.md)"""
+
+
+def render(api_url: str, log_path: Path, model_id: str, *, is_open: bool) -> str:
+    """Return the addresses, who may use them, and one curl to paste.
+
+    Args:
+        is_open: Whether the hub asks nobody for a key.
+    """
+    client = f'any OpenAI client: base_url="{api_url}/v1", {"any api_key" if is_open else "api_key=<your key>"}'
+    key_header = "" if is_open else ' -H "Authorization: Bearer $AIHUB_API_KEY"'
     return f"""
-  API        {api_url}/v1        (any OpenAI client: base_url="{api_url}/v1", any api_key)
+  API        {api_url}/v1        ({client})
   API docs   {api_url}/docs
   Dashboard  {find_dashboard(log_path)}  (token: run `.venv/bin/ray get-auth-token`)
   Log        {log_path}
 
+{_OPEN if is_open else _CLOSED}
+
 Try it:
 
-  curl {api_url}/v1/chat/completions -H 'Content-Type: application/json' \\
+  curl {api_url}/v1/chat/completions{key_header} -H 'Content-Type: application/json' \\
     -d '{{"model": "{model_id}", "max_tokens": 40, "temperature": 0,
          "messages": [{{"role": "user", "content": "Name the capital of France."}}]}}'
 
@@ -121,11 +136,14 @@ STOP_TIMEOUT_S = 40.0
 def serve(
     config: Annotated[Path, typer.Option(help="The Ray Serve config to run.")] = Path("serve_config.yaml"),
     port: Annotated[int | None, typer.Option(help="API port instead of the config's.", min=1, max=65535)] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on instead of the config's; 0.0.0.0 is every one, and needs a key.")
+    ] = None,
 ) -> None:
     """Start the hub and wait until it answers; Ctrl-C stops everything."""
     settings = Settings()
     preflight.check_variables(settings)
-    plan = preflight.check(config, port, settings)
+    plan = preflight.check(config, port, settings, host=host)
     profile = load_profile(settings.profile)
     typer.echo(f"Profile {profile.name}; state in {settings.home_path}")
     with progress_bar() as progress:
@@ -149,7 +167,8 @@ def serve(
         try:
             _wait_until_ready(child, plan.api_url, log_path, stop)
             if not stop.requested:
-                typer.echo(render(plan.api_url, log_path, select_chat_model(settings, profile).model_id))
+                model_id = select_chat_model(settings, profile).model_id
+                typer.echo(render(plan.api_url, log_path, model_id, is_open=_is_open(plan.api_url)))
             while not stop.requested:
                 if child.poll() is not None:
                     raise ConfigurationError(f"The hub stopped by itself. The reason is at the end of {log_path}.")
@@ -196,6 +215,14 @@ def _wait_until_ready(child: "subprocess.Popen[bytes]", api_url: str, log_path: 
         if failure := preflight.find_deploy_failure(log_path):
             raise ConfigurationError(failure)
         time.sleep(0.5)
+
+
+def _is_open(api_url: str) -> bool:
+    """Whether the hub answers a request without a key; asked over HTTP, as this process knows no database."""
+    try:
+        return httpx.get(f"{api_url}/api/v1/account", timeout=5.0).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
 
 
 def _read_missing_parts(api_url: str) -> dict[str, dict[str, str | None]] | None:

@@ -33,6 +33,8 @@ class RequestRecord:
             once, however many parts are waited for at the same time: the two never add up to more than has passed.
         first_token_s: From the begin to the first streamed text; None where nothing was streamed.
         error_code: Code of the error that the client was told, also in the middle of a stream; empty for a good answer.
+        work_id: Names the work done for it across processes; clients choose request ids, so those may not be unique.
+        parts: Connections to other processes that work for it and have not told its cost, by whether they have answered.
         cpu_s, gpu_s, joules: What the answer cost of the devices; None where nobody has measured.
     """
 
@@ -56,6 +58,8 @@ class RequestRecord:
     cpu_s: float | None = None
     gpu_s: float | None = None
     joules: float | None = None
+    work_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    parts: dict[Any, bool] = field(default_factory=dict)
     _is_usage_told: bool = field(default=False, init=False, repr=False)
     _queues: int = field(default=0, init=False, repr=False)
     _waits: int = field(default=0, init=False, repr=False)

@@ -134,6 +134,8 @@ class Settings(EnvironmentSettings):
         default=None, description="Folder of a Vosk model, or of several; listed beside those in the state folder."
     )
 
+    assistants: Path | None = Field(default=None, description="YAML file of assistants; `configs/assistants.yaml` when unset.")
+
     caption_language: str = Field(
         default="en", pattern="^[a-z]{2}$", description="Language of the captions by which images in vector stores are found."
     )

@@ -66,6 +66,7 @@ class ModelView:
         state: As people see it, see `ModelState`.
         is_starting: The load that a start of the hub began has not ended.
         max_images: Images one request may hold; 0 for a model that reads text only.
+        version: Changes with all at the model that an answer depends on; empty while it is changing.
     """
 
     model_id: str
@@ -78,6 +79,7 @@ class ModelView:
     weights_bytes: int
     fits: bool
     max_images: int = 0
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,9 @@ from aihub.models.memory.planner import load_shapes
 from aihub.models.memory.requirement import GIB, MemoryRequirement
 from aihub.models.memory.vision import VisionSupport
 from deployments import llm_app
+from deployments.engine_start import EngineOptions
 from deployments.engine_state import engine_error
-from deployments.llm import EngineOptions, LLMDeployment
+from deployments.llm import LLMDeployment
 from training.launch import scale
 
 PROFILE = "rtx4060ti"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from deployments.client import HubClient
@@ -86,6 +87,33 @@ def test_trending_and_next_items_have_their_fields(hub: RunningHub) -> None:
 async def test_handle_calls_give_the_same_answers(hub: RunningHub) -> None:
     over_http = post(hub, "/predict/trending", {"store_id": STORE, "n": 3}).json()
     assert (await HubClient().trending(STORE, 3))["trending"] == over_http["trending"]
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("stream", [False, True])
+def test_chat_runs_the_shops_tools_with_the_answer_of_the_rest_api(
+    hub: RunningHub, client: openai.OpenAI, *, stream: bool
+) -> None:
+    tool = {"type": "hub", "name": "trending", "arguments": {"store_id": STORE, "n": 3}}
+    asked: dict[str, Any] = {
+        "model": hub.model_id,
+        "messages": [{"role": "user", "content": "Which products sell best?"}],
+        "max_tokens": 24,
+        "temperature": 0,
+        "extra_body": {"tools": [tool], "tool_choice": {"type": "hub", "name": "trending"}},
+    }
+    if stream:
+        chunks = list(client.chat.completions.create(**asked, stream=True))
+        [report] = [chunk.model_extra["hub_tools"] for chunk in chunks if chunk.model_extra and "hub_tools" in chunk.model_extra]
+        assert any(choice.delta.content for chunk in chunks for choice in chunk.choices)
+    else:
+        answer = client.chat.completions.create(**asked)
+        assert answer.model_extra is not None
+        report = answer.model_extra["hub_tools"]
+        assert answer.choices[0].message.content
+    over_http = post(hub, "/predict/trending", {"store_id": STORE, "n": 3}).json()
+    assert [(entry["name"], entry["failed"], entry["result"]) for entry in report] == [("trending", False, over_http)]
+    assert report[0]["model_version"] == over_http["model_version"]
 
 
 @pytest.mark.usefixtures("trained")

@@ -39,10 +39,11 @@ def test_the_examples_are_found() -> None:
     assert len(_CALL.findall(text)) >= 6
 
 
-def test_example_of_the_banner_limits_its_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_open", [True, False])
+def test_example_of_the_banner_limits_its_answer(tmp_path: Path, is_open: bool) -> None:
     log = tmp_path / "serve.log"
     log.touch()
-    printed = banner.render("http://127.0.0.1:8000", log, "smollm2-135m-instruct")
+    printed = banner.render("http://127.0.0.1:8000", log, "smollm2-135m-instruct", is_open=is_open)
     assert len(_CALL.findall(printed)) == 1
     assert unlimited_calls(printed) == []
 

@@ -11,6 +11,7 @@ from aihub.accounts.cli.connection import ask, checked, fail, print_json
 from aihub.accounts.requests import KeyRequest, parse_expiry
 from aihub.core.errors import HubError, InvalidRequestError
 from aihub.core.principal import DEFAULT_TENANT
+from aihub.core.settings import Settings
 
 if TYPE_CHECKING:
     from aihub.accounts.tables.api_keys import CreatedKey
@@ -111,12 +112,19 @@ def _explain(created: "CreatedKey") -> None:
     )
     lines = [
         f"This is {record.id} ({record.name}) of {record.user} in the tenant {record.tenant_id}, as {record.role}. {life}",
+        f"It opens the hub {_place()}.",
         "It is shown only now. Clients send it as `Authorization: Bearer KEY`; the hub's commands read it from AIHUB_API_KEY.",
     ]
     if created.is_first:
         lines.append("It is the hub's first: from now on (a running hub: within 5 s) nobody gets in without a key.")
     for line in lines:
         typer.echo(line, err=True)
+
+
+def _place() -> str:
+    """Say which hub it is: one with another state folder or database knows nothing of the key."""
+    settings = Settings()
+    return f"with the state folder {settings.home_path}" if settings.database_url is None else "with the database of DATABASE_URL"
 
 
 def _split(values: Names) -> list[str] | None:

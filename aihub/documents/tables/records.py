@@ -50,7 +50,7 @@ class VectorStoreRecord:
 
     Attributes:
         status: `expired` once `expires_at` has passed, else `in_progress` while any file is, else `completed`.
-        version: Grows by one with every document that becomes searchable or is removed, in commit order.
+        version: Grows by one with every document that becomes searchable, gets other attributes or is removed, in commit order.
         expires_after: `{"anchor": "last_active_at", "days": n}`.
         chunk_count: Searchable chunks.
     """
@@ -71,6 +71,21 @@ class VectorStoreRecord:
     expires_at: int | None
     file_counts: FileCounts
     chunk_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreVersion:
+    """What tells a vector store's content from that of another time.
+
+    Attributes:
+        is_unused: Its last use was noted longer than a minute ago.
+    """
+
+    id: str
+    version: int
+    embedding_model: str
+    is_expired: bool
+    is_unused: bool
 
 
 class StoreChanges(TypedDict, total=False):

@@ -10,7 +10,7 @@ from aihub.core.errors import NotFoundError
 from aihub.core.postgres import Connection, Database
 from aihub.documents.service import MediaText
 from aihub.documents.tables.completion import copy_document, lock_claim, write_document
-from aihub.documents.tables.links import Order, lock_file, lock_store, read_page, remove_link
+from aihub.documents.tables.links import Order, count_document, lock_file, lock_store, read_page, remove_link
 from aihub.documents.tables.media_texts import read_media_text
 from aihub.documents.tables.records import Attributes, ChunkRow, StoreFileStatus, VectorStoreFileRecord
 
@@ -128,6 +128,7 @@ class VectorStoreFileTable:
                 "UPDATE vector_store_files SET attributes = %s WHERE tenant_id = %s AND store_id = %s AND file_id = %s",
                 (Jsonb(attributes), tenant_id, store_id, file_id),
             )
+            await count_document(connection, tenant_id, store_id, chunks=0, size_bytes=0)
             return await _get(connection, tenant_id, store_id, file_id)
 
     async def detach(self, tenant_id: str, store_id: str, file_id: str) -> None:

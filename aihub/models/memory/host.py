@@ -48,6 +48,7 @@ class ModelSpec:
         adapter_modules: Names of its linear layers that adapters may be on; empty where it is served without any.
         adapter_refusal: Why it is served without adapters, as a sentence; None where it is not.
         vision: How images reach it; None for a model that reads text only.
+        fingerprint: Changes with its files and with all here that an answer depends on.
     """
 
     model_id: str
@@ -64,6 +65,7 @@ class ModelSpec:
     adapter_modules: tuple[str, ...] = ()
     adapter_refusal: str | None = None
     vision: VisionSupport | None = None
+    fingerprint: str = ""
 
 
 class ModelHost(Protocol):

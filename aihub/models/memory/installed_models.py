@@ -12,6 +12,7 @@ from aihub.core.model_folder import read_json
 from aihub.core.profiles import Profile
 from aihub.models.keys import ModelKey
 from aihub.models.memory.adapter_support import AdapterSupport, read_adapter_support
+from aihub.models.memory.fingerprint import read_fingerprint
 from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.planner import SMALL_BATCH
 from aihub.models.memory.requirement import GIB, estimate, read_shape
@@ -53,7 +54,7 @@ class LocalModel:
     languages: tuple[str, ...]
     weights_bytes: int
 
-    def view(self, status: ModelStatus, capacity_bytes: int) -> ModelView:
+    def view(self, status: ModelStatus, capacity_bytes: int, version: str = "") -> ModelView:
         """Tell an ingress replica of the model; `capacity_bytes` is what all local models may take."""
         return ModelView(
             model_id=status.model_id,
@@ -66,6 +67,7 @@ class LocalModel:
             weights_bytes=self.weights_bytes,
             fits=status.need_bytes <= capacity_bytes,
             max_images=self.spec.vision.max_images if self.spec.vision is not None else 0,
+            version=version,
         )
 
 
@@ -191,6 +193,7 @@ class InstalledModels:
             adapter_modules=support.modules,
             adapter_refusal=support.refusal,
             vision=vision,
+            fingerprint=read_fingerprint(found.path, found.digest, self._dtype, context_tokens, quantization, parser, vision),
         )
         weights_bytes = sum(path.stat().st_size for path in found.path.glob("*.safetensors"))
         types, languages = (entry.types, entry.languages) if entry is not None else (("chat",), ())

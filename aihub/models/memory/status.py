@@ -26,6 +26,7 @@ class ModelStatus:
         retry_in_s: When requests are let through to a failed model again.
         is_default: Idle time alone does not unload it.
         is_starting: The load that a start of the hub began has not ended.
+        fingerprint: Of the version in memory, else of the installed one; see `ModelSpec`.
     """
 
     model_id: str
@@ -50,6 +51,7 @@ class ModelStatus:
     retry_in_s: float | None
     is_default: bool
     is_starting: bool
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ def model_status(record: ModelRecord, manager_state: ManagerState) -> ModelStatu
         retry_in_s=max(failure.retry_at_s - manager_state.clock(), 0.0) if failure else None,
         is_default=record.model_id in manager_state.default_models,
         is_starting=record.model_id in manager_state.starting,
+        fingerprint=spec.fingerprint,
     )
 
 

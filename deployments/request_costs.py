@@ -1,0 +1,88 @@
+"""What requests cost in the ingress and in the parts that worked for them, asked for once they have ended."""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from aihub.core.errors import HubError
+from aihub.core.request_record import RequestRecord
+from aihub.usage.apportionment import Spent, TakenCosts
+from aihub.usage.meter import CostMeter
+from aihub.usage.service import Cost
+
+logger = logging.getLogger(__name__)
+
+
+class MeteredPart(Protocol):
+    """A connection to a metered deployment; `CostMeter.take` of a process itself has the same form."""
+
+    async def take_costs(self, work_ids: Collection[str]) -> TakenCosts: ...
+
+
+class RequestCosts:
+    """Implements `aihub.usage.service.CostSource`. What a part has told is kept in the request's record until all have.
+
+    A part is asked once at a time, and its answer is taken also when nobody waits for it any more: it tells each cost once.
+
+    Args:
+        meter: Of this process.
+    """
+
+    def __init__(self, meter: CostMeter) -> None:
+        self.meter = meter
+        self._asking: dict[MeteredPart, asyncio.Task[None]] = {}
+
+    @contextmanager
+    def measured(self, record: RequestRecord) -> Iterator[None]:
+        """Count a request of this process for the length of a block."""
+        record.parts[self] = True
+        with self.meter.measured(record.work_id):
+            yield
+
+    async def take_costs(self, work_ids: Collection[str]) -> TakenCosts:
+        """This process as a part of its requests."""
+        return await self.meter.take(work_ids)
+
+    async def costs(self, records: Sequence[RequestRecord]) -> Mapping[str, Cost]:
+        """Return the costs of requests by their work id, those left out that a part has not told yet; see `CostSource`."""
+        by_part: dict[MeteredPart, dict[str, RequestRecord]] = {}
+        for record in records:
+            for part in record.parts:
+                by_part.setdefault(part, {})[record.work_id] = record
+        await asyncio.gather(*(self._ask_once(part, asked) for part, asked in by_part.items()))
+        return {record.work_id: _cost_of(record) for record in records if not record.parts}
+
+    async def _ask_once(self, part: MeteredPart, records: Mapping[str, RequestRecord]) -> None:
+        task = self._asking.get(part)
+        if task is None:
+            task = self._asking[part] = asyncio.create_task(self._ask(part, records))
+            task.add_done_callback(lambda _: self._asking.pop(part))
+        await asyncio.shield(task)
+
+    async def _ask(self, part: MeteredPart, records: Mapping[str, RequestRecord]) -> None:
+        try:
+            taken = await part.take_costs(list(records))
+        except HubError as error:
+            logger.info("The cost of %d requests is not told: %s", len(records), error.message)
+            return
+        for work_id, record in records.items():
+            if work_id in taken.spent:
+                _add(record, taken.spent[work_id])
+                del record.parts[part]
+            elif work_id not in taken.pending and not record.parts[part]:
+                # Refused or cancelled before it got there.
+                _add(record, Spent())
+                del record.parts[part]
+
+
+def _add(record: RequestRecord, spent: Spent) -> None:
+    record.cpu_s = (record.cpu_s or 0.0) + spent.cpu_s
+    record.gpu_s = (record.gpu_s or 0.0) + spent.gpu_s
+    record.joules = (record.joules or 0.0) + spent.joules
+
+
+def _cost_of(record: RequestRecord) -> Cost:
+    # Without an energy counter nothing was measured; work on a card is never free.
+    return Cost(record.cpu_s, record.gpu_s, record.joules or None)
