@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aihub.chat.history import EngineHistory
 from aihub.chat.providers.connection import ProviderMetrics
 from aihub.chat.providers.pool import ProviderPool
-from aihub.chat.providers.settings import ProviderSettings, load_known_providers
+from aihub.chat.providers.settings import load_known_providers
 from aihub.chat.routing import Router
 from aihub.chat.routing_rules import load_routing_rules
 from aihub.core.cache import Cache
@@ -42,6 +42,7 @@ from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
 from deployments.models import ADAPTERS, FINETUNING, REGISTRY
 from deployments.people import People
+from deployments.provider_settings import provider_settings
 from deployments.replica_metrics import ReplicaMetrics
 from deployments.service_client import (
     adapters_client,
@@ -61,25 +62,6 @@ from pipelines.prompts import load_prompts
 from pipelines.rag import RagPipeline
 from pipelines.transcribing_reader import TranscribingReader
 from pipelines.voice import VoicePipeline
-
-
-def provider_settings(settings: Settings, configuration: HubConfiguration) -> ProviderSettings:
-    """Put the two together."""
-    return ProviderSettings(
-        default_provider=configuration.llm_provider,
-        local_api_url=configuration.local_llm_api_url,
-        local_api_key=settings.local_llm_api_key,
-        openai_base_url=configuration.openai_base_url,
-        openai_api_key=settings.openai_api_key,
-        github_base_url=configuration.github_base_url,
-        github_api_key=settings.github_token,
-        ollama_url=configuration.ollama_url,
-        ollama_model=configuration.ollama_model,
-        timeout_s=configuration.provider_timeout_s,
-        fallback_order=configuration.fallback_order,
-        preferred_model=configuration.preferred_model,
-        proxy=configuration.download_proxy,
-    )
 
 
 @dataclass(frozen=True, slots=True)
