@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aihub.chat.assistants import Assistant
 from aihub.chat.routing import AUTO, Decision, ModelCandidate
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.chat.service import ChatEngine, ChatModelInfo, estimate_tokens
@@ -31,16 +32,18 @@ class ContextWindow:
 
     Attributes:
         engine: Where tokens are counted; None for a model that is not loaded, whose tokens are estimated.
+        is_shared: Sources or results of the hub's tools are put into it later.
     """
 
     context_tokens: int
     engine: ChatEngine | None = None
+    is_shared: bool = False
 
-    def room_tokens(self, request: ChatCompletionRequest) -> int:
-        """Return the tokens for the prompt: what the answer leaves, and half of that where sources are put before it."""
-        answer = default_reserve(self.context_tokens) if request.answer_tokens is None else request.answer_tokens
+    def room_tokens(self, answer_tokens: int | None) -> int:
+        """Return the tokens for a request and its past: what the answer leaves, half of that where the window is shared."""
+        answer = default_reserve(self.context_tokens) if answer_tokens is None else answer_tokens
         room = max(self.context_tokens - answer, 0)
-        return room // 2 if request.retrieval is not None else room
+        return room // 2 if self.is_shared else room
 
 
 class ContextWindows:
@@ -48,24 +51,34 @@ class ContextWindows:
 
     Args:
         candidates: The local models and their states.
+        assistants: Names that stand for a model with tools.
     """
 
-    def __init__(self, engines: ChoosingDirectory, candidates: Callable[[], Awaitable[Sequence[ModelCandidate]]]) -> None:
+    def __init__(
+        self,
+        engines: ChoosingDirectory,
+        candidates: Callable[[], Awaitable[Sequence[ModelCandidate]]],
+        assistants: Mapping[str, Assistant] | None = None,
+    ) -> None:
         self._engines = engines
         self._candidates = candidates
+        self._assistants = assistants or {}
 
     async def find(self, principal: Principal, request: ChatCompletionRequest, body: Mapping[str, Any]) -> ContextWindow:
         """Return the window of the model that a request goes to; for `auto`, of the one that this body alone would go to."""
-        model_id = request.model
+        assistant = self._assistants.get(request.model)
+        model_id = request.model if assistant is None else assistant.model
+        is_shared = assistant is not None or request.retrieval is not None or bool(request.hub_tools)
         try:
             if model_id == AUTO:
                 model_id = (await self._engines.decide(principal, body)).model_id
             models = {info.model_id: info.context_tokens for info in await self._engines.list(principal)}
             context_tokens = models.get(model_id, UNKNOWN_CONTEXT_TOKENS)
             loaded = any(each.model_id == model_id and each.state == "loaded" for each in await self._candidates())
-            return ContextWindow(context_tokens, await self._engines.resolve(principal, model_id) if loaded else None)
+            engine = await self._engines.resolve(principal, model_id) if loaded else None
         except HubError:  # the chat itself says what is wrong
-            return ContextWindow(UNKNOWN_CONTEXT_TOKENS)
+            return ContextWindow(UNKNOWN_CONTEXT_TOKENS, is_shared=is_shared)
+        return ContextWindow(context_tokens, engine, is_shared)
 
 
 async def count_fitting_turns(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -10,6 +11,7 @@ from aihub.chat.messages import Message, SystemMessage, ToolMessage, UserMessage
 from aihub.chat.parts import MediaPart, ReadyImage, ReadyText, TextPart
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.chat.service import estimate_tokens
+from aihub.chat.tools import HubTool
 from aihub.conversations.history import HistoryTurn, StoredHistory, instructions_of, turns_of
 from aihub.conversations.tables.records import PreferencesRecord
 
@@ -107,15 +109,19 @@ def with_wishes(request: ChatCompletionRequest, preferences: PreferencesRecord) 
     return request.model_copy(update={"messages": [SystemMessage(role="system", content=wishes[0]), *request.messages]})
 
 
-def without_media(request: ChatCompletionRequest) -> ChatCompletionRequest:
-    """Return a request whose size can be estimated: an image without data in the place of each recording, image or file."""
+def countable_body(request: ChatCompletionRequest) -> dict[str, Any]:
+    """Return the engine's body of a request to count its tokens by.
+
+    An image without data stands for each recording, image or file, and the hub's own tools are left out.
+    """
     messages = [
         message.with_parts([ReadyImage("") if isinstance(part, MediaPart) else part for part in message.parts])
         if isinstance(message, UserMessage) and message.media
         else message
         for message in request.messages
     ]
-    return request.model_copy(update={"messages": messages})
+    tools = [tool for tool in request.tools or () if not isinstance(tool, HubTool)] or None
+    return request.model_copy(update={"messages": messages, "tools": tools, "tool_choice": None}).to_engine_body()
 
 
 def _past_turn(turn: HistoryTurn) -> PastTurn | None:

@@ -18,7 +18,7 @@ from aihub.core.logging import add_response_header
 from aihub.core.principal import Principal
 from aihub.core.sse import DONE, data_event, events, payload
 from pipelines.context_window import UNKNOWN_CONTEXT_TOKENS, ContextWindow, ContextWindows, count_fitting_turns
-from pipelines.conversation_request import ConversationRequest, PastTurn, continue_conversation, with_wishes, without_media
+from pipelines.conversation_request import ConversationRequest, PastTurn, continue_conversation, countable_body, with_wishes
 from pipelines.conversation_summary import ConversationSummaries, SummaryJob
 from pipelines.stored_messages import HeardAnswer, answer_message, stored_messages
 
@@ -173,11 +173,11 @@ class StoredChat:
         least = int(conversation.awaits_results)
 
         def body(count: int) -> dict[str, Any]:
-            return without_media(conversation.with_turns(max(count, least))).to_engine_body()
+            return countable_body(conversation.with_turns(max(count, least)))
 
         window = await self._windows.find(principal, conversation.request, body(least))
         sizes = [turn.tokens for turn in conversation.turns]
-        count = await count_fitting_turns(window, window.room_tokens(conversation.request), sizes, body)
+        count = await count_fitting_turns(window, window.room_tokens(conversation.request.answer_tokens), sizes, body)
         return window, max(count, least)
 
     async def _ask(self, asked: _Asked, ask: Callable[[ChatCompletionRequest], Awaitable[Answer]]) -> Answer:
