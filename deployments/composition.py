@@ -203,7 +203,9 @@ class Composition:
             known=known,
             router=Router(load_routing_rules(), history),
             history=history,
+            favourite=self.people.preferences.favourite_model,
         )
+        self.people.find_windows(self.engines, self._directory.candidates)
 
     def _build_media(self, speech: SpeechService) -> MediaParts:
         hosts = self._settings.remote_media_hosts
