@@ -185,6 +185,8 @@ class Composition:
             speech=speech,
             accounts=self.people.accounts,
             voice=VoicePipeline(speech, chat, rag),
+            usage=self.people.usage,
+            analytics=self.people.analytics,
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

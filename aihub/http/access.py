@@ -29,6 +29,8 @@ _USER = (
     "GET /api/v1/models",
     "GET /api/v1/models/info",
     "GET /api/v1/models/status",
+    "GET /api/v1/system/analytics",
+    "GET /api/v1/system/analytics/export",
     "GET /api/v1/training/jobs",
     "GET /api/v1/training/jobs/{job_id}",
     "GET /api/v1/training/jobs/{job_id}/progress",

@@ -24,6 +24,7 @@ from aihub.recsys.routes import predictions_router, training_router
 from aihub.speech.routes import router as speech
 from aihub.speech.stream_routes import router as live_speech
 from aihub.speech.voice_routes import voice_router
+from aihub.usage.routes import router as usage
 
 _DESCRIPTION = """\
 OpenAI's API for chat, embeddings, speech, files and vector stores, served from your own machine. Chat takes one extra field,
@@ -49,6 +50,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     training_router,
     predictions_router,
     accounts,
+    usage,
     operation,
     docs_router,
 )

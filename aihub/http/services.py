@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aihub.finetuning.service import AdapterService, FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
     from aihub.recsys.service import PredictionService, RecsysService
-    from aihub.usage.service import UsageSink
+    from aihub.usage.service import AnalyticsService, UsageSink
 
 
 async def no_metrics() -> bytes:
@@ -60,6 +60,7 @@ class Services:
         speech: Files and live streams to text.
         voice: Answers to spoken questions.
         accounts: What callers are told of themselves.
+        analytics: What requests used and cost.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `speech`,
             `postgres`, `redis`); must answer within 2 s and
             never raise.
@@ -85,6 +86,7 @@ class Services:
     speech: SpeechService
     voice: VoiceService
     accounts: "AccountService"
+    analytics: "AnalyticsService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

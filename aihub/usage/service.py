@@ -8,7 +8,7 @@ from aihub.core.principal import Principal
 from aihub.core.request_record import RequestRecord
 
 if TYPE_CHECKING:
-    from aihub.usage.schemas import Analytics, UsageQuery
+    from aihub.usage.schemas import Analytics, UsageFilters, UsageQuery
 
 
 class UsageSink(Protocol):
@@ -49,10 +49,10 @@ class AnalyticsService(Protocol):
 
         Raises:
             PermissionDeniedError: A user asks for another tenant (`tenant_not_allowed`).
-            InvalidRequestError: The groups are too many.
+            InvalidRequestError: The groups are too many (`too_many_groups`), or the period is.
         """
         ...
 
-    def export(self, principal: Principal, query: "UsageQuery") -> AsyncGenerator[str, None]:
+    def export(self, principal: Principal, filters: "UsageFilters") -> AsyncGenerator[str, None]:
         """Yield the rows as lines of CSV, the names of the columns first; raises as `analytics` at the first piece."""
         ...

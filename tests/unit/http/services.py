@@ -24,6 +24,7 @@ from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
 from aihub.speech.fake import FakeSpeech
 from aihub.speech.service import VoiceService
+from aihub.usage.service import AnalyticsService
 
 
 class OneEngineChat:
@@ -137,6 +138,7 @@ class Parts:
             speech=self.speech,
             voice=cast(VoiceService, None),
             accounts=FakeAccounts(),
+            analytics=cast(AnalyticsService, None),
             health=health,
             metrics=self.metrics,
         )

@@ -25,6 +25,8 @@ GET /api/v1/adapters/{adapter_id:path}
 GET /api/v1/models
 GET /api/v1/models/info
 GET /api/v1/models/status
+GET /api/v1/system/analytics
+GET /api/v1/system/analytics/export
 GET /api/v1/training/jobs
 GET /api/v1/training/jobs/{job_id}
 GET /api/v1/training/jobs/{job_id}/progress
