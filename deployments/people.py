@@ -4,6 +4,7 @@ import asyncio
 
 from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
+from aihub.chat.history import EngineHistory
 from aihub.chat.service import ChatService
 from aihub.core.cache import Cache
 from aihub.core.metrics import Metrics
@@ -13,11 +14,13 @@ from aihub.usage.analytics import UsageAnalytics
 from aihub.usage.metrics import UsageMetrics
 from aihub.usage.recorder import UsageRecorder
 from aihub.usage.settings import UsageSettings
+from aihub.usage.tables.past_answers import PastAnswerTable
 from aihub.usage.tables.usage_figures import UsageFiguresTable
 from aihub.usage.tables.usage_records import UsageTable
 from pipelines.chat import ChatPipeline
 from pipelines.hub_tool_chat import HubToolChat
 from pipelines.hub_tools import HubTools
+from pipelines.restored_history import restore_history
 
 
 class People:
@@ -41,6 +44,10 @@ class People:
 
     async def start(self) -> None:
         """Begin what goes on beside requests; the database is open by then."""
+
+    async def restore(self, history: EngineHistory) -> None:
+        """Let `history` know how models answered before this process began; the database is open by then."""
+        await restore_history(history, PastAnswerTable(self._database))
 
     async def close(self) -> None:
         """End it; the database is still open."""
