@@ -8,6 +8,7 @@ from aihub.accounts.authenticator import KeyAuthenticator
 from aihub.cache.settings import CacheSettings
 from aihub.cache.store import RedisAnswerStore
 from aihub.chat.assistants import load_assistants
+from aihub.chat.history import EngineHistory
 from aihub.chat.messages import check_message
 from aihub.chat.routing import ModelCandidate
 from aihub.chat.service import ChatService
@@ -26,6 +27,7 @@ from aihub.usage.analytics import UsageAnalytics
 from aihub.usage.metrics import UsageMetrics
 from aihub.usage.recorder import UsageRecorder
 from aihub.usage.settings import UsageSettings
+from aihub.usage.tables.past_answers import PastAnswerTable
 from aihub.usage.tables.usage_figures import UsageFiguresTable
 from aihub.usage.tables.usage_records import UsageTable
 from pipelines.cached_chat import CachedChat
@@ -35,6 +37,7 @@ from pipelines.conversation_summary import ConversationSummaries
 from pipelines.directory import ProviderDirectory
 from pipelines.hub_tool_chat import HubToolChat
 from pipelines.hub_tools import HubTools
+from pipelines.restored_history import restore_history
 from pipelines.stored_chat import StoredChat
 
 
@@ -74,6 +77,10 @@ class People:
 
     async def start(self) -> None:
         """Begin what goes on beside requests; the database is open by then."""
+
+    async def restore(self, history: EngineHistory) -> None:
+        """Let `history` know how models answered before this process began; the database is open by then."""
+        await restore_history(history, PastAnswerTable(self._database))
 
     async def close(self) -> None:
         """End it; the database is still open."""

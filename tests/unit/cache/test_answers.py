@@ -34,7 +34,7 @@ STOOD_IN = {"aihub": {"provider": "openai", "fallback_from": [{"provider": "loca
         (answer("stop", **STOOD_IN), False),
     ],
 )
-def test_whole_answers_of_the_model_that_was_asked_are_kept(piece: str, is_kept: bool) -> None:  # noqa: FBT001
+def test_whole_answers_of_the_model_that_was_asked_are_kept(piece: str, is_kept: bool) -> None:
     assert kept_pieces([piece], is_stream=False) == ((piece,) if is_kept else None)
 
 
@@ -53,7 +53,7 @@ def test_whole_answers_of_the_model_that_was_asked_are_kept(piece: str, is_kept:
         ([], False),
     ],
 )
-def test_whole_streams_of_the_model_that_was_asked_are_kept(frames: list[str], is_kept: bool) -> None:  # noqa: FBT001
+def test_whole_streams_of_the_model_that_was_asked_are_kept(frames: list[str], is_kept: bool) -> None:
     assert kept_pieces(frames, is_stream=True) == (tuple(frames) if is_kept else None)
 
 

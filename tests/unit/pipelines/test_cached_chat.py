@@ -75,7 +75,7 @@ async def ask(chat: CachedChat, control: CacheControl | None = None, **fields: A
 
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
-async def test_the_same_question_gets_the_same_bytes_and_the_engine_is_asked_once(is_streamed: bool) -> None:  # noqa: FBT001
+async def test_the_same_question_gets_the_same_bytes_and_the_engine_is_asked_once(is_streamed: bool) -> None:
     parts = Cached()
     first = await ask(parts.chat, stream=is_streamed)
     assert first[0] == "miss"
@@ -152,7 +152,7 @@ async def test_an_answer_ends_with_the_time_that_its_request_names() -> None:
 
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
-async def test_a_hundred_at_once_on_two_replicas_ask_the_engine_once(is_streamed: bool) -> None:  # noqa: FBT001
+async def test_a_hundred_at_once_on_two_replicas_ask_the_engine_once(is_streamed: bool) -> None:
     parts = Cached(hub(engine=FakeChatEngine(first_token_s=0.05, token_s=0.01)))
     chats = parts.chat, parts.replica()
     found = await asyncio.gather(*(asyncio.create_task(ask(chats[n % 2], stream=is_streamed)) for n in range(100)))
@@ -171,7 +171,7 @@ async def test_followers_in_the_same_replica_get_frames_as_they_come() -> None:
 
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
-async def test_a_client_that_leaves_breaks_nothing_for_those_who_follow(is_streamed: bool) -> None:  # noqa: FBT001
+async def test_a_client_that_leaves_breaks_nothing_for_those_who_follow(is_streamed: bool) -> None:
     parts = Cached(hub(engine=FakeChatEngine(first_token_s=0.1, token_s=0.01)))
     asks = [asyncio.create_task(ask(parts.chat, stream=is_streamed)) for _ in range(3)]
     await asyncio.sleep(0.03)
@@ -186,7 +186,7 @@ async def test_a_client_that_leaves_breaks_nothing_for_those_who_follow(is_strea
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
 async def test_the_engine_stops_when_the_last_client_has_left_and_another_replica_takes_over(
-    is_streamed: bool,  # noqa: FBT001
+    is_streamed: bool,
 ) -> None:
     parts = Cached(hub(engine=FakeChatEngine(first_token_s=0.2)))
     leaving = asyncio.create_task(ask(parts.chat, stream=is_streamed))
