@@ -68,13 +68,13 @@ class RequestCosts:
             logger.info("The cost of %d requests is not told: %s", len(records), error.message)
             return
         for work_id, record in records.items():
-            if work_id in taken.spent:
-                _add(record, taken.spent[work_id])
+            spent = taken.spent.get(work_id)
+            if spent is None and not record.parts[part]:
+                spent = Spent()  # refused or cancelled before it got there
+            if spent is not None and work_id not in taken.pending:
                 del record.parts[part]
-            elif work_id not in taken.pending and not record.parts[part]:
-                # Refused or cancelled before it got there.
-                _add(record, Spent())
-                del record.parts[part]
+            if spent is not None:
+                _add(record, spent)
 
 
 def _add(record: RequestRecord, spent: Spent) -> None:

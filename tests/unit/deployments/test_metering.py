@@ -12,7 +12,7 @@ from aihub.core.health import PartHealth
 from aihub.core.request_record import RequestRecord, current_record
 from aihub.usage.apportionment import Spent, TakenCosts
 from aihub.usage.meter import CostMeter
-from deployments import handles
+from deployments import handles, replica_costs
 from deployments.handles import AppConnection
 from deployments.metering import metered
 from deployments.request_costs import RequestCosts
@@ -119,6 +119,7 @@ class Stream:
 def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
     handle = Handle(Replica())
     monkeypatch.setattr(handles.serve, "get_app_handle", lambda _: handle)
+    monkeypatch.setattr(replica_costs, "read_replica_names", lambda _: [])
     return handle
 
 
