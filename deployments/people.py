@@ -23,6 +23,8 @@ from aihub.usage.recorder import UsageRecorder
 from aihub.usage.settings import UsageSettings
 from aihub.usage.tables.usage_figures import UsageFiguresTable
 from aihub.usage.tables.usage_records import UsageTable
+from deployments.metering import new_meter
+from deployments.request_costs import RequestCosts
 from pipelines.cached_chat import CachedChat
 from pipelines.chat import ChatPipeline
 from pipelines.hub_tool_chat import HubToolChat
@@ -51,7 +53,8 @@ class People:
         )
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
         usage_metrics = UsageMetrics(metrics.registry)
-        self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days)
+        costs = RequestCosts(new_meter())
+        self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days, costs=costs)
         self.analytics = UsageAnalytics(UsageFiguresTable(database))
 
     async def start(self) -> None:

@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from aihub.core.errors import HubError
 from aihub.core.request_record import RequestRecord
-from aihub.usage.apportionment import Spent, TakenCosts
+from aihub.usage.apportionment import Share, Spent, TakenCosts
 from aihub.usage.meter import CostMeter
 from aihub.usage.service import Cost
 
@@ -32,14 +31,19 @@ class RequestCosts:
 
     def __init__(self, meter: CostMeter) -> None:
         self.meter = meter
+        self._shares: dict[str, Share] = {}
         self._asking: dict[MeteredPart, asyncio.Task[None]] = {}
 
-    @contextmanager
-    def measured(self, record: RequestRecord) -> Iterator[None]:
-        """Count a request of this process for the length of a block."""
+    def begin(self, record: RequestRecord) -> None:
+        """Count a request of this process in."""
         record.parts[self] = True
-        with self.meter.measured(record.work_id):
-            yield
+        self._shares[record.work_id] = self.meter.begin(record.work_id)
+
+    def end(self, record: RequestRecord) -> None:
+        """Count it out; one that was never counted in is left alone."""
+        share = self._shares.pop(record.work_id, None)
+        if share is not None:
+            self.meter.end(share)
 
     async def take_costs(self, work_ids: Collection[str]) -> TakenCosts:
         """This process as a part of its requests."""
