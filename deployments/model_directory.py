@@ -104,8 +104,10 @@ class ModelDirectory:
         """
         adapter = await self._find_adapter(principal, model_id)
         if adapter is None:
-            return await self._resolve(model_id, wait, model_id)
-        return await self._resolve(adapter.base, wait, model_id, adapter.adapter_id)
+            engine = await self._resolve(model_id, wait, model_id)
+        else:
+            engine = await self._resolve(adapter.base, wait, model_id, adapter.adapter_id)
+        return engine.for_tenant(principal.tenant_id)
 
     async def identify(
         self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, is_fresh: bool = False
@@ -134,7 +136,7 @@ class ModelDirectory:
         report = self._report
         return report is not None and any(view.model_id == model_id for view in report.models)
 
-    async def _resolve(self, model_id: str, wait: LoadWait | None, asked: str, adapter_id: str | None = None) -> ChatEngine:
+    async def _resolve(self, model_id: str, wait: LoadWait | None, asked: str, adapter_id: str | None = None) -> LocalEngine:
         report = self._report
         if report is not None and model_id in report.directory.ready and self._is_current(report):
             return await self._engine(model_id, adapter_id)
