@@ -109,6 +109,6 @@ def test_limit_is_a_positive_number(field: str, value: object) -> None:
 
 @pytest.mark.parametrize("field", ["routes", "models", "vector_stores"])
 def test_scope_that_allows_nothing_or_too_much_is_refused(field: str) -> None:
-    for value in ([], [""], ["/a"] * 101, ["/" + "a" * 256]):
+    for value in ([], [""], ["/v1"] * 101, ["/" + "a" * 256]):
         with pytest.raises(InvalidRequestError):
             validate(KeyRequest, {"name": "x", field: value})
