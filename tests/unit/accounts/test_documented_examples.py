@@ -107,7 +107,7 @@ def test_every_example_of_the_page_does_what_it_says(project: Path, hub_url: str
         "AIHUB_HOME": str(project / "home"),
     }
     result = subprocess.run(
-        ["bash", "-c", script], cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", script], cwd=project, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
     printed = result.stdout.split("--- next\n")
