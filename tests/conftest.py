@@ -14,7 +14,7 @@ from aihub.core.embedded.stores import EmbeddedStores, StoreUrls
 from aihub.core.postgres import Database
 from tests.external_servers import ExternalPostgres
 
-pytest_plugins = ["tests.cluster"]
+pytest_plugins = ["tests.account_databases", "tests.cluster"]
 
 # On a busy machine a single example may take long; `pytest-timeout` bounds the whole test.
 hypothesis.settings.register_profile("hub", deadline=None)
