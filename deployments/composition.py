@@ -185,14 +185,14 @@ class Composition:
         )
 
     def _build_engines(self, profile: Profile, model_id: str, metrics: Metrics) -> None:
-        known, history = load_known_providers(), EngineHistory()
+        known, self._history = load_known_providers(), EngineHistory()
         providers = provider_settings(self._settings, HubConfiguration())
         self._pool = ProviderPool(providers, known, ProviderMetrics(metrics.registry))
         llm = profile.llm
         self._directory = ModelDirectory(
             self._models,
             default_model=model_id,
-            history=history,
+            history=self._history,
             configured=self._configure_providers,
             max_in_flight=(llm.max_ongoing_requests + llm.max_queued_requests) * llm.autoscaling.max_replicas,
         )
@@ -201,9 +201,11 @@ class Composition:
             local_candidates=self._directory.candidates,
             pool=self._pool,
             known=known,
-            router=Router(load_routing_rules(), history),
-            history=history,
+            router=Router(load_routing_rules(), self._history),
+            history=self._history,
+            favourite=self.people.preferences.favourite_model,
         )
+        self.people.find_windows(self.engines, self._directory.candidates)
 
     def _build_media(self, speech: SpeechService) -> MediaParts:
         hosts = self._settings.remote_media_hosts
@@ -222,6 +224,7 @@ class Composition:
             self._tasks.append(asyncio.create_task(self._replicas.run()))
         await self._database.open()
         await self.people.start()
+        await self.people.restore(self._history)
         await self._documents.parser.start()
         self._tasks.append(asyncio.create_task(self._documents.worker.run()))
 

@@ -1,18 +1,24 @@
 """Who calls and what they leave: accounts, limits, conversations, cached answers and usage, around the chat pipeline."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
 from aihub.cache.settings import CacheSettings
 from aihub.cache.store import RedisAnswerStore
 from aihub.chat.assistants import load_assistants
+from aihub.chat.history import EngineHistory
 from aihub.chat.messages import check_message
+from aihub.chat.routing import ModelCandidate
 from aihub.chat.service import ChatService
 from aihub.conversations.conversations import Conversations
 from aihub.conversations.recent_turns import RecentTurns
+from aihub.conversations.remembered_preferences import RememberedPreferences
 from aihub.conversations.settings import ConversationSettings
 from aihub.conversations.tables.store import ConversationStore
+from aihub.conversations.tables.turns import TurnTable
+from aihub.conversations.turns import Turns
 from aihub.core.cache import Cache
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
@@ -21,12 +27,18 @@ from aihub.usage.analytics import UsageAnalytics
 from aihub.usage.metrics import UsageMetrics
 from aihub.usage.recorder import UsageRecorder
 from aihub.usage.settings import UsageSettings
+from aihub.usage.tables.past_answers import PastAnswerTable
 from aihub.usage.tables.usage_figures import UsageFiguresTable
 from aihub.usage.tables.usage_records import UsageTable
 from pipelines.cached_chat import CachedChat
 from pipelines.chat import ChatPipeline
+from pipelines.context_window import ContextWindows
+from pipelines.conversation_summary import ConversationSummaries
+from pipelines.directory import ProviderDirectory
 from pipelines.hub_tool_chat import HubToolChat
 from pipelines.hub_tools import HubTools
+from pipelines.restored_history import restore_history
+from pipelines.stored_chat import StoredChat
 
 
 class People:
@@ -46,19 +58,35 @@ class People:
         self._answers = RedisAnswerStore(cache, self._cache_settings)
         self._cached_chats: list[CachedChat] = []
         self.accounts = Accounts(database)
-        self.conversations = Conversations(
-            ConversationStore(database), check_message, forget=RecentTurns(cache).forget, days=ConversationSettings().days
-        )
+        store, recent, conversation_settings = ConversationStore(database), RecentTurns(cache), ConversationSettings()
+        self.conversations = Conversations(store, check_message, forget=recent.forget, days=conversation_settings.days)
+        self.preferences = RememberedPreferences(store.read_preferences)
+        self._turns = Turns(TurnTable(database), recent)
+        self._assistants = load_assistants(settings.assistants)
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
         usage_metrics = UsageMetrics(metrics.registry)
         self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days)
+        self._summaries = ConversationSummaries(self._turns, self.usage.record) if conversation_settings.summary else None
         self.analytics = UsageAnalytics(UsageFiguresTable(database))
+
+    def find_windows(
+        self, engines: ProviderDirectory, local_candidates: Callable[[], Awaitable[Sequence[ModelCandidate]]]
+    ) -> None:
+        """Take the models whose contexts conversations are fitted to; before `build_chat`."""
+        self._windows = ContextWindows(engines, local_candidates, self._assistants)
 
     async def start(self) -> None:
         """Begin what goes on beside requests; the database is open by then."""
 
+    async def restore(self, history: EngineHistory) -> None:
+        """Let `history` know how models answered before this process began; the database is open by then."""
+        await restore_history(history, PastAnswerTable(self._database))
+
     async def close(self) -> None:
         """End it; the database is still open."""
+        if self._summaries is not None:
+            await self._summaries.close()
+        await self._turns.close()
         await self.conversations.close()
         await asyncio.gather(*(chat.close() for chat in self._cached_chats))
         await asyncio.gather(self.authenticator.close(), self.usage.close())
@@ -69,4 +97,5 @@ class People:
         """
         cached = CachedChat(pipeline, pipeline, self._answers, ttl_s=self._cache_settings.ttl_s, metrics=self._metrics)
         self._cached_chats.append(cached)
-        return HubToolChat(cached, tools, load_assistants(self._settings.assistants))
+        chat = HubToolChat(cached, tools, self._assistants)
+        return StoredChat(chat, self._turns, self._windows, self.preferences, self._summaries)

@@ -23,6 +23,10 @@ MODEL_HEADER = "x-aihub-model"
 REASONS_HEADER = "x-aihub-route-reasons"
 
 
+async def _no_favourite(_: Principal) -> str | None:
+    return None
+
+
 class ProviderDirectory:
     """Implements `pipelines.chat.EngineDirectory` over the local models and the providers.
 
@@ -32,6 +36,7 @@ class ProviderDirectory:
     Args:
         local: The models of this cluster.
         local_candidates: What routing knows of the local models, installed ones that are not loaded included.
+        favourite: The model that a caller wants `auto` to choose where it can.
     """
 
     def __init__(
@@ -43,7 +48,9 @@ class ProviderDirectory:
         known: KnownProviders,
         router: Router,
         history: EngineHistory,
+        favourite: Callable[[Principal], Awaitable[str | None]] = _no_favourite,
     ) -> None:
+        self._favourite = favourite
         self._local = local
         self._local_candidates = local_candidates
         self._pool = pool
@@ -110,14 +117,14 @@ class ProviderDirectory:
         """Choose a model for a body.
 
         Args:
-            preferred: The caller's wish; the configured one when None.
+            preferred: A wish; the caller's favourite when None, and the configured one where there is no favourite.
 
         Raises:
             ModelUnavailableError: No model can take the request.
         """
         known = [*await self._local_candidates(), *await self._remote_candidates()]
         candidates = [candidate for candidate in known if principal.may_use_model(candidate.model_id)]
-        wish = preferred or self._pool.settings.preferred_model
+        wish = preferred or await self._favourite(principal) or self._pool.settings.preferred_model
         return self._router.decide(self._router.read(body), candidates, preferred=wish)
 
     async def _with_fallbacks(

@@ -1,7 +1,7 @@
 """Copies of conversations in Redis, so that most questions read their history without PostgreSQL.
 
-PostgreSQL is the truth: a copy counts only for the version of the row that it was made of, which every write changes, by whichever
-replica. Without Redis, histories are read from PostgreSQL.
+PostgreSQL is the truth: a copy counts only for the version of the row that it was made of, which every write of any replica
+changes. Without Redis, histories are read from PostgreSQL.
 """
 
 import json

@@ -7,7 +7,7 @@ from aihub.core.typed_configuration import EnvironmentSettings
 
 
 class ConversationSettings(EnvironmentSettings):
-    """How long conversations are kept.
+    """How long conversations are kept, and whether what no longer fits is summarised.
 
     Raises:
         ConfigurationError: A variable has a wrong value.
@@ -19,4 +19,8 @@ class ConversationSettings(EnvironmentSettings):
         default=None,
         le=36_500,
         description="Days without a message or a change after which a conversation is deleted; kept for ever when unset.",
+    )
+    summary: bool = Field(
+        default=False,
+        description="Whether the answering model summarises the turns that no longer fit its context, after its answer.",
     )

@@ -23,6 +23,7 @@ from aihub.core.request_record import RequestRecord, current_record
 from aihub.core.settings import is_allowed, read_host
 from aihub.http.authentication import PRINCIPAL, UNMATCHED, refuse_caller
 from aihub.http.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
+from aihub.http.request_timing import timing_headers
 from aihub.http.services import PredictionServices, Services
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -145,7 +146,7 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 kept = (pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id")
-                encoded = [(name.encode(), value.encode()) for name, value in extra_headers.items()]
+                encoded = [(name.encode(), value.encode()) for name, value in extra_headers.items()] + timing_headers(record)
                 message["headers"] = [*kept, *encoded, id_header] if self._sends_id else [*kept, *encoded]
             await send(message)
             has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
@@ -163,11 +164,12 @@ class RequestContext:
             shown = public_error(error)
             if status:
                 has_ended = True  # broken off by the hub, not by the client
+                record.error_code = shown.code
                 raise  # The answer has begun; only a broken connection can tell the client.
             await error_response(shown)(scope, receive, send_with_id)
         finally:
             metrics.in_flight.dec()
-            record.status = status or CLIENT_CLOSED_REQUEST
+            record.status = status if has_ended else CLIENT_CLOSED_REQUEST
             record.total_s = time.perf_counter() - started_s
             _observe(metrics, scope, record, has_ended=has_ended)
             hand_over(record, scope, services)

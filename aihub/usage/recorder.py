@@ -31,9 +31,6 @@ CLEAN_PERIOD_S = 3600.0
 CLEAN_ROWS = 5_000
 CLOSE_TIMEOUT_S = 5.0
 
-_UNSEEN = ("GET /health", "HEAD /health")
-_UNAUTHORIZED = 401
-
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -44,8 +41,6 @@ class _Entry:
 
 class UsageRecorder:
     """Implements `aihub.usage.service.UsageSink`. Used inside one event loop.
-
-    Probes of the health leave no row, nor do requests without a known key (401), which nobody could be asked about.
 
     Args:
         table: Where rows go.
@@ -70,8 +65,6 @@ class UsageRecorder:
 
     def record(self, record: RequestRecord) -> None:
         """Take in an ended request; see `UsageSink`."""
-        if record.status == _UNAUTHORIZED or record.route.startswith(_UNSEEN):
-            return
         loop = asyncio.get_running_loop()
         # Clients choose request ids, so the time alone must tell rows apart.
         self._last_at = max(datetime.now(UTC), self._last_at + timedelta(microseconds=1))

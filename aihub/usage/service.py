@@ -41,6 +41,37 @@ class CostSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PastAnswer:
+    """How a model answered a request, or failed to.
+
+    Attributes:
+        ago_s: Since it ended.
+        tokens: Of the answer.
+        seconds: From the first token to the last; of an answer that was not streamed, all that was waited for.
+        first_token_s: Without the time in queues; None where nothing was streamed.
+    """
+
+    model: str
+    ago_s: float
+    is_failure: bool
+    tokens: int
+    seconds: float
+    first_token_s: float | None
+
+
+class PastAnswers(Protocol):
+    """What is known of the models' last hours."""
+
+    async def past_answers(self) -> Sequence[PastAnswer]:
+        """Return the newest ones of each model, the oldest first.
+
+        Raises:
+            StorageUnavailableError: PostgreSQL does not answer.
+        """
+        ...
+
+
 class AnalyticsService(Protocol):
     """Figures over the rows of requests; a user sees those of the own tenant, an administrator all."""
 

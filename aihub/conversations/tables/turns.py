@@ -74,7 +74,7 @@ class Written:
 
 
 class TurnTable:
-    """All methods raise `StorageUnavailableError` when PostgreSQL does not answer, `NotFoundError` when the conversation is gone."""
+    """Without PostgreSQL all methods raise `StorageUnavailableError`; of a conversation that is gone, `NotFoundError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
