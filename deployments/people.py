@@ -30,6 +30,8 @@ from aihub.usage.settings import UsageSettings
 from aihub.usage.tables.past_answers import PastAnswerTable
 from aihub.usage.tables.usage_figures import UsageFiguresTable
 from aihub.usage.tables.usage_records import UsageTable
+from deployments.metering import new_meter
+from deployments.request_costs import RequestCosts
 from pipelines.cached_chat import CachedChat
 from pipelines.chat import ChatPipeline
 from pipelines.context_window import ContextWindows
@@ -65,7 +67,8 @@ class People:
         self._assistants = load_assistants(settings.assistants)
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
         usage_metrics = UsageMetrics(metrics.registry)
-        self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days)
+        costs = RequestCosts(new_meter())
+        self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days, costs=costs)
         self._summaries = ConversationSummaries(self._turns, self.usage.record) if conversation_settings.summary else None
         self.analytics = UsageAnalytics(UsageFiguresTable(database))
 

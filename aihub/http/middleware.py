@@ -136,6 +136,7 @@ class RequestContext:
         token = request_id.set(current)
         record = RequestRecord(request_id=current, started_s=started_s)
         record_token = current_record.set(record)
+        services.usage.begin(record)
         id_header = (b"x-request-id", current.encode())
         extra_headers: dict[str, str] = {}
         headers_token = response_headers.set(extra_headers)
@@ -180,6 +181,7 @@ class RequestContext:
 
 def hand_over(record: RequestRecord, scope: Scope, services: Services | PredictionServices) -> None:
     """Give the record of an ended request to whoever keeps them; one without a principal is nobody's."""
+    services.usage.end(record)
     if PRINCIPAL in scope:
         services.usage.record(record)
 

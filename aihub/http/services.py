@@ -43,6 +43,12 @@ async def no_metrics() -> bytes:
 class NoUsage:
     """Keeps no record of requests, as where nothing stores them."""
 
+    def begin(self, record: RequestRecord) -> None:
+        """Do nothing."""
+
+    def end(self, record: RequestRecord) -> None:
+        """Do nothing."""
+
     def record(self, record: RequestRecord) -> None:
         """Forget it."""
 

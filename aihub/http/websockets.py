@@ -47,6 +47,7 @@ class WebSocketContext:
         token = request_id.set(current)
         record = RequestRecord(request_id=current, started_s=started_s)
         record_token = current_record.set(record)
+        services.usage.begin(record)
         connection = _Connection(scope, receive, send, current)
         services.metrics.in_flight.inc()
         try:
