@@ -9,7 +9,8 @@ from starlette.types import Scope
 from aihub.core.errors import AuthenticationError, HubError, NotFoundError
 from aihub.core.principal import Principal
 from aihub.core.request_record import RequestRecord
-from aihub.http.access import WEBSOCKET, AccessRule, AccessTable, require_role, require_route
+from aihub.http.access import WEBSOCKET
+from aihub.http.authorization import AccessRule, AccessTable, require_role, require_route
 from aihub.http.errors import error_response
 
 if TYPE_CHECKING:

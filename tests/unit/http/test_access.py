@@ -15,8 +15,9 @@ from aihub.accounts.fake import FakeAuthenticator
 from aihub.core.metrics import RequestMetrics
 from aihub.core.principal import Principal, Role
 from aihub.core.settings import Settings
-from aihub.http.access import ACCESS, WEBSOCKET, Access, AccessTable, is_within
+from aihub.http.access import ACCESS, WEBSOCKET, Access
 from aihub.http.app import create_app, create_prediction_app
+from aihub.http.authorization import AccessTable, is_within
 from aihub.http.services import PredictionServices
 from aihub.recsys.service import PredictionService
 from tests.unit.conftest import assert_refused
@@ -265,10 +266,13 @@ paths = st.lists(st.sampled_from(sorted(words)), min_size=1, max_size=7).map(lam
 methods = st.sampled_from(["GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"])
 
 
+TABLE = AccessTable()
+
+
 @given(method=methods, path=paths)
 @settings(max_examples=2000)
 def test_table_never_finds_a_weaker_rule_than_that_of_the_route_that_answers(method: str, path: str) -> None:
-    rule = AccessTable().find(method, path)
+    rule = TABLE.find(method, path)
     answering = route_that_answers(ROUTES, method, path)
     if answering is None:
         return
