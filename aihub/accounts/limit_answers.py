@@ -75,15 +75,20 @@ def refusal(limits: KeyLimits, state: LimitsState, tokens: int) -> RateLimitErro
     )
 
 
-def too_large(tokens: int, most: int, period: str) -> RateLimitError:
+class NeverFitsError(RateLimitError):
+    """A request needs more than its key may ever use at a time; waiting does not help."""
+
+    retryable = False
+    retry_after_s = None
+
+
+def too_large(tokens: int, most: int, period: str) -> NeverFitsError:
     """Build the error of a request that fits in no `period` (`minute`, `day`), however long it waits."""
     add_response_header(RETRY_HEADER, "false")
-    error = RateLimitError(
+    return NeverFitsError(
         f"This request needs about {tokens} tokens, more than the {most} that this API key may use in a {period}. "
         "Shorten the prompt, or ask for a shorter answer with `max_completion_tokens`."
     )
-    error.retry_after_s = None  # waiting does not help
-    return error
 
 
 def _add(kind: str, most: int, used: int, reset_s: float) -> None:

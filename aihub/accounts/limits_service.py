@@ -14,7 +14,7 @@ class Reservation(Protocol):
         ...
 
     def settle(self, used_tokens: int) -> None:
-        """Count what was used in place of what was reserved, and give a stream's place back. Never waits; further calls do nothing."""
+        """Count what was used in place of what was reserved, and give a stream's place back; once, and without waiting."""
         ...
 
 

@@ -76,14 +76,20 @@ class RedisLimits:
     async def take(self, key_id: str, limits: KeyLimits, wish: Wish) -> LimitsState:
         """Take all that is wished for, or nothing; one round trip."""
         most = (limits.requests_per_minute, limits.tokens_per_minute, limits.tokens_per_day, limits.streams)
-        args = [*(-1 if number is None else number for number in most), wish.requests, wish.tokens, wish.lease, LEASE_S]
+        args: list[str | int | float] = [
+            *(-1 if number is None else number for number in most),
+            wish.requests,
+            wish.tokens,
+            wish.lease,
+            LEASE_S,
+        ]
         answer = await self._reserve(keys=_names(key_id, "requests", "tokens-before", "tokens", "day", "streams"), args=args)
         return _state(answer, limits)
 
     async def settle(self, key_id: str, limits: KeyLimits, wish: Wish, taken_at_s: float, used_tokens: int) -> None:
         """Count `used_tokens` in place of those taken, and give the stream back; one round trip."""
         counts = [int(wish.tokens > 0 and most is not None) for most in (limits.tokens_per_minute, limits.tokens_per_day)]
-        args = [used_tokens - wish.tokens, f"{taken_at_s:.6f}", wish.lease, *counts]
+        args: list[str | int | float] = [used_tokens - wish.tokens, f"{taken_at_s:.6f}", wish.lease, *counts]
         await self._settle(keys=_names(key_id, "tokens-before", "tokens", "day", "streams"), args=args)
 
     async def renew(self, leases: dict[str, str]) -> None:
