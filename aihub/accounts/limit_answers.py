@@ -79,7 +79,7 @@ class NeverFitsError(RateLimitError):
     """A request needs more than its key may ever use at a time; waiting does not help."""
 
     retryable = False
-    retry_after_s = None
+    retry_after_s = None  # type: ignore[assignment]  # HubError has it optional
 
 
 def too_large(tokens: int, most: int, period: str) -> NeverFitsError:

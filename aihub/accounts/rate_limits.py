@@ -25,7 +25,7 @@ _RENEW_S = LEASE_S / 3
 
 
 class _Taken:
-    """Implements `aihub.accounts.limits_service.Reservation`."""
+    """Implements `aihub.accounts.service.Reservation`."""
 
     def __init__(self, limiter: "RateLimits", key_id: str, limits: KeyLimits, wish: Wish, at_s: float, *, in_redis: bool) -> None:
         self._limiter = limiter
@@ -50,7 +50,7 @@ _UNLIMITED = _Unlimited()
 
 
 class RateLimits:
-    """Implements `aihub.accounts.limits_service.RateLimiter`.
+    """Implements `aihub.accounts.service.RateLimiter`.
 
     A request takes one round trip to Redis, one that answers with tokens a second, and what it has used is written behind its
     back. While Redis is away each replica counts alone, by the same numbers; the day's tokens are not counted then.
