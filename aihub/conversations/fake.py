@@ -1,5 +1,6 @@
 """Conversations in the memory of this process, for tests of what lies above."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from aihub.conversations.messages import (
     message_text,
     searchable_text,
 )
-from aihub.conversations.search import TextQuery
+from aihub.conversations.search import TextQuery, spellings
 from aihub.conversations.storage import MessagePage
 from aihub.conversations.tables.messages import not_found
 from aihub.conversations.tables.records import (
@@ -31,7 +32,7 @@ from aihub.conversations.tables.records import (
 from aihub.conversations.tables.search import SearchHit, SearchPlace
 from aihub.core.errors import ConflictError, InvalidRequestError
 from aihub.core.principal import Principal
-from aihub.core.text_folding import split_words, without_marks
+from aihub.core.text_folding import split_words
 
 
 class MemoryStorage:
@@ -211,7 +212,7 @@ def _stored(new: NewMessage, position: int, now_s: int) -> MessageRecord:
         id=new.id or new_message_id(),
         position=position,
         role=new.message["role"],
-        message=new.message,
+        message=json.loads(message_json(new.message)),
         status=new.status,
         model=new.model,
         usage=new.usage,
@@ -223,12 +224,13 @@ def _stored(new: NewMessage, position: int, now_s: int) -> MessageRecord:
 
 def _hit(record: ConversationRecord, message_id: str | None, text: str, query: TextQuery) -> SearchHit | None:
     words = split_words(text)
-    plain = {without_marks(word) for word in words}
-    if not all(word in words or without_marks(word) in words or without_marks(word) in plain for word in query.written):
+    known = {spelling for word in words for spelling in spellings(word)}
+    if not all(known.intersection(spellings(word)) for word in query.written):
         return None
+    query_spellings = {spelling for word in query.written for spelling in spellings(word)}
     is_marked = query.plain != query.written
     is_exact = not is_marked or all(word in words for word in query.written)
-    score = sum(without_marks(word) in query.plain for word in words)
+    score = sum(not query_spellings.isdisjoint(spellings(word)) for word in words)
     return SearchHit(record, is_exact, float(score), message_id, text)
 
 
