@@ -120,12 +120,14 @@ class MemoryStorage:
         *,
         limit: int,
         order: Order = "asc",
-        after: str | None = None,
+        after: str | int | None = None,
         is_inclusive: bool = False,
     ) -> MessagePage:
         record = await self.get(principal, conversation_id)
         rows = self._messages[conversation_id][:: 1 if order == "asc" else -1]
-        if after is not None:
+        if isinstance(after, int):
+            rows = [message for message in rows if (message.position > after if order == "asc" else message.position < after)]
+        elif after is not None:
             place = next((number for number, message in enumerate(rows) if message.id == after), None)
             if place is None:
                 raise InvalidRequestError(f"'after' names no message of this conversation: {after[:64]!r}.", param="after")
