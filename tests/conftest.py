@@ -77,5 +77,6 @@ def tenant(embedded_stores: StoreUrls) -> Iterator[str]:
         connection.execute("DELETE FROM vector_stores WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM finetuning_jobs WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM files WHERE tenant_id = %s", (name,))
+        connection.execute("DELETE FROM usage_records WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM users WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM tenants WHERE id = %s", (name,))
