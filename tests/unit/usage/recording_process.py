@@ -1,6 +1,6 @@
 """A process that records requests until it is killed: `python -m tests.unit.usage.recording_process DSN TENANT`.
 
-Prints the number and the time (Unix seconds) of each.
+Writes the number and the time (Unix seconds) of each.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ async def main(dsn: str, tenant: str) -> None:
     number = 0
     while True:
         recorder.record(record(tenant, prompt_tokens=number))
-        print(number, time.time(), flush=True)
+        sys.stdout.write(f"{number} {time.time()}\n")
+        sys.stdout.flush()
         number += 1
         await asyncio.sleep(0.005)
 
