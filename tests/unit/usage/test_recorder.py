@@ -27,13 +27,19 @@ class Costs:
         self._delay_s = delay_s
         self.asked: list[str] = []
 
+    def begin(self, record: RequestRecord) -> None:
+        """Measure nothing."""
+
+    def end(self, record: RequestRecord) -> None:
+        """Measure nothing."""
+
     async def costs(self, records: Sequence[RequestRecord]) -> Mapping[str, Cost]:
         await asyncio.sleep(self._delay_s)
         known = {}
         for item in records:
-            if self.asked.count(item.request_id) >= self._asked_before:
-                known[item.request_id] = Cost(cpu_s=1.5, gpu_s=0.5, joules=100.0)
-            self.asked.append(item.request_id)
+            if self.asked.count(item.work_id) >= self._asked_before:
+                known[item.work_id] = Cost(cpu_s=1.5, gpu_s=0.5, joules=100.0)
+            self.asked.append(item.work_id)
         return known
 
 
@@ -200,12 +206,13 @@ async def test_cost_that_is_known_at_once_is_written_with_the_row(database: Data
 async def test_cost_that_comes_later_is_added_to_the_written_row(database: Database, tenant: str) -> None:
     costs = Costs(asked_before=2)
     recorder = UsageRecorder(UsageTable(database), days=90, costs=costs)
-    recorder.record(record(tenant, request_id="req_sớm"))
+    sent = record(tenant)
+    recorder.record(sent)
     await asyncio.sleep(1.5 * FLUSH_PERIOD_S)
     assert [found.cpu_s for found in await stored(database, tenant)] == [None]
     await asyncio.sleep(2 * FLUSH_PERIOD_S)
     assert [found.cpu_s for found in await stored(database, tenant)] == [1.5]
-    assert costs.asked == ["req_sớm"] * 3
+    assert costs.asked == [sent.work_id] * 3
     await recorder.close()
 
 
