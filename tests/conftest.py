@@ -79,5 +79,6 @@ def tenant(embedded_stores: StoreUrls) -> Iterator[str]:
         connection.execute("DELETE FROM files WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM conversations WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM preferences WHERE tenant_id = %s", (name,))
+        connection.execute("DELETE FROM usage_records WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM users WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM tenants WHERE id = %s", (name,))

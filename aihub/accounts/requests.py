@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field
 from aihub.core.errors import InvalidRequestError
 from aihub.core.principal import DEFAULT_TENANT, Role
 from aihub.core.schemas import ClosedModel
-from aihub.http.access import ACCESS, is_within
+from aihub.http.access import ACCESS
+from aihub.http.authorization import is_within
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,6})([mhdw])", re.ASCII)
