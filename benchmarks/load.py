@@ -14,6 +14,7 @@ import numpy as np
 
 from aihub.core.hub_requests import hub_headers
 
+_UNCACHED = {"Cache-Control": "no-store"}
 _TIMER_S = 0.0015
 """The event loop's timer is up to a millisecond late; the rest of a wait goes by in turns of the loop."""
 
@@ -27,9 +28,8 @@ def open_session(
     socket: str | None = None, *, headers: Mapping[str, str] | None = None, timeout: aiohttp.ClientTimeout | None = None
 ) -> aiohttp.ClientSession:
     """Open a session with the key of `AIHUB_API_KEY`; see `connector`."""
-    return aiohttp.ClientSession(
-        headers=hub_headers() | dict(headers or {}), connector=connector(socket), timeout=timeout or aiohttp.ClientTimeout(total=300)
-    )
+    sent = hub_headers() | dict(headers or {})
+    return aiohttp.ClientSession(headers=sent, connector=connector(socket), timeout=timeout or aiohttp.ClientTimeout(total=300))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ async def stream_chat(session: aiohttp.ClientSession, url: str, model: str, prom
     }
     started_s = time.perf_counter()
     first_s, tokens, rest = 0.0, 0, b""
-    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+    async with session.post(f"{url}/v1/chat/completions", json=body, headers=_UNCACHED) as response:
         if response.status != 200:
             raise SystemExit(f"The server answered {response.status}: {await response.text()}")
         async for piece in response.content.iter_any():

@@ -55,6 +55,7 @@ from deployments.service_client import (
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.hub_tools import HubTools
+from pipelines.limited_speech import LimitedSpeech
 from pipelines.media_parts import MediaParts
 from pipelines.media_readers import MediaReaders
 from pipelines.media_sources import SourceReader
@@ -132,7 +133,7 @@ class Composition:
         self._decoder = SandboxedDecoder(settings.media_processes)
         metrics = Metrics()
         self.people = People(settings, self._database, self._cache, metrics, is_local=is_local)
-        embedder = embedder_client(self._embeddings)
+        embedder = self.people.fair_embedder(embedder_client(self._embeddings), profile.embeddings)
         speech = service_client(SpeechService, self._speech)
         is_alone = profile.hub.autoscaling.max_replicas == 1
         manager = service_client(ModelManager, self._models)
@@ -162,6 +163,7 @@ class Composition:
         self.services = Services(
             settings=settings,
             authenticator=self.people.authenticator,
+            limiter=self.people.limiter,
             usage=self.people.usage,
             chat=self.people.build_chat(chat, tools),
             embedder=embedder,
@@ -173,10 +175,10 @@ class Composition:
             recsys=self.recsys,
             adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
-            speech=speech,
+            speech=LimitedSpeech(speech, self.people.limiter),
             accounts=self.people.accounts,
             conversations=self.people.conversations,
-            voice=VoicePipeline(speech, chat, rag),
+            voice=VoicePipeline(speech, self.people.limit(chat), rag),
             analytics=self.people.analytics,
             health=self.health,
             metrics=metrics,
@@ -195,6 +197,7 @@ class Composition:
             history=self._history,
             configured=self._configure_providers,
             max_in_flight=(llm.max_ongoing_requests + llm.max_queued_requests) * llm.autoscaling.max_replicas,
+            turns=self.people.model_turns(llm),
         )
         self.engines = ProviderDirectory(
             local=self._directory,

@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
+from aihub.accounts.limit_answers import LimitMetrics
+from aihub.accounts.limit_settings import LimitSettings
+from aihub.accounts.rate_limits import RateLimits
 from aihub.cache.settings import CacheSettings
 from aihub.cache.store import RedisAnswerStore
 from aihub.chat.assistants import load_assistants
@@ -20,9 +23,12 @@ from aihub.conversations.tables.store import ConversationStore
 from aihub.conversations.tables.turns import TurnTable
 from aihub.conversations.turns import Turns
 from aihub.core.cache import Cache
+from aihub.core.fair_queue import FairQueue
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
+from aihub.core.profiles import EmbeddingsProfile, GenerationProfile, LLMProfile
 from aihub.core.settings import Settings
+from aihub.embeddings.service import Embedder
 from aihub.usage.analytics import UsageAnalytics
 from aihub.usage.metrics import UsageMetrics
 from aihub.usage.recorder import UsageRecorder
@@ -37,8 +43,11 @@ from pipelines.chat import ChatPipeline
 from pipelines.context_window import ContextWindows
 from pipelines.conversation_summary import ConversationSummaries
 from pipelines.directory import ProviderDirectory
+from pipelines.fair_embedder import FairEmbedder
+from pipelines.fair_turn import ModelTurns
 from pipelines.hub_tool_chat import HubToolChat
 from pipelines.hub_tools import HubTools
+from pipelines.limited_chat import LimitedChat
 from pipelines.restored_history import restore_history
 from pipelines.stored_chat import StoredChat
 
@@ -66,6 +75,9 @@ class People:
         self._turns = Turns(TurnTable(database), recent)
         self._assistants = load_assistants(settings.assistants)
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
+        self.limit_metrics = LimitMetrics(metrics.registry)
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        self.limiter = RateLimits(redis_url, LimitSettings(), self.limit_metrics, timeout_s=settings.cache_timeout_s)
         usage_metrics = UsageMetrics(metrics.registry)
         costs = RequestCosts(new_meter())
         self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days, costs=costs)
@@ -92,13 +104,36 @@ class People:
         await self._turns.close()
         await self.conversations.close()
         await asyncio.gather(*(chat.close() for chat in self._cached_chats))
-        await asyncio.gather(self.authenticator.close(), self.usage.close())
+        await asyncio.gather(self.authenticator.close(), self.usage.close(), self.limiter.close())
+
+    def limit(self, pipeline: ChatPipeline) -> LimitedChat:
+        """Return a chat pipeline within the limits of keys."""
+        usual = self._settings.default_max_tokens or GenerationProfile().max_tokens
+        return LimitedChat(pipeline, self.limiter, usual_answer_tokens=usual)
+
+    def model_turns(self, profile: LLMProfile) -> ModelTurns:
+        """Return the turns at models: as many places as their replicas work on at a time, the rest of what they take waits."""
+        replicas = profile.autoscaling.max_replicas
+        waiting = profile.max_queued_requests * replicas
+        return ModelTurns(profile.max_ongoing_requests * replicas, waiting, self.limit_metrics.refused)
+
+    def fair_embedder(self, embedder: Embedder, profile: EmbeddingsProfile) -> FairEmbedder:
+        """Return the embedder in fair turns.
+
+        Half of what it works on at a time fills its batches; the other half only made one key wait behind the texts of another.
+        """
+        replicas = profile.autoscaling.max_replicas
+        places = max(1, profile.max_ongoing_requests // 2) * replicas
+        most = (profile.max_ongoing_requests + profile.max_queued_requests) * replicas
+        return FairEmbedder(embedder, FairQueue(places, most - places), self.limit_metrics.refused)
 
     def build_chat(self, pipeline: ChatPipeline, tools: HubTools) -> ChatService:
         """Return the chat that routes and handles ask: conversations around hub tools around the cache around limits around
         the pipeline.
         """
-        cached = CachedChat(pipeline, pipeline, self._answers, ttl_s=self._cache_settings.ttl_s, metrics=self._metrics)
+        cached = CachedChat(
+            self.limit(pipeline), pipeline, self._answers, ttl_s=self._cache_settings.ttl_s, metrics=self._metrics
+        )
         self._cached_chats.append(cached)
         chat = HubToolChat(cached, tools, self._assistants)
         return StoredChat(chat, self._turns, self._windows, self.preferences, self._summaries)

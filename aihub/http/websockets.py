@@ -53,7 +53,7 @@ class WebSocketContext:
         try:
             refusal = refuse_head(scope, header_bytes, services.settings.allowed_hosts)
             if refusal is None:
-                refusal = await refuse_caller(scope, services.authenticator, record)
+                refusal = await refuse_caller(scope, services.authenticator, services.limiter, record)
             if refusal is not None:
                 await connection.refuse(refusal)
             else:

@@ -27,7 +27,7 @@ class CountedDatabase(Database):
     """Counts what asks for a connection outside a transaction, as recognition does; may be away, or slow."""
 
     def __init__(self, dsn: str) -> None:
-        super().__init__(dsn, pool_size=4, timeout_s=5.0)
+        super().__init__(dsn, pool_size=4, timeout_s=2.0)
         self.questions = 0
         self.is_away = False
         self.gate = asyncio.Event()

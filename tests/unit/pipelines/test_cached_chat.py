@@ -236,7 +236,9 @@ class FailingOnce(FakeChatEngine):
 async def outcomes(parts: Cached, count: int) -> list[str]:
     asks = [asyncio.create_task(ask(parts.chat)) for _ in range(count)]
     found = await asyncio.gather(*asks, return_exceptions=True)
-    return sorted(item.code if isinstance(item, HubError) else item[0] if isinstance(item, tuple) else repr(item) for item in found)
+    return sorted(
+        item.code if isinstance(item, HubError) else item[0] if isinstance(item, tuple) else repr(item) for item in found
+    )
 
 
 async def test_when_the_leader_fails_one_who_waits_takes_over() -> None:

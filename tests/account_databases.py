@@ -1,7 +1,7 @@
-"""A database of its own for accounts: whether a key was ever made is one fact of the whole database."""
+"""A database of its own for accounts: whether a key was ever made is one fact of the whole database. A Redis to be killed."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import psycopg
 import pytest
@@ -9,7 +9,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from aihub.core.migrate import upgrade
-from tests.external_servers import ExternalPostgres
+from tests.external_servers import ExternalPostgres, ExternalRedis
 from tests.unit.accounts.account_parts import CountedDatabase
 
 
@@ -39,3 +39,13 @@ async def accounts_database(empty_dsn: str) -> AsyncIterator[CountedDatabase]:
     await database.open()
     yield database
     await database.close()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[ExternalRedis]:
+    server = ExternalRedis()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
