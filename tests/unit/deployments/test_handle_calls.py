@@ -127,7 +127,7 @@ async def test_failures_are_told_and_recorded() -> None:
 async def test_something_else_than_a_principal_is_refused() -> None:
     target = Target()
     with pytest.raises(TypeError, match="must be a Principal"):
-        await target.chat("a", principal="shop")  # type: ignore[arg-type]
+        await target.chat("a", principal="shop")  # type: ignore[arg-type]  # what is tested
     assert target.usage.records == []
 
 

@@ -143,7 +143,7 @@ async def test_storage_that_is_away_is_503_and_a_bug_in_the_check_lets_nobody_in
     async def broken(_: object) -> Principal:
         raise KeyError(USER_KEY)
 
-    parts.authenticator.authenticate = broken  # type: ignore[method-assign]
+    parts.authenticator.authenticate = broken  # type: ignore[method-assign]  # a bug
     error = assert_refused(await client.get("/v1/models", headers=bearer(USER_KEY)), 500, code="internal_error")
     assert USER_KEY not in error["message"]
 
