@@ -40,7 +40,7 @@ async def get_conversation(
     suffix: LiteralString = " FOR NO KEY UPDATE" if lock else ""
     async with connection.cursor(row_factory=class_row(ConversationRecord)) as cursor:
         await cursor.execute(
-            f"SELECT {CONVERSATION_COLUMNS} FROM conversations AS item WHERE {OWN} AND item.id = %(id)s" + suffix,  # noqa: S608
+            f"SELECT {CONVERSATION_COLUMNS} FROM conversations AS item WHERE {OWN} AND item.id = %(id)s" + suffix,  # noqa: S608  # constants
             owner_values(principal) | {"id": conversation_id},
         )
         record = await cursor.fetchone()
