@@ -72,7 +72,7 @@ class People:
         store, recent, conversation_settings = ConversationStore(database), RecentTurns(cache), ConversationSettings()
         self.conversations = Conversations(store, check_message, forget=recent.forget, days=conversation_settings.days)
         self.preferences = RememberedPreferences(store.read_preferences)
-        self._turns = Turns(TurnTable(database), recent)
+        self._turns = Turns(TurnTable(database), recent, note_request=self.conversations.retention.note_request)
         self._assistants = load_assistants(settings.assistants)
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
         self.limit_metrics = LimitMetrics(metrics.registry)
