@@ -78,11 +78,20 @@ def measure_load(hub_url: str, logs: Path, rounds: int) -> list[Row]:
     ]
 
 
+def measure_cache(hub_url: str, logs: Path, rounds: int) -> list[Row]:
+    """A chat from the response cache."""
+    from benchmarks import cached_chat
+
+    return [Row(what, hit, peer, "ms", "3 ms") for what, hit, peer in cached_chat.measure(hub_url, logs, rounds)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a running hub; one is started otherwise")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["llm", "empty", "load", "embeddings", "encoders", "retrieval", "recsys", "idle"])
+    parser.add_argument(
+        "--only", choices=["llm", "cache", "empty", "load", "embeddings", "encoders", "retrieval", "recsys", "idle"]
+    )
     options = parser.parse_args()
     if options.only == "idle":  # it has no peer and wants a quiet machine
         from benchmarks import idle
@@ -92,7 +101,7 @@ def main() -> None:
     logs = Settings().home_path / "logs"
     print(f"{os.cpu_count()} cores; medians of {options.rounds} interleaved rounds; the last column is the aim.")
     print(f"{'':<44} {'hub':>9} {'bare':>9} {'unit':<6} {'ratio':>6}  aim", flush=True)
-    if options.only in {None, "llm", "empty", "load", "embeddings"}:
+    if options.only in {None, "llm", "cache", "empty", "load", "embeddings"}:
         if options.url:
             measure_hub(options.url, logs, options.rounds, options.only)
         else:
@@ -117,6 +126,8 @@ def measure_hub(url: str, logs: Path, rounds: int, only: str | None) -> None:
         show(measure_empty(url, logs, rounds))
     if only in {None, "llm"}:
         show(measure_llm(url, logs, rounds))
+    if only in {None, "cache"}:
+        show(measure_cache(url, logs, rounds))
     if only in {None, "load"}:
         show(measure_load(url, logs, rounds))
     if only in {None, "embeddings"}:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import numpy as np
 
+_UNCACHED = {"Cache-Control": "no-store"}
 _TIMER_S = 0.0015
 """The event loop's timer is up to a millisecond late; the rest of a wait goes by in turns of the loop."""
 
@@ -42,7 +43,7 @@ async def stream_chat(session: aiohttp.ClientSession, url: str, model: str, prom
     }
     started_s = time.perf_counter()
     first_s, tokens, rest = 0.0, 0, b""
-    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+    async with session.post(f"{url}/v1/chat/completions", json=body, headers=_UNCACHED) as response:
         if response.status != 200:
             raise SystemExit(f"The server answered {response.status}: {await response.text()}")
         async for piece in response.content.iter_any():

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from ray import serve
 
-from aihub.core.errors import InvalidRequestError, UnavailableError
-from aihub.core.sse import events, payload
+from aihub.core.errors import InvalidRequestError
+from aihub.core.principal import Principal
 from aihub.models.memory.device import require_weight_bits
 from aihub.models.memory.state import UnloadLevel
 from aihub.models.memory.status import ModelStatus
 from aihub.speech.service import AUTO_MODEL
 from deployments.handles import translate_error
+from deployments.remote_texts import remote_texts
 from pipelines.answer import GeneratedAnswer
 
 HUB_APP = "hub"
@@ -30,11 +31,17 @@ class HubClient:
     Every method raises `aihub.core.errors.HubError` children: what HTTP answers as 404, 429 or 503 comes as `NotFoundError`,
     `RateLimitError` or `UnavailableError`, with the same message.
 
+    Args:
+        app_name: Of the hub's application.
+        principal: Whom the calls are for: what it may see and do, and whose usage it is; the administrator of the default tenant
+            when None.
+
     Raises:
         ModelUnavailableError: No hub runs on this cluster.
     """
 
-    def __init__(self, app_name: str = HUB_APP) -> None:
+    def __init__(self, app_name: str = HUB_APP, principal: Principal | None = None) -> None:
+        self._for = {} if principal is None else {"principal": principal}
         try:
             self._hub = serve.get_app_handle(app_name)
         except Exception as error:
@@ -54,7 +61,7 @@ class HubClient:
 
     async def stream_chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> AsyncGenerator[str, None]:
         """Yield the pieces of the answer's text as the model writes them; closing the generator stops the model."""
-        async with aclosing(_texts(self._stream.remote({"messages": list(messages)} | options))) as texts:
+        async with aclosing(remote_texts(self._stream.remote({"messages": list(messages)} | options, **self._for))) as texts:
             async for text in texts:
                 yield text
 
@@ -62,7 +69,9 @@ class HubClient:
         self, question: str, context: str | None = None, max_tokens: int = 256, temperature: float = 0.2
     ) -> AsyncGenerator[str, None]:
         """Yield the pieces of an answer to `question`, from `context` alone when it is given; closing stops the model."""
-        async with aclosing(_texts(self._answer_stream.remote(question, context, max_tokens, temperature))) as texts:
+        async with aclosing(
+            remote_texts(self._answer_stream.remote(question, context, max_tokens, temperature, **self._for))
+        ) as texts:
             async for text in texts:
                 yield text
 
@@ -193,7 +202,7 @@ class HubClient:
 
     async def _call(self, method: str, *args: Any) -> Any:
         try:
-            return await getattr(self._hub, method).remote(*args)
+            return await getattr(self._hub, method).remote(*args, **self._for)
         except Exception as error:
             raise translate_error(error, "The hub") from error
 
@@ -266,26 +275,3 @@ class LLMService:
             wanted: Literal[4, 8] | None = 8 if load_in_8bit else 4 if load_in_4bit else None
             require_weight_bits(info["model_id"], info["device"], info["weight_bits"], wanted)
         return info
-
-
-async def _texts(frames: Any) -> AsyncGenerator[str, None]:
-    """Yield the text in the server-sent events of a remote stream, which ends with this generator."""
-    finished = False
-    try:
-        async for frame in frames:
-            for event in events(frame):
-                chunk = payload(event)
-                if chunk is not None and "error" in chunk:
-                    raise UnavailableError(chunk["error"]["message"], code=chunk["error"]["code"])
-                for choice in (chunk or {}).get("choices", []):
-                    if text := choice["delta"].get("content"):
-                        yield text
-        finished = True
-    except (GeneratorExit, TimeoutError):
-        raise
-    except Exception as error:
-        finished = True
-        raise translate_error(error, "The hub") from error
-    finally:
-        if not finished:
-            frames.cancel()

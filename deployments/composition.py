@@ -55,6 +55,7 @@ from deployments.service_client import (
 from pipelines.chat import ChatPipeline
 from pipelines.directory import ProviderDirectory
 from pipelines.hub_tools import HubTools
+from pipelines.limited_speech import LimitedSpeech
 from pipelines.media_parts import MediaParts
 from pipelines.media_readers import MediaReaders
 from pipelines.media_sources import SourceReader
@@ -132,7 +133,7 @@ class Composition:
         self._decoder = SandboxedDecoder(settings.media_processes)
         metrics = Metrics()
         self.people = People(settings, self._database, self._cache, metrics, is_local=is_local)
-        embedder = embedder_client(self._embeddings)
+        embedder = self.people.fair_embedder(embedder_client(self._embeddings), profile.embeddings)
         speech = service_client(SpeechService, self._speech)
         is_alone = profile.hub.autoscaling.max_replicas == 1
         manager = service_client(ModelManager, self._models)
@@ -161,6 +162,9 @@ class Composition:
         chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media)
         self.services = Services(
             settings=settings,
+            authenticator=self.people.authenticator,
+            limiter=self.people.limiter,
+            usage=self.people.usage,
             chat=self.people.build_chat(chat, tools),
             embedder=embedder,
             files=self._documents.files,
@@ -171,10 +175,10 @@ class Composition:
             recsys=self.recsys,
             adapters=adapters_client(self._models, ADAPTERS, self._directory.refresh),
             finetuning=service_client(FineTuningService, self._models, prefix=FINETUNING),
-            speech=speech,
+            speech=LimitedSpeech(speech, self.people.limiter),
             accounts=self.people.accounts,
             conversations=self.people.conversations,
-            voice=VoicePipeline(speech, chat, rag),
+            voice=VoicePipeline(speech, self.people.limit(chat), rag),
             analytics=self.people.analytics,
             health=self.health,
             metrics=metrics,
@@ -183,24 +187,25 @@ class Composition:
         )
 
     def _build_engines(self, profile: Profile, model_id: str, metrics: Metrics) -> None:
-        known, history = load_known_providers(), EngineHistory()
+        known, self._history = load_known_providers(), EngineHistory()
         providers = provider_settings(self._settings, HubConfiguration())
         self._pool = ProviderPool(providers, known, ProviderMetrics(metrics.registry))
         llm = profile.llm
         self._directory = ModelDirectory(
             self._models,
             default_model=model_id,
-            history=history,
+            history=self._history,
             configured=self._configure_providers,
             max_in_flight=(llm.max_ongoing_requests + llm.max_queued_requests) * llm.autoscaling.max_replicas,
+            turns=self.people.model_turns(llm),
         )
         self.engines = ProviderDirectory(
             local=self._directory,
             local_candidates=self._directory.candidates,
             pool=self._pool,
             known=known,
-            router=Router(load_routing_rules(), history),
-            history=history,
+            router=Router(load_routing_rules(), self._history),
+            history=self._history,
             favourite=self.people.preferences.favourite_model,
         )
         self.people.find_windows(self.engines, self._directory.candidates)
@@ -222,6 +227,7 @@ class Composition:
             self._tasks.append(asyncio.create_task(self._replicas.run()))
         await self._database.open()
         await self.people.start()
+        await self.people.restore(self._history)
         await self._documents.parser.start()
         self._tasks.append(asyncio.create_task(self._documents.worker.run()))
 

@@ -29,6 +29,7 @@ from aihub.core.health import PartHealth
 from aihub.core.request_record import waiting
 from aihub.usage.apportionment import TakenCosts
 from deployments.ray_compat import count_running_replicas
+from deployments.replica_costs import ReplicaCosts
 from deployments.work_ids import TAKE_COSTS, name_work, note_answer
 
 logger = logging.getLogger("ray.serve")
@@ -83,6 +84,7 @@ class AppConnection:
         self._app_name = app_name
         self._handle: DeploymentHandle | None = None
         self._methods: dict[tuple[str, bool], DeploymentHandle] = {}
+        self._costs = ReplicaCosts(app_name, lambda work_ids: self.method(TAKE_COSTS).remote(work_ids))
         self._health = PartHealth("down", "starting")
         self.is_new = True
         self._task: asyncio.Task[None] | None = None
@@ -167,10 +169,9 @@ class AppConnection:
     async def take_costs(self, work_ids: Collection[str]) -> TakenCosts:
         """Ask a metered part what it has spent on requests; raises as `call`."""
         try:
-            taken: TakenCosts = await self.method(TAKE_COSTS).remote(list(work_ids))
+            return await self._costs.take(work_ids)
         except Exception as error:  # the border of the cluster: every failure is translated
             raise self.fail(error) from error
-        return taken
 
     async def stream(self, name: str, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
         """Iterate over a generator method; closing this generator cancels the remote one."""

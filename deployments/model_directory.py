@@ -25,6 +25,7 @@ from deployments.model_report import adapter_of, identify_model, list_candidates
 from deployments.service_client import engine_client, service_client
 from pipelines.answer_basis import ModelIdentity
 from pipelines.chat import model_not_found
+from pipelines.fair_turn import ModelTurns
 from pipelines.load_wait import LoadWait
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class ModelDirectory:
         history: Speeds seen lately, reported on.
         configured: Called when the run-time settings have changed.
         max_in_flight: Requests one model may hold, its queue included; more are refused before they cost anything.
+        turns: Who may go on to a model when; without them all at once.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class ModelDirectory:
         history: EngineHistory,
         configured: Callable[[HubConfiguration], None],
         max_in_flight: int,
+        turns: ModelTurns | None = None,
     ) -> None:
         self._max_in_flight = max_in_flight
+        self._turns = turns
         self._models = models
         self._manager = service_client(ModelManager, models)
         self._default_model = default_model
@@ -103,9 +107,11 @@ class ModelDirectory:
             OverloadedError: Too many requests wait for models.
         """
         adapter = await self._find_adapter(principal, model_id)
-        if adapter is None:
-            return await self._resolve(model_id, wait, model_id)
-        return await self._resolve(adapter.base, wait, model_id, adapter.adapter_id)
+        base, adapter_id = (model_id, None) if adapter is None else (adapter.base, adapter.adapter_id)
+        engine = await self._resolve(base, wait, model_id, adapter_id)
+        if self._turns is not None:
+            await self._turns.take(base, wait)
+        return engine.for_tenant(principal.tenant_id)
 
     async def identify(
         self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, is_fresh: bool = False
@@ -134,7 +140,7 @@ class ModelDirectory:
         report = self._report
         return report is not None and any(view.model_id == model_id for view in report.models)
 
-    async def _resolve(self, model_id: str, wait: LoadWait | None, asked: str, adapter_id: str | None = None) -> ChatEngine:
+    async def _resolve(self, model_id: str, wait: LoadWait | None, asked: str, adapter_id: str | None = None) -> LocalEngine:
         report = self._report
         if report is not None and model_id in report.directory.ready and self._is_current(report):
             return await self._engine(model_id, adapter_id)

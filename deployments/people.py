@@ -5,9 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
+from aihub.accounts.limit_answers import LimitMetrics
+from aihub.accounts.limit_settings import LimitSettings
+from aihub.accounts.rate_limits import RateLimits
 from aihub.cache.settings import CacheSettings
 from aihub.cache.store import RedisAnswerStore
 from aihub.chat.assistants import load_assistants
+from aihub.chat.history import EngineHistory
 from aihub.chat.messages import check_message
 from aihub.chat.routing import ModelCandidate
 from aihub.chat.service import ChatService
@@ -19,22 +23,32 @@ from aihub.conversations.tables.store import ConversationStore
 from aihub.conversations.tables.turns import TurnTable
 from aihub.conversations.turns import Turns
 from aihub.core.cache import Cache
+from aihub.core.fair_queue import FairQueue
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
+from aihub.core.profiles import EmbeddingsProfile, GenerationProfile, LLMProfile
 from aihub.core.settings import Settings
+from aihub.embeddings.service import Embedder
 from aihub.usage.analytics import UsageAnalytics
 from aihub.usage.metrics import UsageMetrics
 from aihub.usage.recorder import UsageRecorder
 from aihub.usage.settings import UsageSettings
+from aihub.usage.tables.past_answers import PastAnswerTable
 from aihub.usage.tables.usage_figures import UsageFiguresTable
 from aihub.usage.tables.usage_records import UsageTable
+from deployments.metering import new_meter
+from deployments.request_costs import RequestCosts
 from pipelines.cached_chat import CachedChat
 from pipelines.chat import ChatPipeline
 from pipelines.context_window import ContextWindows
 from pipelines.conversation_summary import ConversationSummaries
 from pipelines.directory import ProviderDirectory
+from pipelines.fair_embedder import FairEmbedder
+from pipelines.fair_turn import ModelTurns
 from pipelines.hub_tool_chat import HubToolChat
 from pipelines.hub_tools import HubTools
+from pipelines.limited_chat import LimitedChat
+from pipelines.restored_history import restore_history
 from pipelines.stored_chat import StoredChat
 
 
@@ -61,8 +75,12 @@ class People:
         self._turns = Turns(TurnTable(database), recent)
         self._assistants = load_assistants(settings.assistants)
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
+        self.limit_metrics = LimitMetrics(metrics.registry)
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        self.limiter = RateLimits(redis_url, LimitSettings(), self.limit_metrics, timeout_s=settings.cache_timeout_s)
         usage_metrics = UsageMetrics(metrics.registry)
-        self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days)
+        costs = RequestCosts(new_meter())
+        self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days, costs=costs)
         self._summaries = ConversationSummaries(self._turns, self.usage.record) if conversation_settings.summary else None
         self.analytics = UsageAnalytics(UsageFiguresTable(database))
 
@@ -75,6 +93,10 @@ class People:
     async def start(self) -> None:
         """Begin what goes on beside requests; the database is open by then."""
 
+    async def restore(self, history: EngineHistory) -> None:
+        """Let `history` know how models answered before this process began; the database is open by then."""
+        await restore_history(history, PastAnswerTable(self._database))
+
     async def close(self) -> None:
         """End it; the database is still open."""
         if self._summaries is not None:
@@ -82,13 +104,36 @@ class People:
         await self._turns.close()
         await self.conversations.close()
         await asyncio.gather(*(chat.close() for chat in self._cached_chats))
-        await asyncio.gather(self.authenticator.close(), self.usage.close())
+        await asyncio.gather(self.authenticator.close(), self.usage.close(), self.limiter.close())
+
+    def limit(self, pipeline: ChatPipeline) -> LimitedChat:
+        """Return a chat pipeline within the limits of keys."""
+        usual = self._settings.default_max_tokens or GenerationProfile().max_tokens
+        return LimitedChat(pipeline, self.limiter, usual_answer_tokens=usual)
+
+    def model_turns(self, profile: LLMProfile) -> ModelTurns:
+        """Return the turns at models: as many places as their replicas work on at a time, the rest of what they take waits."""
+        replicas = profile.autoscaling.max_replicas
+        waiting = profile.max_queued_requests * replicas
+        return ModelTurns(profile.max_ongoing_requests * replicas, waiting, self.limit_metrics.refused)
+
+    def fair_embedder(self, embedder: Embedder, profile: EmbeddingsProfile) -> FairEmbedder:
+        """Return the embedder in fair turns.
+
+        Half of what it works on at a time fills its batches; the other half only made one key wait behind the texts of another.
+        """
+        replicas = profile.autoscaling.max_replicas
+        places = max(1, profile.max_ongoing_requests // 2) * replicas
+        most = (profile.max_ongoing_requests + profile.max_queued_requests) * replicas
+        return FairEmbedder(embedder, FairQueue(places, most - places), self.limit_metrics.refused)
 
     def build_chat(self, pipeline: ChatPipeline, tools: HubTools) -> ChatService:
         """Return the chat that routes and handles ask: conversations around hub tools around the cache around limits around
         the pipeline.
         """
-        cached = CachedChat(pipeline, pipeline, self._answers, ttl_s=self._cache_settings.ttl_s, metrics=self._metrics)
+        cached = CachedChat(
+            self.limit(pipeline), pipeline, self._answers, ttl_s=self._cache_settings.ttl_s, metrics=self._metrics
+        )
         self._cached_chats.append(cached)
         chat = HubToolChat(cached, tools, self._assistants)
         return StoredChat(chat, self._turns, self._windows, self.preferences, self._summaries)

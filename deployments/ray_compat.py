@@ -1,12 +1,17 @@
 """What the hub touches of Ray's private names, in one place: an upgrade that moves one is mended here."""
 
+import asyncio
 import functools
+import uuid
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
 from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
 from ray.experimental.internal_kv import _internal_kv_get
+from ray.serve._private.constants import SERVE_NAMESPACE
 
 from aihub.core.errors import ConfigurationError
 from aihub.core.job_server import JobServerError
@@ -47,6 +52,38 @@ def count_running_replicas(app_name: str) -> int:
     if application is None:
         return 0
     return sum(deployment.replica_states["RUNNING"] for deployment in application.deployments.values())
+
+
+def read_replica_names(app_name: str) -> list[str]:
+    """Return the actors of an application's replicas that run; blocking."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    details: dict[str, Any] = client.get_serve_details() if client is not None else {}
+    deployments = details.get("applications", {}).get(app_name, {}).get("deployments", {})
+    replicas = [replica for told in deployments.values() for replica in told.get("replicas", ())]
+    return [replica["actor_name"] for replica in replicas if _text(replica["state"]) == "RUNNING"]
+
+
+async def call_replicas(actor_names: Collection[str], method: str, *args: Any) -> list[Any]:
+    """Call a quick method on each of these replicas; what one that has ended would answer is left out.
+
+    Serve's handles choose a replica themselves. Ray's own LLM library broadcasts in this way.
+    """
+    from ray.exceptions import RayActorError
+    from ray.serve._private.common import RequestMetadata
+
+    async def call(actor_name: str) -> list[Any]:
+        call_id = uuid.uuid4().hex
+        metadata = RequestMetadata(request_id=call_id, internal_request_id=call_id, call_method=method)
+        try:
+            actor = await asyncio.to_thread(ray.get_actor, actor_name, namespace=SERVE_NAMESPACE)
+            return [await actor.handle_request.remote(ray.cloudpickle.dumps(metadata), *args)]
+        except (RayActorError, ValueError):
+            return []
+
+    answers = await asyncio.gather(*(call(actor_name) for actor_name in actor_names))
+    return [answer for told in answers for answer in told]
 
 
 def _application(told: dict[str, Any]) -> ApplicationState:

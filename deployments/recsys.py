@@ -9,6 +9,9 @@ from typing import Any
 from prometheus_client import generate_latest
 
 from aihub.accounts.authenticator import KeyAuthenticator
+from aihub.accounts.limit_answers import LimitMetrics
+from aihub.accounts.limit_settings import LimitSettings
+from aihub.accounts.rate_limits import RateLimits
 from aihub.core.cache import Cache
 from aihub.core.errors import ConflictError, HubError, InternalError, UnavailableError
 from aihub.core.health import PartHealth
@@ -53,6 +56,10 @@ from aihub.recsys.tables.runs import ENDED, TRAINING_DIED, RunRecord, TrainingRu
 from aihub.recsys.trainers import choose_loader, with_defaults
 from aihub.recsys.training import TrainingPlace
 from aihub.recsys.training_jobs import TrainingCleanup, TrainingWatch, training_command
+from aihub.usage.metrics import UsageMetrics
+from aihub.usage.recorder import UsageRecorder
+from aihub.usage.settings import UsageSettings
+from aihub.usage.tables.usage_records import UsageTable
 from deployments.local_fast_path import RECSYS, socket_path
 from deployments.metering import metered, new_meter
 from deployments.training_jobs import TrainingJobs
@@ -86,8 +93,14 @@ class Recsys(TrainingService):
         self._predictions = Predictions(self._models, self._shop, self._cache, ttl_s=recsys.cache_ttl_s)
         self._jobs = TrainingJobs()
         self._metrics = RequestMetrics(prefix="aihub_recsys")
+        usage_metrics = UsageMetrics(self._metrics.registry, prefix="aihub_recsys")
+        self._usage = UsageRecorder(UsageTable(self._database), usage_metrics, days=UsageSettings().days)
         # The proxy brings `/predict` here without the ingress between; its calls over the handle go on.
-        services = PredictionServices(settings, self, self._metrics)
+        limit_metrics = LimitMetrics(self._metrics.registry, prefix="aihub_recsys")
+        self._limiter = RateLimits(redis_url, LimitSettings(), limit_metrics, timeout_s=settings.cache_timeout_s)
+        services = PredictionServices(
+            settings, self._authenticator, self, self._metrics, usage=self._usage, limiter=self._limiter
+        )
         self._server = LocalServer(create_prediction_app(services), socket_path(settings.home_path, RECSYS))
         self._tasks: list[asyncio.Task[None]] = []
         await self._database.open()
@@ -193,7 +206,8 @@ class Recsys(TrainingService):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self._shop.close(), self._cache.close(), self._authenticator.close(), return_exceptions=True)
+        parts = (self._usage, self._shop, self._cache, self._authenticator, self._limiter)
+        await asyncio.gather(*(part.close() for part in parts), return_exceptions=True)
         await self._database.close()
 
 

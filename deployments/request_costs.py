@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from aihub.core.errors import HubError
 from aihub.core.request_record import RequestRecord
-from aihub.usage.apportionment import Spent, TakenCosts
+from aihub.usage.apportionment import Share, Spent, TakenCosts
 from aihub.usage.meter import CostMeter
 from aihub.usage.service import Cost
 
@@ -32,14 +31,19 @@ class RequestCosts:
 
     def __init__(self, meter: CostMeter) -> None:
         self.meter = meter
+        self._shares: dict[str, Share] = {}
         self._asking: dict[MeteredPart, asyncio.Task[None]] = {}
 
-    @contextmanager
-    def measured(self, record: RequestRecord) -> Iterator[None]:
-        """Count a request of this process for the length of a block."""
+    def begin(self, record: RequestRecord) -> None:
+        """Count a request of this process in."""
         record.parts[self] = True
-        with self.meter.measured(record.work_id):
-            yield
+        self._shares[record.work_id] = self.meter.begin(record.work_id)
+
+    def end(self, record: RequestRecord) -> None:
+        """Count it out; one that was never counted in is left alone."""
+        share = self._shares.pop(record.work_id, None)
+        if share is not None:
+            self.meter.end(share)
 
     async def take_costs(self, work_ids: Collection[str]) -> TakenCosts:
         """This process as a part of its requests."""
@@ -68,13 +72,13 @@ class RequestCosts:
             logger.info("The cost of %d requests is not told: %s", len(records), error.message)
             return
         for work_id, record in records.items():
-            if work_id in taken.spent:
-                _add(record, taken.spent[work_id])
+            spent = taken.spent.get(work_id)
+            if spent is None and not record.parts[part]:
+                spent = Spent()  # refused or cancelled before it got there
+            if spent is not None and work_id not in taken.pending:
                 del record.parts[part]
-            elif work_id not in taken.pending and not record.parts[part]:
-                # Refused or cancelled before it got there.
-                _add(record, Spent())
-                del record.parts[part]
+            if spent is not None:
+                _add(record, spent)
 
 
 def _add(record: RequestRecord, spent: Spent) -> None:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aihub.chat.schemas import ChatCompletionRequest
-from aihub.chat.service import ChatEngine, hold
+from aihub.chat.service import ChatService
 from aihub.core.errors import InvalidRequestError
+from aihub.core.principal import Principal
 from aihub.core.schemas import validate
 from pipelines.prompts import Prompts, question_message, source_block
 
@@ -46,7 +47,9 @@ def question_body(
 
 
 async def generate_answer(
-    engine: ChatEngine,
+    chat: ChatService,
+    principal: Principal,
+    model: str,
     prompts: Prompts,
     question: str,
     context: str | None = None,
@@ -63,15 +66,8 @@ async def generate_answer(
         InvalidRequestError: Empty question, or a number out of bounds.
         ContextLengthError: Question, context and `max_tokens` do not fit the model's context.
     """
-    values = question_body(prompts, question, context, max_tokens=max_tokens, temperature=temperature)
-    with hold(engine):
-        return await _answer(engine, values)
-
-
-async def _answer(engine: ChatEngine, values: dict[str, Any]) -> GeneratedAnswer:
-    model_info = await engine.model_info()
-    request = validate(ChatCompletionRequest, {"model": model_info.model_id} | values)
-    answer = await engine.chat(request.to_engine_body(model_info.special_tokens))
+    body = question_body(prompts, question, context, max_tokens=max_tokens, temperature=temperature)
+    answer = await chat.chat(principal, validate(ChatCompletionRequest, {"model": model} | body))
     choice, usage = answer["choices"][0], answer["usage"]
     return GeneratedAnswer(
         answer=(choice["message"].get("content") or "").strip(),

@@ -59,13 +59,13 @@ class LoadWait:
     def working(self, doing: str) -> Iterator[None]:
         """Note that the hub itself does something for the request while the block runs; loads inside it are noted as ever."""
         loop = asyncio.get_running_loop()
-        self._doing = doing
+        before, self._doing = self._doing, doing
         self._began_s = self._began_s or loop.time()
         timer = loop.call_later(WORK_GRACE_S, self._last)
         try:
             yield
         finally:
-            self._doing = None
+            self._doing = before
             timer.cancel()
 
     def describe(self) -> str:

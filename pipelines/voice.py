@@ -14,6 +14,7 @@ from aihub.http.form_values import read_form_values
 from aihub.speech.service import SpeechService, VoiceQuestion
 from pipelines.chat import ChatPipeline
 from pipelines.early_retrieval import EarlyRetrieval, StableText
+from pipelines.limited_chat import LimitedChat
 from pipelines.listening import HeardQuestion, Listener
 from pipelines.rag import RagPipeline
 
@@ -31,7 +32,7 @@ class VoicePipeline:
         rag: What `chat` finds sources by.
     """
 
-    def __init__(self, speech: SpeechService, chat: ChatPipeline, rag: RagPipeline) -> None:
+    def __init__(self, speech: SpeechService, chat: ChatPipeline | LimitedChat, rag: RagPipeline) -> None:
         self._speech = speech
         self._chat = chat
         self._rag = rag

@@ -14,7 +14,7 @@ from aihub.core.embedded.stores import EmbeddedStores, StoreUrls
 from aihub.core.postgres import Database
 from tests.external_servers import ExternalPostgres
 
-pytest_plugins = ["tests.cluster"]
+pytest_plugins = ["tests.account_databases", "tests.cluster"]
 
 # On a busy machine a single example may take long; `pytest-timeout` bounds the whole test.
 hypothesis.settings.register_profile("hub", deadline=None)
@@ -77,5 +77,8 @@ def tenant(embedded_stores: StoreUrls) -> Iterator[str]:
         connection.execute("DELETE FROM vector_stores WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM finetuning_jobs WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM files WHERE tenant_id = %s", (name,))
+        connection.execute("DELETE FROM conversations WHERE tenant_id = %s", (name,))
+        connection.execute("DELETE FROM preferences WHERE tenant_id = %s", (name,))
+        connection.execute("DELETE FROM usage_records WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM users WHERE tenant_id = %s", (name,))
         connection.execute("DELETE FROM tenants WHERE id = %s", (name,))

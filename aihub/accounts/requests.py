@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field
 from aihub.core.errors import InvalidRequestError
 from aihub.core.principal import DEFAULT_TENANT, Role
 from aihub.core.schemas import ClosedModel
+from aihub.http.access import ACCESS
+from aihub.http.authorization import is_within
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,6})([mhdw])", re.ASCII)
@@ -40,8 +42,8 @@ def _check_word(text: str) -> str:
 
 
 def _check_route(text: str) -> str:
-    if not text.startswith("/"):
-        raise ValueError("must begin with /, such as /v1/chat")
+    if not any(is_within(route.partition(" ")[2], [text]) for route in ACCESS):
+        raise ValueError("must be a route or the beginning of some, by whole parts, such as /v1/chat")
     return text
 
 

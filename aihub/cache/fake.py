@@ -20,6 +20,7 @@ class FakeAnswerStore:
 
     Attributes:
         entries: Bytes and the time of their end by key, in the order of their last use.
+        size_bytes: Of all, as Redis would count them.
         is_away: Whether everything is unavailable.
     """
 
@@ -27,6 +28,7 @@ class FakeAnswerStore:
         self._settings = settings or CacheSettings()
         self._clock = clock
         self.entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self.size_bytes = 0
         self._leases: dict[str, tuple[str, float]] = {}
         self.is_away = False
 
@@ -38,10 +40,6 @@ class FakeAnswerStore:
     def max_entry_bytes(self) -> int:
         return self._settings.max_entry_bytes
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(data) + ENTRY_OVERHEAD_BYTES for data, _ in self.entries.values())
-
     async def look_up(self, key: str, token: str) -> Lookup:
         if self.is_away:
             return Lookup("unavailable")
@@ -50,7 +48,7 @@ class FakeAnswerStore:
         if pieces is not None:
             self.entries.move_to_end(key)
             return Lookup("hit", pieces)
-        self.entries.pop(key, None)
+        self._drop(key)
         holder = self._holder(key)
         if holder is None:
             self._leases[key] = (token, self._clock() + LEASE_S)
@@ -66,10 +64,11 @@ class FakeAnswerStore:
         await self.release(key, token, is_not_kept=len(data) > self.max_entry_bytes)
         if self.is_away or len(data) > self.max_entry_bytes or (not replaces and self._is_kept(key)):
             return
-        self.entries.pop(key, None)
+        self._drop(key)
         self.entries[key] = (data, self._clock() + ttl_s)
+        self.size_bytes += len(data) + ENTRY_OVERHEAD_BYTES
         while self.size_bytes > self._settings.max_bytes and len(self.entries) > 1:
-            self.entries.popitem(last=False)
+            self._drop(next(iter(self.entries)))
 
     async def release(self, key: str, token: str, *, is_not_kept: bool = False) -> None:
         if self.is_away or self._holder(key) != token:
@@ -77,6 +76,10 @@ class FakeAnswerStore:
         del self._leases[key]
         if is_not_kept:
             self._leases[key] = (_NOT_KEPT, self._clock() + NOT_KEPT_S)
+
+    def _drop(self, key: str) -> None:
+        if key in self.entries:
+            self.size_bytes -= len(self.entries.pop(key)[0]) + ENTRY_OVERHEAD_BYTES
 
     def _is_kept(self, key: str) -> bool:
         return key in self.entries and self.entries[key][1] > self._clock()

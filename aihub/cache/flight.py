@@ -38,8 +38,8 @@ class Flight:
 
     @property
     def is_joinable(self) -> bool:
-        """Whether whoever comes now gets the whole answer."""
-        return not self.is_too_long and self._error is None and not self.task.cancelling()
+        """Whether whoever comes now gets the whole answer, as it is being made."""
+        return not (self._is_complete or self.is_too_long or self.task.cancelling())
 
     @property
     def pieces(self) -> tuple[str, ...]:

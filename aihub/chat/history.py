@@ -142,7 +142,9 @@ class ObservedEngine:
         except HubError as error:
             self._judge(error)
             raise
-        tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
+        usage = answer.get("usage") or {}
+        get_record().note_usage(usage)
+        tokens = int(usage.get("completion_tokens") or 0)
         self._history.succeed(self.model_id, tokens=tokens, seconds=time.perf_counter() - started_s)
         return answer
 

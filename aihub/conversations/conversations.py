@@ -51,7 +51,7 @@ class Conversations:
     """
 
     def __init__(self, storage: Storage, check: MessageCheck, *, forget: Forget | None = None, days: int | None = None) -> None:
-        self._storage = storage
+        self.storage = storage
         self._check = check
         self._forget = forget or _nothing
         self.retention = Retention(storage, days)
@@ -63,29 +63,29 @@ class Conversations:
     async def create(self, principal: Principal, body: ConversationCreate) -> ConversationObject:
         self.retention.note_request()
         new = await self._read_items(body.items or [])
-        return conversation_object(await self._storage.create(principal, metadata=body.metadata or {}, title=None, new=new))
+        return conversation_object(await self.storage.create(principal, metadata=body.metadata or {}, title=None, new=new))
 
     async def search(self, principal: Principal, *, limit: int, cursor: str | None, query: str | None) -> ConversationPage:
         self.retention.note_request()
         if query is None or not query.strip():
-            records, has_more = await self._storage.recent(principal, limit=limit, behind=read_list_cursor(cursor))
+            records, has_more = await self.storage.recent(principal, limit=limit, behind=read_list_cursor(cursor))
             found = [listed_conversation(record) for record in records]
             return ConversationPage(data=found, has_more=has_more, next_cursor=list_cursor(records[-1]) if has_more else None)
         behind = read_search_cursor(cursor)
         words = await asyncio.to_thread(text_query, principal.tenant_id, principal.owner_id, query)
         if words is None:
             return ConversationPage(data=[], has_more=False, next_cursor=None)
-        hits, has_more = await self._storage.search(principal, words, limit=limit, behind=behind)
+        hits, has_more = await self.storage.search(principal, words, limit=limit, behind=behind)
         found = await asyncio.to_thread(found_conversations, hits, words)
         return ConversationPage(data=found, has_more=has_more, next_cursor=search_cursor(hits[-1]) if has_more else None)
 
     async def get(self, principal: Principal, conversation_id: str) -> ConversationObject:
-        return conversation_object(await self._storage.get(principal, _known(conversation_id)))
+        return conversation_object(await self.storage.get(principal, _known(conversation_id)))
 
     async def read(
         self, principal: Principal, conversation_id: str, *, limit: int, after: str | None, order: Order
     ) -> ConversationDetails:
-        page = await self._storage.page(principal, _known(conversation_id), limit=limit, after=after, order=order)
+        page = await self.storage.page(principal, _known(conversation_id), limit=limit, after=after, order=order)
         return conversation_details(page)
 
     async def update(self, principal: Principal, conversation_id: str, body: ConversationUpdate) -> ConversationObject:
@@ -97,20 +97,20 @@ class Conversations:
         if not changes:
             return await self.get(principal, conversation_id)
         self.retention.note_request()
-        return conversation_object(await self._storage.update(principal, _known(conversation_id), changes))
+        return conversation_object(await self.storage.update(principal, _known(conversation_id), changes))
 
     async def delete(self, principal: Principal, conversation_id: str) -> DeletedObject:
-        await self._storage.delete(principal, _known(conversation_id))
+        await self.storage.delete(principal, _known(conversation_id))
         await self._forget(principal, conversation_id)
         return DeletedObject(id=conversation_id, object="conversation.deleted")
 
     async def export(self, principal: Principal, conversation_id: str) -> AsyncGenerator[bytes, None]:
-        return await open_export(self._storage, principal, _known(conversation_id))
+        return await open_export(self.storage, principal, _known(conversation_id))
 
     async def add_items(self, principal: Principal, conversation_id: str, body: ItemsCreate) -> Page[dict[str, Any]]:
         self.retention.note_request()
         new = await self._read_items(body.items)
-        stored = await self._storage.append(principal, _known(conversation_id), new)
+        stored = await self.storage.append(principal, _known(conversation_id), new)
         return item_page(items_in_order(list(stored), "asc"), has_more=False)
 
     async def items(
@@ -120,7 +120,7 @@ class Conversations:
         if after is not None and anchor is None:
             raise _no_anchor(after)
         # The message of the anchor comes again: it may have items behind it.
-        page = await self._storage.page(
+        page = await self.storage.page(
             principal, _known(conversation_id), limit=limit + 1, order=order, after=anchor, is_inclusive=True
         )
         items = items_in_order(page.messages, order)
@@ -136,7 +136,7 @@ class Conversations:
         if message_id is None:
             await self.get(principal, conversation_id)
             raise _no_item(item_id)
-        record = await self._storage.find(principal, _known(conversation_id), message_id)
+        record = await self.storage.find(principal, _known(conversation_id), message_id)
         item = next((item for item in make_items(record) if item["id"] == item_id), None) if record is not None else None
         if item is None:
             raise _no_item(item_id)
@@ -153,20 +153,20 @@ class Conversations:
         if message_id is None:
             await self.get(principal, conversation_id)
             raise _no_item(item_id)
-        conversation = await self._storage.edit(principal, _known(conversation_id), message_id, change)
+        conversation = await self.storage.edit(principal, _known(conversation_id), message_id, change)
         if conversation is None:
             raise _no_item(item_id)
         await self._forget(principal, conversation_id)
         return conversation_object(conversation)
 
     async def preferences(self, principal: Principal) -> PreferencesObject:
-        return preferences_object(await self._storage.read_preferences(principal))
+        return preferences_object(await self.storage.read_preferences(principal))
 
     async def set_preferences(self, principal: Principal, body: PreferencesUpdate) -> PreferencesObject:
         if body.favourite_model is not None:
             principal.require_model(body.favourite_model)
         changes = {name: getattr(body, name) for name in body.model_fields_set}
-        return preferences_object(await self._storage.write_preferences(principal, changes))
+        return preferences_object(await self.storage.write_preferences(principal, changes))
 
     async def _read_items(self, items: list[dict[str, Any]]) -> list[Any]:
         """Items of megabytes are read in a thread."""

@@ -30,9 +30,9 @@ def read_list_cursor(cursor: str | None) -> tuple[int, str] | None:
     Raises:
         InvalidRequestError: It comes from elsewhere.
     """
-    match cursor and _decode(cursor):
-        case None:
-            return None
+    if cursor is None:
+        return None
+    match _decode(cursor):
         case [int(updated_at_us), str(conversation_id)] if updated_at_us in _INT64 and _ID.fullmatch(conversation_id):
             return updated_at_us, conversation_id
         case _:
@@ -45,9 +45,9 @@ def read_search_cursor(cursor: str | None) -> SearchPlace | None:
     Raises:
         InvalidRequestError: It comes from elsewhere.
     """
-    match cursor and _decode(cursor):
-        case None:
-            return None
+    if cursor is None:
+        return None
+    match _decode(cursor):
         case [bool(is_exact), float(score), int(updated_at_us), str(conversation_id)] if (
             updated_at_us in _INT64 and _ID.fullmatch(conversation_id)
         ):

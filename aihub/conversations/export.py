@@ -39,7 +39,7 @@ async def _pieces(storage: Storage, principal: Principal, page: MessagePage) -> 
         separator = b","
         if not page.has_more:
             break
-        page = await storage.page(principal, record.id, limit=PAGE_MESSAGES, after=page.messages[-1].id)
+        page = await storage.page(principal, record.id, limit=PAGE_MESSAGES, after=page.messages[-1].position)
     yield b"]}\n"
 
 

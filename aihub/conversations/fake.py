@@ -1,5 +1,6 @@
 """Conversations in the memory of this process, for tests of what lies above."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from aihub.conversations.messages import (
     message_text,
     searchable_text,
 )
-from aihub.conversations.search import TextQuery
+from aihub.conversations.search import TextQuery, spellings
 from aihub.conversations.storage import MessagePage
 from aihub.conversations.tables.messages import not_found
 from aihub.conversations.tables.records import (
@@ -31,7 +32,7 @@ from aihub.conversations.tables.records import (
 from aihub.conversations.tables.search import SearchHit, SearchPlace
 from aihub.core.errors import ConflictError, InvalidRequestError
 from aihub.core.principal import Principal
-from aihub.core.text_folding import split_words, without_marks
+from aihub.core.text_folding import split_words
 
 
 class MemoryStorage:
@@ -119,12 +120,14 @@ class MemoryStorage:
         *,
         limit: int,
         order: Order = "asc",
-        after: str | None = None,
+        after: str | int | None = None,
         is_inclusive: bool = False,
     ) -> MessagePage:
         record = await self.get(principal, conversation_id)
         rows = self._messages[conversation_id][:: 1 if order == "asc" else -1]
-        if after is not None:
+        if isinstance(after, int):
+            rows = [message for message in rows if (message.position > after if order == "asc" else message.position < after)]
+        elif after is not None:
             place = next((number for number, message in enumerate(rows) if message.id == after), None)
             if place is None:
                 raise InvalidRequestError(f"'after' names no message of this conversation: {after[:64]!r}.", param="after")
@@ -211,7 +214,7 @@ def _stored(new: NewMessage, position: int, now_s: int) -> MessageRecord:
         id=new.id or new_message_id(),
         position=position,
         role=new.message["role"],
-        message=new.message,
+        message=json.loads(message_json(new.message)),
         status=new.status,
         model=new.model,
         usage=new.usage,
@@ -223,12 +226,13 @@ def _stored(new: NewMessage, position: int, now_s: int) -> MessageRecord:
 
 def _hit(record: ConversationRecord, message_id: str | None, text: str, query: TextQuery) -> SearchHit | None:
     words = split_words(text)
-    plain = {without_marks(word) for word in words}
-    if not all(word in words or without_marks(word) in words or without_marks(word) in plain for word in query.written):
+    known = {spelling for word in words for spelling in spellings(word)}
+    if not all(known.intersection(spellings(word)) for word in query.written):
         return None
+    query_spellings = {spelling for word in query.written for spelling in spellings(word)}
     is_marked = query.plain != query.written
     is_exact = not is_marked or all(word in words for word in query.written)
-    score = sum(without_marks(word) in query.plain for word in words)
+    score = sum(not query_spellings.isdisjoint(spellings(word)) for word in words)
     return SearchHit(record, is_exact, float(score), message_id, text)
 
 

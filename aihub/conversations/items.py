@@ -110,7 +110,7 @@ class _ChatMessage(LenientModel):
     status: ItemStatus = "completed"
 
     def chat_message(self) -> dict[str, Any]:
-        return {name: self.message[name] for name in _CHAT_FIELDS if self.message.get(name) is not None or name == "content"}
+        return {name: self.message.get(name) for name in _CHAT_FIELDS if self.message.get(name) is not None or name == "content"}
 
 
 class _Items(LenientModel):

@@ -49,7 +49,13 @@ class TextQuery:
     @property
     def plain(self) -> tuple[str, ...]:
         """The words without diacritics."""
-        return tuple(dict.fromkeys(map(without_marks, self.written)))
+        return tuple(dict.fromkeys(spellings(word)[-1] for word in self.written))
+
+
+def spellings(word: str) -> tuple[str, ...]:
+    """Return a folded word as it is, and without its diacritics where it has some and is more than them."""
+    plain = without_marks(word)
+    return (word,) if plain in {word, ""} else (word, plain)
 
 
 def text_vector(tenant_id: str, owner_id: str, text: str) -> str:
@@ -61,8 +67,7 @@ def text_vector(tenant_id: str, owner_id: str, text: str) -> str:
     positions: dict[str, list[str]] = {}
     used_bytes = 0
     for position, word in enumerate(split_words(text[:MAX_INDEXED_CHARACTERS])[:_MAX_POSITION], start=1):
-        plain = without_marks(word)
-        for spelling, weight in ((word, "A"),) if plain == word else ((word, "A"), (plain, "B")):
+        for spelling, weight in zip(spellings(word), "AB", strict=False):
             found = positions.setdefault(spelling, [])
             if len(found) < _MAX_POSITIONS:
                 found.append(f"{position}{weight}")
@@ -77,9 +82,9 @@ def text_query(tenant_id: str, owner_id: str, text: str) -> TextQuery | None:
     words = list(dict.fromkeys(split_words(text[:_MAX_QUERY_CHARACTERS])))[:MAX_QUERY_WORDS]
     if not words:
         return None
-    spellings = [dict.fromkeys((word, without_marks(word))) for word in words]
-    any_spelling = " & ".join("(" + " | ".join(f"'{spelling}'" for spelling in each) + ")" for each in spellings)
-    is_marked = any(len(each) > 1 for each in spellings)
+    spelt = [spellings(word) for word in words]
+    any_spelling = " & ".join("(" + " | ".join(f"'{spelling}'" for spelling in each) + ")" for each in spelt)
+    is_marked = any(len(each) > 1 for each in spelt)
     return TextQuery(
         scoped=f"'{_scope(tenant_id, owner_id)}' & {any_spelling}",
         words=any_spelling,

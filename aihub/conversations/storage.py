@@ -66,13 +66,13 @@ class Storage(Protocol):
         *,
         limit: int,
         order: Order = "asc",
-        after: str | None = None,
+        after: str | int | None = None,
         is_inclusive: bool = False,
     ) -> MessagePage:
-        """Return at most `limit` messages behind the one called `after`, or from it on where `is_inclusive`.
+        """Return at most `limit` messages behind the one of this id, or from it on where `is_inclusive`; or behind a position.
 
         Raises:
-            InvalidRequestError: `after` names none.
+            InvalidRequestError: `after` is the id of none.
         """
         ...
 

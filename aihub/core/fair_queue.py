@@ -47,6 +47,11 @@ class FairQueue:
         return self._taken
 
     @property
+    def has_room(self) -> bool:
+        """Whether `enter` would not wait."""
+        return self._taken < self._places
+
+    @property
     def waiting(self) -> int:
         """Callers that wait for one."""
         return sum(map(len, self._waiting.values()))
@@ -66,7 +71,7 @@ class FairQueue:
         Raises:
             QueueFullError: As many of this key wait as may; `retry_after_s` by how fast places became free lately.
         """
-        if self._taken < self._places:  # nobody waits then
+        if self.has_room:  # nobody waits then
             self._take(key)
             return
         self._require_room(key)

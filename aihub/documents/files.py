@@ -168,6 +168,7 @@ class FileBatches:
         return page([store_file_object(row) for row in rows], has_more)
 
     async def _store(self, principal: Principal, store_id: str) -> VectorStoreRecord:
+        principal.require_vector_stores([store_id], "store_id")
         store = await self._stores.get(principal.tenant_id, known_id(store_id, "vector store"))
         if store.status == "expired":
             raise NotFoundError(f"Vector store {store_id} has expired. Create a new one and attach the files again.")

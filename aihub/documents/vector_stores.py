@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotFoundError
+from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotFoundError, PermissionDeniedError
 from aihub.core.filters import filter_tree
 from aihub.core.principal import Principal
 from aihub.core.schemas import DeletedObject, Page
@@ -58,8 +58,14 @@ class VectorStores:
         """Create a store for the active embedding model and attach `file_ids` to it.
 
         Raises:
+            PermissionDeniedError: The key is for certain stores, so it could not use the new one.
             NotFoundError: One of the files does not exist; no store is left behind then.
         """
+        if principal.vector_stores is not None:
+            raise PermissionDeniedError(
+                "This API key is for certain vector stores and can create none. Use a key without that limit.",
+                code="vector_store_not_allowed",
+            )
         tenant = principal.tenant_id
         file_ids = list(dict.fromkeys(request.file_ids or []))
         for file_id in file_ids:
@@ -90,7 +96,9 @@ class VectorStores:
     async def list(
         self, principal: Principal, *, limit: int, after: str | None, before: str | None, order: Order
     ) -> Page[VectorStoreObject]:
-        rows, has_more = await self._stores.list(principal.tenant_id, limit=limit, after=after, before=before, order=order)
+        rows, has_more = await self._stores.list(
+            principal.tenant_id, limit=limit, after=after, before=before, order=order, only=principal.vector_stores
+        )
         return page([store_object(row) for row in rows], has_more)
 
     async def get(self, principal: Principal, store_id: str) -> VectorStoreObject:
@@ -109,6 +117,7 @@ class VectorStores:
 
     async def delete(self, principal: Principal, store_id: str) -> DeletedObject:
         """Delete the store, an expired one too."""
+        principal.require_vector_stores([store_id], "store_id")
         await self._stores.delete(principal.tenant_id, known_id(store_id, "vector store"))
         return DeletedObject(id=store_id, object="vector_store.deleted")
 
@@ -223,6 +232,7 @@ class VectorStores:
         return found.hits
 
     async def _store(self, principal: Principal, store_id: str) -> VectorStoreRecord:
+        principal.require_vector_stores([store_id], "store_id")
         store = await self._stores.get(principal.tenant_id, known_id(store_id, "vector store"))
         if store.status == "expired":
             raise NotFoundError(f"Vector store {store_id} has expired. Create a new one and attach the files again.")

@@ -9,29 +9,36 @@ from starlette.types import Scope
 from aihub.core.errors import AuthenticationError, HubError, NotFoundError
 from aihub.core.principal import Principal
 from aihub.core.request_record import RequestRecord
-from aihub.http.access import WEBSOCKET, AccessRule, AccessTable, require_role, require_route
+from aihub.http.access import WEBSOCKET
+from aihub.http.authorization import AccessRule, AccessTable, require_role, require_route
 from aihub.http.errors import error_response
 
 if TYPE_CHECKING:
-    from aihub.accounts.service import Authenticator
+    from aihub.accounts.service import Authenticator, RateLimiter
 
 PRINCIPAL = "aihub.principal"
 """Key of the caller in the scope of a request; absent where the route is open to everybody."""
 
 _TABLE = AccessTable()
-_UNMATCHED = "unmatched"
+UNMATCHED = "unmatched"
+"""Route of requests for which there is none."""
 
 
-async def refuse_caller(scope: Scope, authenticator: "Authenticator", record: RequestRecord) -> Response | None:
+async def refuse_caller(
+    scope: Scope, authenticator: "Authenticator", limiter: "RateLimiter", record: RequestRecord
+) -> Response | None:
     """Return the refusal of a request whose sender may not make it; None for one that may go on, with its principal in the scope.
 
     Args:
         scope: Of an HTTP request or a websocket.
         authenticator: Knows the keys; asked unless the route is open.
+        limiter: Counts the requests of those who may make them.
         record: Gets the principal and the route.
     """
     try:
-        await _admit(scope, authenticator, record)
+        principal = await _admit(scope, authenticator, record)
+        if principal is not None:
+            await limiter.admit(principal)
     except HubError as refused:
         # An unread body would be taken for the next request of the connection.
         headers = {"Connection": "close"} if has_body(scope) else {}
@@ -47,12 +54,13 @@ def has_body(scope: Scope) -> bool:
     return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in scope["headers"])
 
 
-async def _admit(scope: Scope, authenticator: "Authenticator", record: RequestRecord) -> None:
+async def _admit(scope: Scope, authenticator: "Authenticator", record: RequestRecord) -> Principal | None:
+    """Return who may make the request; None where everybody may."""
     method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
     rule = _TABLE.find(method, scope["path"])
-    record.route = rule.route if rule is not None else _UNMATCHED
+    record.route = rule.route if rule is not None else UNMATCHED
     if rule is not None and rule.access == "open":
-        return
+        return None
     sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
     principal = await authenticator.authenticate(sent)
     record.principal = scope[PRINCIPAL] = principal
@@ -60,6 +68,7 @@ async def _admit(scope: Scope, authenticator: "Authenticator", record: RequestRe
         # Starlette's path patterns end in `$`, which a newline slips past; NUL breaks PostgreSQL's text.
         raise NotFoundError("The path holds characters that cannot be printed.", code="unknown_url")
     _require(principal, rule, scope)
+    return principal
 
 
 def _require(principal: Principal, rule: AccessRule | None, scope: Scope) -> None:

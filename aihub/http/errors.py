@@ -40,7 +40,6 @@ def public_error(error: Exception) -> HubError:
 
 def error_response(error: HubError, *, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
     """Build the response of an error that the client may see, and note its code in the request's record."""
-    get_record().error_code = error.code
     code = status if status is not None else error.status
     get_record().error_code = error.code
     all_headers = dict(headers or {})

@@ -21,8 +21,9 @@ from aihub.core.logging import request_id, response_headers
 from aihub.core.metrics import RequestMetrics
 from aihub.core.request_record import RequestRecord, current_record
 from aihub.core.settings import is_allowed, read_host
-from aihub.http.authentication import PRINCIPAL, refuse_caller
+from aihub.http.authentication import PRINCIPAL, UNMATCHED, refuse_caller
 from aihub.http.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
+from aihub.http.request_timing import timing_headers
 from aihub.http.services import PredictionServices, Services
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -135,6 +136,7 @@ class RequestContext:
         token = request_id.set(current)
         record = RequestRecord(request_id=current, started_s=started_s)
         record_token = current_record.set(record)
+        services.usage.begin(record)
         id_header = (b"x-request-id", current.encode())
         extra_headers: dict[str, str] = {}
         headers_token = response_headers.set(extra_headers)
@@ -145,7 +147,7 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 kept = (pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id")
-                encoded = [(name.encode(), value.encode()) for name, value in extra_headers.items()]
+                encoded = [(name.encode(), value.encode()) for name, value in extra_headers.items()] + timing_headers(record)
                 message["headers"] = [*kept, *encoded, id_header] if self._sends_id else [*kept, *encoded]
             await send(message)
             has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
@@ -154,7 +156,7 @@ class RequestContext:
         try:
             refusal = refuse_head(scope, header_bytes, services.settings.allowed_hosts)
             if refusal is None:
-                refusal = await refuse_caller(scope, services.authenticator, record)
+                refusal = await refuse_caller(scope, services.authenticator, services.limiter, record)
             if refusal is not None:
                 await refusal(scope, receive, send_with_id)
             else:
@@ -163,13 +165,14 @@ class RequestContext:
             shown = public_error(error)
             if status:
                 has_ended = True  # broken off by the hub, not by the client
+                record.error_code = shown.code
                 raise  # The answer has begun; only a broken connection can tell the client.
             await error_response(shown)(scope, receive, send_with_id)
         finally:
             metrics.in_flight.dec()
-            record.status = status or CLIENT_CLOSED_REQUEST
+            record.status = status if has_ended else CLIENT_CLOSED_REQUEST
             record.total_s = time.perf_counter() - started_s
-            _observe(metrics, scope, record.status, record.total_s, has_ended=has_ended)
+            _observe(metrics, scope, record, has_ended=has_ended)
             hand_over(record, scope, services)
             current_record.reset(record_token)
             request_id.reset(token)
@@ -178,16 +181,24 @@ class RequestContext:
 
 def hand_over(record: RequestRecord, scope: Scope, services: Services | PredictionServices) -> None:
     """Give the record of an ended request to whoever keeps them; one without a principal is nobody's."""
+    services.usage.end(record)
     if PRINCIPAL in scope:
         services.usage.record(record)
 
 
-def _observe(metrics: RequestMetrics, scope: Scope, status: int, seconds: float, *, has_ended: bool) -> None:
-    route = getattr(scope.get("route"), "path", "unmatched")
-    method = scope["method"] if scope.get("route") is not None and scope["method"] in _METHODS else "any"
-    metrics.observe_request(method, route, status, seconds)
+def route_of(record: RequestRecord, scope: Scope) -> str | None:
+    """Return the template of the route that answered, or would have, had the request not been refused."""
+    template: str | None = getattr(scope.get("route"), "path", None)
+    return template or record.route.partition(" ")[2] or None
+
+
+def _observe(metrics: RequestMetrics, scope: Scope, record: RequestRecord, *, has_ended: bool) -> None:
+    template = route_of(record, scope)
+    method = scope["method"] if template is not None and scope["method"] in _METHODS else "any"
+    route, status = template or UNMATCHED, record.status
+    metrics.observe_request(method, route, status, record.total_s)
     if logger.isEnabledFor(logging.INFO):
-        fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        fields = {"method": method, "route": route, "status": status, "ms": round(record.total_s * 1000, 1)}
         has_left = status == CLIENT_CLOSED_REQUEST or not has_ended
         logger.info("The client left; its request was cancelled." if has_left else "answered", extra={"fields": fields})
 

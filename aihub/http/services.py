@@ -27,7 +27,7 @@ from aihub.recsys.service import WaitingPlaces, new_training_places
 from aihub.speech.service import SpeechService, VoiceService
 
 if TYPE_CHECKING:
-    from aihub.accounts.service import AccountService, Authenticator
+    from aihub.accounts.service import AccountService, Authenticator, RateLimiter
     from aihub.conversations.service import ConversationService
     from aihub.finetuning.service import AdapterService, FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
@@ -43,8 +43,38 @@ async def no_metrics() -> bytes:
 class NoUsage:
     """Keeps no record of requests, as where nothing stores them."""
 
+    def begin(self, record: RequestRecord) -> None:
+        """Do nothing."""
+
+    def end(self, record: RequestRecord) -> None:
+        """Do nothing."""
+
     def record(self, record: RequestRecord) -> None:
         """Forget it."""
+
+
+class NothingReserved:
+    """A reservation of nothing."""
+
+    tokens = 0
+
+    def settle(self, used_tokens: int) -> None:
+        """There is nothing to count."""
+
+
+class NoLimits:
+    """Lets everybody do everything, as where no key has limits."""
+
+    async def admit(self, principal: Principal) -> None:
+        """Let them in."""
+
+    async def reserve(
+        self, principal: Principal, *, tokens: int = 0, most_tokens: int = 0, is_stream: bool = False
+    ) -> NothingReserved:
+        return NothingReserved()
+
+    def limits_tokens(self, principal: Principal) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +101,7 @@ class Services:
         upload_slots: Shared by all applications of the process, as their temporary files are on one disk.
         training_places: For requests that wait until a training ends; shared likewise.
         usage: Takes the record of each request that had a principal, once it has ended.
+        limiter: Counts what keys use.
     """
 
     settings: Settings
@@ -97,6 +128,7 @@ class Services:
     upload_slots: asyncio.Semaphore = field(default_factory=new_upload_slots)
     training_places: WaitingPlaces = field(default_factory=new_training_places)
     usage: "UsageSink" = field(default_factory=NoUsage)
+    limiter: "RateLimiter" = field(default_factory=NoLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +140,7 @@ class PredictionServices:
     recsys: "PredictionService"
     metrics: RequestMetrics
     usage: "UsageSink" = field(default_factory=NoUsage)
+    limiter: "RateLimiter" = field(default_factory=NoLimits)
 
 
 async def get_services(request: Request) -> Services:

@@ -18,9 +18,9 @@ from aihub.core.logging import request_id
 from aihub.core.metrics import RequestMetrics
 from aihub.core.request_record import RequestRecord, current_record
 from aihub.http.access import WEBSOCKET
-from aihub.http.authentication import refuse_caller
+from aihub.http.authentication import UNMATCHED, refuse_caller
 from aihub.http.errors import CLIENT_CLOSED_REQUEST, error_response, public_error
-from aihub.http.middleware import hand_over, refuse_head, scan_headers
+from aihub.http.middleware import hand_over, refuse_head, route_of, scan_headers
 from aihub.http.services import PredictionServices, Services
 
 logger = logging.getLogger("aihub.access")
@@ -47,12 +47,13 @@ class WebSocketContext:
         token = request_id.set(current)
         record = RequestRecord(request_id=current, started_s=started_s)
         record_token = current_record.set(record)
+        services.usage.begin(record)
         connection = _Connection(scope, receive, send, current)
         services.metrics.in_flight.inc()
         try:
             refusal = refuse_head(scope, header_bytes, services.settings.allowed_hosts)
             if refusal is None:
-                refusal = await refuse_caller(scope, services.authenticator, record)
+                refusal = await refuse_caller(scope, services.authenticator, services.limiter, record)
             if refusal is not None:
                 await connection.refuse(refusal)
             else:
@@ -63,7 +64,7 @@ class WebSocketContext:
             services.metrics.in_flight.dec()
             record.status = connection.status or CLIENT_CLOSED_REQUEST
             record.total_s = time.perf_counter() - started_s
-            _observe(services.metrics, scope, record.status, record.total_s)
+            _observe(services.metrics, scope, record)
             hand_over(record, scope, services)
             current_record.reset(record_token)
             request_id.reset(token)
@@ -113,9 +114,9 @@ class _Connection:
         await self.send({"type": "websocket.close", "code": INTERNAL_ERROR, "reason": error.code})
 
 
-def _observe(metrics: RequestMetrics, scope: Scope, status: int, seconds: float) -> None:
-    route = getattr(scope.get("route"), "path", "unmatched")
-    metrics.observe_request(WEBSOCKET, route, status, seconds)
+def _observe(metrics: RequestMetrics, scope: Scope, record: RequestRecord) -> None:
+    route = route_of(record, scope) or UNMATCHED
+    metrics.observe_request(WEBSOCKET, route, record.status, record.total_s)
     if logger.isEnabledFor(logging.INFO):
-        fields = {"method": WEBSOCKET, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        logger.info("The client left." if status == CLIENT_CLOSED_REQUEST else "closed", extra={"fields": fields})
+        fields = {"method": WEBSOCKET, "route": route, "status": record.status, "ms": round(record.total_s * 1000, 1)}
+        logger.info("The client left." if record.status == CLIENT_CLOSED_REQUEST else "closed", extra={"fields": fields})

@@ -41,7 +41,7 @@ class UsageAnalytics:
         except TimeoutError as error:
             raise OverloadedError("Others ask for figures of usage. Try again in a few seconds.", retry_after_s=5) from error
         try:
-            found = await self._table.figures(selection, query.group_by, most=MAX_GROUPS)
+            found = await self._table.figures(selection, query.group_by, most=MAX_GROUPS + 1)
         finally:
             self._places.release()
         if len(found) > MAX_GROUPS + 1:

@@ -31,9 +31,6 @@ CLEAN_PERIOD_S = 3600.0
 CLEAN_ROWS = 5_000
 CLOSE_TIMEOUT_S = 5.0
 
-_UNSEEN = ("GET /health", "HEAD /health")
-_UNAUTHORIZED = 401
-
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -44,8 +41,6 @@ class _Entry:
 
 class UsageRecorder:
     """Implements `aihub.usage.service.UsageSink`. Used inside one event loop.
-
-    Probes of the health leave no row, nor do requests without a known key (401), which nobody could be asked about.
 
     Args:
         table: Where rows go.
@@ -68,10 +63,18 @@ class UsageRecorder:
         self._last_at = datetime.min.replace(tzinfo=UTC)
         self._clean_at_s = float("-inf")
 
+    def begin(self, record: RequestRecord) -> None:
+        """Measure what a request uses; see `UsageSink`."""
+        if self.costs is not None:
+            self.costs.begin(record)
+
+    def end(self, record: RequestRecord) -> None:
+        """Measure it no more; see `UsageSink`."""
+        if self.costs is not None:
+            self.costs.end(record)
+
     def record(self, record: RequestRecord) -> None:
         """Take in an ended request; see `UsageSink`."""
-        if record.status == _UNAUTHORIZED or record.route.startswith(_UNSEEN):
-            return
         loop = asyncio.get_running_loop()
         # Clients choose request ids, so the time alone must tell rows apart.
         self._last_at = max(datetime.now(UTC), self._last_at + timedelta(microseconds=1))
@@ -115,7 +118,7 @@ class UsageRecorder:
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(BATCH_ROWS, len(self._queue)))]
             known = await self._ask(batch)
-            rows = [_priced(entry.row, known.get(entry.row.request_id)) for entry in batch]
+            rows = [_priced(entry.row, known.get(entry.record.work_id)) for entry in batch]
             try:
                 await self._table.insert(rows)
             except StorageUnavailableError:
@@ -131,7 +134,7 @@ class UsageRecorder:
             self._metrics.rows.labels("written").inc(len(batch))
             self._metrics.waiting.set(len(self._queue))
             if self.costs is not None:
-                self._unpriced.extend(entry for entry in batch if entry.row.request_id not in known)
+                self._unpriced.extend(entry for entry in batch if entry.record.work_id not in known)
 
     async def _price(self) -> None:
         """Ask again for costs that were not known when their rows were written."""
@@ -142,8 +145,8 @@ class UsageRecorder:
         for start in range(0, len(entries), BATCH_ROWS):
             batch = entries[start : start + BATCH_ROWS]
             known = await self._ask(batch)
-            await self._table.price([(e.row, known[e.row.request_id]) for e in batch if e.row.request_id in known])
-            left += [e for e in batch if e.row.request_id not in known and e.ended_s > oldest_s]
+            await self._table.price([(e.row, known[e.record.work_id]) for e in batch if e.record.work_id in known])
+            left += [e for e in batch if e.record.work_id not in known and e.ended_s > oldest_s]
         self._unpriced = deque(left, maxlen=MAX_WAITING_ROWS)
 
     async def _ask(self, batch: list[_Entry]) -> Mapping[str, Cost]:

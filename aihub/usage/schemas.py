@@ -3,11 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from aihub.core.errors import InvalidRequestError
 from aihub.core.request_record import CacheStatus
-from aihub.core.schemas import ResponseModel
+from aihub.core.schemas import NullIsAbsent, ResponseModel
 
 Group = Literal["day", "model", "provider", "key", "user", "tenant", "route", "task", "status", "cache"]
 MAX_DAYS = 366
@@ -46,15 +46,15 @@ def _once(names: list[Group]) -> list[Group]:
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-class UsageFilters(BaseModel):
-    """Which rows are looked at; all conditions must hold."""
+class UsageFilters(NullIsAbsent):
+    """Which rows are looked at; all conditions must hold. Values come from a query, as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    begin: Annotated[datetime | None, BeforeValidator(_parse_begin)] = Field(
+    begin: Annotated[datetime, BeforeValidator(_parse_begin)] | None = Field(
         default=None, alias="from", description="Requests that ended at or after this; seven days before `to` when left out."
     )
-    end: Annotated[datetime | None, BeforeValidator(_parse_end)] = Field(
+    end: Annotated[datetime, BeforeValidator(_parse_end)] | None = Field(
         default=None, alias="to", description="And before this; a day is looked at to its end. Now when left out."
     )
     model: Name | None = None

@@ -12,10 +12,18 @@ if TYPE_CHECKING:
 
 
 class UsageSink(Protocol):
-    """Where the edge leaves each request that has ended."""
+    """Where the edge leaves each request that has ended. No method waits or fails; call them inside the running loop."""
+
+    def begin(self, record: RequestRecord) -> None:
+        """Measure from now on what a request uses of this process."""
+        ...
+
+    def end(self, record: RequestRecord) -> None:
+        """Measure it no more; every request that has begun ends, also one that is not recorded."""
+        ...
 
     def record(self, record: RequestRecord) -> None:
-        """Take in an ended request. Returns at once and never fails; call it inside the running loop."""
+        """Take in an ended request."""
         ...
 
 
@@ -31,12 +39,51 @@ class Cost:
 class CostSource(Protocol):
     """What knows the cost of requests, perhaps a little after they ended."""
 
+    def begin(self, record: RequestRecord) -> None:
+        """See `UsageSink.begin`."""
+        ...
+
+    def end(self, record: RequestRecord) -> None:
+        """See `UsageSink.end`."""
+        ...
+
     async def costs(self, records: Sequence[RequestRecord]) -> Mapping[str, Cost]:
-        """Return the cost of these requests by request id.
+        """Return the cost of these requests by their `work_id`; clients choose request ids, so two may have the same.
 
         One that is left out is not known yet: its row is written without, and it is asked for again until
         `aihub.usage.recorder.PRICE_TIMEOUT_S` after the request ended. Asked with at most `BATCH_ROWS` records; an answer that
         takes longer than `ASK_TIMEOUT_S` counts as an empty one.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PastAnswer:
+    """How a model answered a request, or failed to.
+
+    Attributes:
+        ago_s: Since it ended.
+        tokens: Of the answer.
+        seconds: From the first token to the last; of an answer that was not streamed, all that was waited for.
+        first_token_s: Without the time in queues; None where nothing was streamed.
+    """
+
+    model: str
+    ago_s: float
+    is_failure: bool
+    tokens: int
+    seconds: float
+    first_token_s: float | None
+
+
+class PastAnswers(Protocol):
+    """What is known of the models' last hours."""
+
+    async def past_answers(self) -> Sequence[PastAnswer]:
+        """Return the newest ones of each model, the oldest first.
+
+        Raises:
+            StorageUnavailableError: PostgreSQL does not answer.
         """
         ...
 

@@ -26,6 +26,7 @@ _TASKS = (
     ("/predict/", "recommendations"),
     ("/predict/trending", "trending"),
     ("/predict/next-items", "next items"),
+    ("/api/v1/account", "accounts"),
     ("/api/v1/system/", "system"),
     ("/metrics", "system"),
     ("/docs", "system"),

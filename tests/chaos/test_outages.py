@@ -11,7 +11,12 @@ import pytest
 
 from tests.cluster import RunningHub
 
-CHAT = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 8, "temperature": 0}
+CHAT = {
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "max_tokens": 8,
+    "temperature": 0,
+    "cache": False,  # what is away must be missed
+}
 
 
 def chat(hub: RunningHub, **changes: object) -> httpx.Response:

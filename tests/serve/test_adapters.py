@@ -32,6 +32,7 @@ def ask(client: openai.OpenAI, model: str) -> tuple[dict[str, float], str]:
         temperature=0,
         logprobs=True,
         top_logprobs=5,
+        extra_body={"cache": False},
     )
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None

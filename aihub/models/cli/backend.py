@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel
 
 from aihub.core.errors import ConfigurationError, HubError, InternalError, UnavailableError
-from aihub.core.hub_requests import error_of, hub_url
+from aihub.core.hub_requests import KEY_REFUSALS, error_of, hub_url
 from aihub.models.keys import parse_key
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ class HubBackend:
             try:
                 await prober.load(key)
                 speed = await prober.measure(key)
+            except KEY_REFUSALS:
+                raise  # no model will do better
             except HubError as error:
                 detail = error.message
             shown = None if speed is None else {"unit": speed.unit, "value": speed.value}

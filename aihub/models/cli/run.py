@@ -15,7 +15,7 @@ import httpx
 import typer
 
 from aihub.core.errors import ConfigurationError, HubError, InvalidRequestError
-from aihub.core.hub_requests import hub_headers, hub_url
+from aihub.core.hub_requests import KEY_REFUSALS, hub_headers, hub_url
 from aihub.core.settings import Settings
 from aihub.models.cli.backend import Answer, Backend, HubBackend, LocalBackend
 
@@ -126,6 +126,7 @@ async def follow_downloads(backend: Backend, keys: Sequence[str], *, is_quiet: b
 
     Raises:
         InvalidRequestError: A key is none.
+        AuthenticationError, PermissionDeniedError: The hub refuses the caller.
     """
     with _bars(is_quiet=is_quiet) as bar:
         results = await asyncio.gather(*(_follow(backend, key, bar(key)) for key in dict.fromkeys(keys)))
@@ -140,6 +141,8 @@ async def _follow(backend: Backend, key: str, report: Report) -> Answer:
         if error.status == InvalidRequestError.status:
             raise
         return {"key": key, "error": error.message}
+    except KEY_REFUSALS:
+        raise
     except HubError as error:
         return {"key": key, "error": error.message}
     return {"key": key, "error": None}

@@ -14,7 +14,7 @@ import httpx
 
 from aihub.core.errors import ConfigurationError, ConflictError, HubError, ModelUnavailableError, NotFoundError
 from aihub.core.files import append_line, damaged_files, read_lines
-from aihub.core.hub_requests import read_message
+from aihub.core.hub_requests import KEY_REFUSALS, error_of, read_message
 from aihub.models.keys import ModelKey
 from aihub.models.store.catalogue import Catalogue, CatalogueEntry
 
@@ -218,6 +218,8 @@ class HubProber:
             raise ModelUnavailableError(f"The hub does not answer {path} ({type(error).__name__}).") from error
         if answer.is_success:
             return answer.json()
+        if answer.status_code in {error.status for error in KEY_REFUSALS}:
+            raise error_of(answer)
         raise ModelUnavailableError(f"{path} answered {answer.status_code}: {read_message(answer)}")
 
     def _entry(self, key: ModelKey) -> CatalogueEntry:

@@ -30,12 +30,12 @@ GROUPS: dict[Group, LiteralString] = {
     "cache": "cache",
 }
 # A websocket ends with a code of RFC 6455 in place of a status: 1011 and above are the server's fault, 1002 to 1010 the client's.
-_FAILED: LiteralString = "(status BETWEEN 500 AND 599 OR status BETWEEN 1011 AND 1015 OR (status < 400 AND error_code <> ''))"
+FAILED: LiteralString = "(status BETWEEN 500 AND 599 OR status BETWEEN 1011 AND 1015 OR (status < 400 AND error_code <> ''))"
 _REFUSED: LiteralString = "(status BETWEEN 400 AND 498 OR status BETWEEN 1002 AND 1010)"
 _FIGURES: LiteralString = f"""
     count(*) AS requests,
     count(*) FILTER (WHERE streamed) AS streamed,
-    count(*) FILTER (WHERE {_FAILED}) AS failed,
+    count(*) FILTER (WHERE {FAILED}) AS failed,
     count(*) FILTER (WHERE {_REFUSED}) AS refused,
     count(*) FILTER (WHERE status = 499) AS cancelled,
     coalesce(sum(prompt_tokens) FILTER (WHERE cache <> 'hit'), 0)::bigint AS prompt_tokens,

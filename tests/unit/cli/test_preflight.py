@@ -2,10 +2,14 @@ import socket
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from aihub.cli import preflight
 from aihub.core.errors import ConfigurationError
+from aihub.core.postgres import Database
 from aihub.core.settings import Settings
+from tests.embedded_parts import servers_of
+from tests.unit.accounts.account_parts import make_key
 
 CONFIG = "http_options: {host: 127.0.0.1, port: %d}\napplications: []\n"
 
@@ -103,3 +107,42 @@ def test_mistake_in_a_variable_of_any_application_is_told_before_the_start(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError, match=variable):
         preflight.check_variables(Settings(home=tmp_path))
+
+
+def listen_elsewhere(folder: Path) -> Path:
+    path = folder / "serve_config.yaml"
+    path.write_text(CONFIG.replace("127.0.0.1", "0.0.0.0") % free_port(), encoding="utf-8")  # noqa: S104  # nothing listens
+    return path
+
+
+@pytest.mark.parametrize("is_option", [False, True])
+def test_hub_without_keys_is_not_started_where_other_machines_reach_it(tmp_path: Path, empty_dsn: str, is_option: bool) -> None:
+    settings = Settings(home=tmp_path / "home", database_url=SecretStr(empty_dsn))
+    config = write_config(tmp_path, free_port()) if is_option else listen_elsewhere(tmp_path)
+    host = "0.0.0.0" if is_option else None  # noqa: S104  # nothing listens
+    with pytest.raises(ConfigurationError, match="aihub keys create --name"):
+        preflight.check(config, None, settings, host=host)
+
+
+async def test_hub_with_a_key_may_be_started_anywhere(tmp_path: Path, empty_dsn: str, accounts_database: Database) -> None:
+    await make_key(accounts_database)
+    settings = Settings(home=tmp_path / "home", database_url=SecretStr(empty_dsn))
+    plan = preflight.check(listen_elsewhere(tmp_path), None, settings)
+    assert plan.api_url.startswith("http://127.0.0.1:")
+
+
+def test_host_option_overrides_the_config_without_touching_the_file(tmp_path: Path) -> None:
+    config = write_config(tmp_path, free_port())
+    before = config.read_text(encoding="utf-8")
+    plan = preflight.check(config, None, Settings(home=tmp_path / "home"), host="127.0.0.2")
+    assert plan.api_url.startswith("http://127.0.0.2:")
+    assert "127.0.0.2" in plan.config_path.read_text(encoding="utf-8")
+    assert config.read_text(encoding="utf-8") == before
+
+
+def test_embedded_database_of_a_fresh_machine_is_asked_and_stopped_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    home = tmp_path / "home"
+    with pytest.raises(ConfigurationError, match="aihub keys create --name"):
+        preflight.check(listen_elsewhere(tmp_path), None, Settings(home=home))
+    assert servers_of(home) == []

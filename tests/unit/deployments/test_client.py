@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from aihub.core.errors import InvalidRequestError, ModelUnavailableError, RateLimitError, UnavailableError
+from aihub.core.principal import Principal
 from aihub.core.sse import DONE, comment, data_event, error_frame
 from deployments.client import HubClient, LLMService
 from pipelines.answer import GeneratedAnswer
@@ -18,8 +19,8 @@ class Frames:
         self.asked: list[tuple[Any, ...]] = []
         self.is_cancelled = False
 
-    def remote(self, *args: Any) -> "Frames":
-        self.asked.append(args)
+    def remote(self, *args: Any, **named: Any) -> "Frames":
+        self.asked.append((*args, *named.items()))
         return self
 
     def cancel(self) -> None:
@@ -38,8 +39,8 @@ class Hub:
         self.calls: list[tuple[Any, ...]] = []
 
     def __getattr__(self, method: str) -> Any:
-        async def remote(*args: Any) -> Any:
-            self.calls.append((method, *args))
+        async def remote(*args: Any, **named: Any) -> Any:
+            self.calls.append((method, *args, *named.items()))
             answer = self._answers[method]
             if isinstance(answer, Exception):
                 raise answer
@@ -50,6 +51,7 @@ class Hub:
 
 def client(*frames: str) -> HubClient:
     made = HubClient.__new__(HubClient)  # the real constructor needs a cluster
+    made._for = {}
     made._stream = made._answer_stream = Frames(*frames)
     return made
 
@@ -150,6 +152,19 @@ async def test_what_the_engine_cannot_optimise_is_refused_with_the_reason(
     llm, _ = service(get_model_info=INFO | info)
     with pytest.raises(InvalidRequestError, match=reason):
         await llm.optimize_for_gpu(**asked)
+
+
+async def test_every_call_of_a_client_carries_whom_it_is_for() -> None:
+    user = Principal(tenant_id="shop", role="user")
+    made, hub = client(word("Xin"), DONE), Hub(chat={}, embed=[], recommend={})
+    made._hub, made._for = hub, {"principal": user}
+    await made.chat([])
+    await made.embed(["a"])
+    await made.recommend(1, 2, 3)
+    assert [call[-1] for call in hub.calls] == [("principal", user)] * 3
+    assert [text async for text in made.stream_chat([])] == ["Xin"]
+    assert [text async for text in made.stream_answer("Who?")] == ["Xin"]
+    assert [asked[-1] for asked in made._stream.asked] == [("principal", user)] * 2
 
 
 async def test_failures_keep_their_kind() -> None:

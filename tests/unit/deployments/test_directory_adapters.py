@@ -151,3 +151,29 @@ async def test_change_is_seen_by_the_next_request(directory: ModelDirectory, clu
     assert cluster.calls == ["adapters_promote", "report"]
     engine = await directory.resolve(Principal(), "m:shop")
     assert (await engine.chat({"model": "m:shop"}))["model"] == "m:shop@v2"
+
+
+async def test_adapters_of_other_tenants_are_models_that_are_not_there(directory: ModelDirectory, cluster: Cluster) -> None:
+    theirs = AdapterView("m:theirs@v1", "m:theirs", "m", 14, "shop-b")
+    cluster.adapters += (theirs,)
+    await directory.refresh()
+    shop = Principal(tenant_id="shop-b")
+    assert [info.model_id for info in await directory.list(shop)] == ["m", "m:theirs", "m:theirs@v1"]
+    assert (await (await directory.resolve(shop, "m:theirs")).chat({}))["model"] == "m:theirs@v1"
+    for caller, name in ((Principal(), "m:theirs"), (Principal(), "m:theirs@v1"), (shop, "m:shop"), (shop, "m:shop@v1")):
+        with pytest.raises(NotFoundError):
+            await directory.resolve(caller, name)
+        with pytest.raises(NotFoundError):
+            await directory.require(caller, name)
+
+
+async def test_engine_keeps_prompts_of_tenants_apart(directory: ModelDirectory, cluster: Cluster) -> None:
+    for tenant in ("default", "shop-a", "cửa-hàng", "shop-a"):
+        engine = await directory.resolve(Principal(tenant_id=tenant), "m")
+        await engine.chat({})
+        _ = [frame async for frame in engine.stream_chat({})]
+    salts = [body.get("cache_salt") for body in cluster.bodies]
+    assert salts[:2] == [None, None]
+    assert salts[2] == salts[3] == salts[6] == salts[7]
+    assert len(set(salts)) == 3
+    assert all(len(salt) <= 128 and salt.isalnum() for salt in salts if salt is not None)

@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError
 
 from aihub.core.errors import ModelUnavailableError
 from aihub.core.health import PartHealth
+from aihub.core.request_record import RequestRecord, current_record
 from deployments import handles
 from deployments.handles import AppConnection, translate_error
 
@@ -148,3 +149,18 @@ async def test_probes_go_on_when_neither_the_part_nor_the_controller_answers(
 def test_a_request_over_grpcs_limit_is_told_to_be_smaller() -> None:
     too_large = grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), grpc.aio.Metadata())
     assert translate_error(too_large, "The speech service").status == 413
+
+
+async def test_time_in_a_part_is_noted_in_the_record_of_the_request(replica: FakeReplica) -> None:
+    record = RequestRecord()
+    token = current_record.set(record)
+    async with connected(replica) as connection:
+        replica.is_frozen = True
+        asking = asyncio.create_task(connection.call("ask"))
+        await asyncio.sleep(0.1)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert 0.1 <= record.waited_s < 0.2
+        await asyncio.sleep(0.05)
+        assert record.overhead_s >= 0.05
+    current_record.reset(token)

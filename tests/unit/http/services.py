@@ -21,7 +21,7 @@ from aihub.core.settings import Settings
 from aihub.documents.service import FileBatchService, FileService, VectorStoreService
 from aihub.embeddings.service import EmbedderInfo, Embeddings
 from aihub.finetuning.service import AdapterService, FineTuningService
-from aihub.http.services import Services
+from aihub.http.services import NoUsage, Services
 from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
 from aihub.speech.fake import FakeSpeech
@@ -94,7 +94,7 @@ class TinyEmbedder:
         return PartHealth("ok")
 
 
-class Usage:
+class Usage(NoUsage):
     """Keeps the records of requests."""
 
     def __init__(self) -> None:

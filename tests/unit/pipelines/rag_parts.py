@@ -17,8 +17,9 @@ from aihub.core.health import PartHealth
 from aihub.core.principal import Principal
 from aihub.core.schemas import validate
 from aihub.documents.search.retriever import Retrieval, ScoredChunk
-from aihub.documents.tables.records import ChunkHit, FileCounts, VectorStoreRecord
+from aihub.documents.tables.records import ChunkHit, FileCounts, StoreVersion, VectorStoreRecord
 from aihub.embeddings.service import EmbedderInfo, Embeddings
+from pipelines.answer_basis import ModelIdentity
 from pipelines.chat import ChatPipeline, model_not_found
 from pipelines.load_wait import LoadWait
 from pipelines.prompts import load_prompts
@@ -93,6 +94,10 @@ class MemoryStores:
     async def touch(self, tenant_id: str, store_ids: Sequence[str]) -> None:
         self.touched += store_ids
 
+    async def content_versions(self, tenant_id: str, store_ids: Sequence[str]) -> list[StoreVersion]:
+        records = await self.get_many(tenant_id, store_ids)
+        return [StoreVersion(r.id, r.version, r.embedding_model, r.status == "expired", is_unused=False) for r in records]
+
 
 @dataclass
 class ListedFinder:
@@ -131,6 +136,15 @@ class OneModel:
     def __init__(self, engine: ChatEngine) -> None:
         self._engine = engine
         self.asked: list[tuple[str, Mapping[str, Any] | None]] = []
+        self.version = "v1"
+        self.stands_for: str | None = None
+
+    async def identify(
+        self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, is_fresh: bool = False
+    ) -> ModelIdentity | None:
+        await self.require(principal, model_id)
+        own = (await self._engine.model_info()).model_id
+        return ModelIdentity(self.stands_for or own, "local", self.version) if self.version else None
 
     async def resolve(
         self, principal: Principal, model_id: str, body: Mapping[str, Any] | None = None, *, wait: LoadWait | None = None
@@ -158,6 +172,7 @@ class Hub:
     finder: ListedFinder
     stores: MemoryStores
     chat: ChatPipeline
+    models: OneModel
 
 
 def hub(
@@ -172,7 +187,8 @@ def hub(
     finder = ListedFinder(chunks(*texts) if found is None else found)
     stores = MemoryStores()
     rag = RagPipeline(finder=finder, stores=stores, embedder=CardOnlyEmbedder(), prompts=load_prompts())
-    return Hub(engine, finder, stores, ChatPipeline(OneModel(engine), rag, timeout_s=timeout_s))
+    models = OneModel(engine)
+    return Hub(engine, finder, stores, ChatPipeline(models, rag, timeout_s=timeout_s), models)
 
 
 def request(question: str = "How long does the battery last?", *, retrieval: Any = None, **fields: Any) -> ChatCompletionRequest:

@@ -1,0 +1,44 @@
+"""Limiters and callers for the tests of limits."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from prometheus_client import CollectorRegistry
+
+from aihub.accounts.limit_answers import LimitMetrics
+from aihub.accounts.limit_settings import LimitSettings
+from aihub.accounts.rate_limits import RateLimits
+from aihub.core.logging import response_headers
+from aihub.core.principal import KeyLimits, Principal
+
+_numbers = itertools.count()
+
+
+def caller(**limits: int) -> Principal:
+    """A caller with a key of its own."""
+    return Principal(role="user", key_id=f"key-{next(_numbers)}", limits=KeyLimits(**limits))
+
+
+@asynccontextmanager
+async def limiter(
+    redis_url: str | None, settings: LimitSettings | None = None, registry: CollectorRegistry | None = None
+) -> AsyncIterator[RateLimits]:
+    """A replica's limits."""
+    metrics = LimitMetrics(registry or CollectorRegistry())
+    opened = RateLimits(redis_url, settings or LimitSettings(), metrics)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@contextmanager
+def answer_headers() -> Iterator[dict[str, str]]:
+    """The headers that the answer of one request gets."""
+    headers: dict[str, str] = {}
+    token = response_headers.set(headers)
+    try:
+        yield headers
+    finally:
+        response_headers.reset(token)
