@@ -10,7 +10,7 @@ from aihub.chat.fake import FakeChatEngine
 from aihub.core.errors import HubError, StorageUnavailableError
 from aihub.core.postgres import Database
 from tests.external_servers import ExternalPostgres, ExternalRedis
-from tests.unit.pipelines.conversation_parts import StoredHub, stored_hub, text_of_stream
+from tests.unit.pipelines.conversation_parts import StoredHub, stored_hub, text_of_stream, until_asked
 from tests.unit.pipelines.rag_parts import data_of
 
 
@@ -65,8 +65,7 @@ async def test_answer_is_given_while_postgresql_is_away_and_stored_when_it_is_ba
             assert data_of(text)[-1]["aihub"] == {"stored": False}
         else:
             asking = asyncio.create_task(replica.ask("two two two two two", conversation_id))
-            while not engine.active:
-                await asyncio.sleep(0.01)
+            await until_asked(engine)
             external_postgres.crash()
             answer = await asking
             assert answer["aihub"]["stored"] is False

@@ -1,10 +1,13 @@
 """A stored chat over real PostgreSQL and Redis, with a fake engine behind it."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.messages import Message, check_order
@@ -22,12 +25,10 @@ from aihub.core.postgres import Database
 from aihub.core.principal import Principal
 from aihub.core.request_record import RequestRecord
 from aihub.core.schemas import validate
-from pipelines.chat import ChatPipeline
 from pipelines.context_window import ContextWindows
 from pipelines.conversation_summary import ConversationSummaries
 from pipelines.load_wait import LoadWait
 from pipelines.stored_chat import StoredChat
-from pydantic import TypeAdapter
 from tests.unit.pipelines.rag_parts import Hub, OneModel, hub
 
 _messages = TypeAdapter(list[Message])
@@ -150,10 +151,17 @@ def text_of_stream(transcript: str) -> str:
 
 
 def assert_valid(messages: Sequence[Mapping[str, Any]]) -> None:
-    """What every chat template takes: a system message at the front alone, then user and assistant in turns, each call answered."""
+    """What every chat template takes: one system message at most, then user and assistant in turns, and each call answered."""
     check_order(_messages.validate_python([dict(message) for message in messages]))
     spoken = [message["role"] for message in messages if message["role"] != "tool"]
     spoken = spoken[1:] if spoken[:1] == ["system"] else spoken
     assert "system" not in spoken
     assert all(before != after or before == "assistant" for before, after in zip(spoken, spoken[1:], strict=False)), spoken
     assert spoken[0] == "user"
+
+
+async def until_asked(engine: FakeChatEngine) -> None:
+    """Wait until the engine answers somebody."""
+    async with asyncio.timeout(10):
+        while not engine.active:  # noqa: ASYNC110  # the fake has no event to wait for
+            await asyncio.sleep(0.01)

@@ -87,9 +87,7 @@ async def test_summary_of_what_was_edited_meanwhile_is_not_kept(
         record = await replica.store.get(replica.principal, conversation_id)
         [first, *_] = await replica.rows(conversation_id)
         await replica.store.edit(replica.principal, conversation_id, first.id, lambda _: {"role": "user", "content": "other"})
-        saved = await replica.turns.save_summary(
-            replica.principal, conversation_id, "Old.", 5, replaces=record.summary_position
-        )
+        saved = await replica.turns.save_summary(replica.principal, conversation_id, "Old.", 5, replaces=record.summary_position)
         assert not saved
         assert (await replica.store.get(replica.principal, conversation_id)).summary is None
 

@@ -32,6 +32,7 @@ from tests.unit.pipelines.conversation_parts import (
     stored_hub,
     stored_request,
     text_of_stream,
+    until_asked,
 )
 from tests.unit.pipelines.rag_parts import BATTERY, data_of, request, store, transcript
 from tests.unit.pipelines.test_chat import ScriptedEngine
@@ -228,8 +229,7 @@ async def test_client_that_leaves_before_the_first_token_leaves_no_half_turn(
     async with stored_hub(database, embedded_stores.redis_url, tenant, engine=engine) as replica:
         call = replica.stream if streamed else replica.ask
         waiting = asyncio.create_task(call("two", conversation_id))
-        while not engine.active:
-            await asyncio.sleep(0.01)
+        await until_asked(engine)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
