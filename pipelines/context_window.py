@@ -98,7 +98,7 @@ async def count_fitting_turns(
     for number, tokens in enumerate(reversed(turn_tokens), start=1):
         total += tokens
         estimated = number if total <= free else estimated
-        possible = number if total <= 2 * free else possible  # no tokenizer halves what is estimated
+        possible = number if total <= 2 * room_tokens else possible  # no tokenizer halves what is estimated
     if window.engine is None or estimated == len(turn_tokens):
         return estimated
     try:

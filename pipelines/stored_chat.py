@@ -218,7 +218,7 @@ class StoredChat:
         asked.is_over = True
         answer = heard.said()
         if answer is None:
-            await asked.turn.take_back()
+            await asked.turn.take_back(is_told=True)
             return True
         is_stored = await asked.turn.finish(answer)
         self._summarise(asked)

@@ -199,15 +199,19 @@ class Turn:
         finally:
             self._parts.line.leave(self._claim.principal, self.conversation_id)
 
-    async def take_back(self) -> None:
-        """Forget what was asked, as there is no answer, and let the next request in."""
+    async def take_back(self, *, is_told: bool = False) -> None:
+        """Forget what was asked, as there is no answer, and let the next request in.
+
+        Args:
+            is_told: The client has heard of the conversation, so that a new one stays, without messages.
+        """
         if self._is_over:
             return
         self._is_over = True
         await self._end_renewal()
         try:
             asked = [message.id or "" for message in self._asked]
-            await self._parts.table.take_back(self._claim, asked, is_new=self._is_new)
+            await self._parts.table.take_back(self._claim, asked, is_new=self._is_new and not is_told)
         except HubError as error:  # without an answer it is in no history
             logger.warning("A question of conversation %s was not taken back: %s", self.conversation_id, error.message)
         finally:

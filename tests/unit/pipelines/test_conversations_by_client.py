@@ -1,0 +1,85 @@
+"""The official client in stored conversations of the whole application, in one process over real PostgreSQL and Redis."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import httpx2
+import openai
+import pytest
+from fastapi import FastAPI
+
+from aihub.accounts.api_keys import ApiKey
+from aihub.accounts.fake import FakeAuthenticator
+from aihub.chat.messages import check_message
+from aihub.conversations.conversations import Conversations
+from aihub.core.embedded.stores import StoreUrls
+from aihub.core.postgres import Database
+from tests.unit.http.services import Parts
+from tests.unit.pipelines.conversation_parts import StoredHub, stored_hub
+
+KEY = ApiKey.generate()
+
+
+@pytest.fixture
+async def replica(app: FastAPI, database: Database, embedded_stores: StoreUrls, tenant: str) -> AsyncIterator[StoredHub]:
+    async with stored_hub(database, embedded_stores.redis_url, tenant) as opened:
+        app.state.services = replace(
+            Parts().services(),
+            chat=opened.chat,
+            authenticator=FakeAuthenticator({KEY.text: opened.principal}),
+            conversations=Conversations(opened.store, check_message),
+        )
+        yield opened
+
+
+@pytest.fixture
+async def client(app: FastAPI, replica: StoredHub) -> AsyncIterator[openai.AsyncOpenAI]:
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost")
+    async with openai.AsyncOpenAI(base_url="http://localhost/v1", api_key=KEY.text, http_client=http, max_retries=0) as opened:
+        yield opened
+
+
+def question(text: str) -> list[openai.types.chat.ChatCompletionMessageParam]:
+    return [{"role": "user", "content": text}]
+
+
+async def test_conversation_goes_on_by_the_id_that_store_gave(client: openai.AsyncOpenAI, replica: StoredHub) -> None:
+    first = await client.chat.completions.create(
+        model="fake-chat", messages=question("Xin chào"), store=True, metadata={"shop": "7"}
+    )
+    conversation_id = first.conversation_id  # type: ignore[attr-defined]  # the hub's own field
+    await client.chat.completions.create(
+        model="fake-chat", messages=question("Và sau đó?"), extra_body={"conversation_id": conversation_id}
+    )
+    assert replica.prompt()[0] == ("user", "Xin chào")
+    stored = await client.conversations.retrieve(conversation_id)
+    assert stored.metadata == {"shop": "7"}
+    items = [item async for item in client.conversations.items.list(conversation_id, order="asc")]
+    assert len(items) == 4
+
+
+async def test_stream_names_its_conversation_in_a_header_and_at_both_ends(client: openai.AsyncOpenAI) -> None:
+    response = await client.chat.completions.with_raw_response.create(
+        model="fake-chat", messages=question("Hi"), stream=True, extra_body={"store": True}
+    )
+    conversation_id = response.headers["x-aihub-conversation-id"]
+    chunks = [chunk async for chunk in response.parse()]
+    assert chunks[0].conversation_id == chunks[-1].conversation_id == conversation_id  # type: ignore[attr-defined]
+
+
+async def test_conversation_that_openais_own_route_made_is_continued(client: openai.AsyncOpenAI, replica: StoredHub) -> None:
+    made = await client.conversations.create(items=[{"type": "message", "role": "user", "content": "Tôi là Lan."}])
+    answer = await client.chat.completions.create(
+        model="fake-chat", messages=question("Tôi là ai?"), extra_body={"conversation": made.id}
+    )
+    assert answer.choices[0].message.content is not None
+    assert replica.prompt() == [("user", "Tôi là Lan.\nTôi là ai?")]
+
+
+async def test_unknown_conversation_and_contradictions_are_told(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        await client.chat.completions.create(model="fake-chat", messages=question("Hi"), extra_body={"conversation_id": "conv_0"})
+    assert missing.value.code == "conversation_not_found"
+    with pytest.raises(openai.BadRequestError) as several:
+        await client.chat.completions.create(model="fake-chat", messages=question("Hi"), store=True, n=2)
+    assert several.value.param == "n"
