@@ -101,13 +101,19 @@ def running_hub_with_tenants() -> Iterator[tuple[str, list[Tenant]]]:
 
 
 def create_tenant(name: str, environment: dict[str, str], *, is_admin: bool) -> Tenant:
-    """Make a key of a tenant of that name on the machine of the hub."""
+    """Make a tenant of that name with a key, on the machine of the hub."""
+    _run(["tenants", "create", name], environment)
+    _run(["users", "create", "bench", "--tenant", name, "--role", "admin" if is_admin else "user"], environment)
+    options = ["--name", "bench", "--user", "bench", "--tenant", name, "--json"]
+    return Tenant(name, json.loads(_run(["keys", "create", *options], environment))["key"])
+
+
+def _run(command: list[str], environment: dict[str, str]) -> str:
     program = [sys.executable, "-c", "from aihub.cli.main import main; main()"]
-    command = [*program, "keys", "create", "--name", "bench", "--tenant", name, "--role", "admin" if is_admin else "user"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=os.environ | environment, check=False)
+    done = subprocess.run([*program, *command], capture_output=True, text=True, env=os.environ | environment, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"`aihub keys create` failed: {done.stderr.strip()}")
-    return Tenant(name, json.loads(done.stdout)["key"])
+        raise SystemExit(f"`aihub {' '.join(command[:2])}` failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def compare(url: str, tenants: list[Tenant], seconds: float) -> None:
