@@ -180,6 +180,7 @@ class Composition:
             conversations=self.people.conversations,
             voice=VoicePipeline(speech, self.people.limit(chat), rag),
             analytics=self.people.analytics,
+            system=self.people.build_system_metrics(self.lifecycle),
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

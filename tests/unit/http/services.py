@@ -26,7 +26,7 @@ from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
 from aihub.speech.fake import FakeSpeech
 from aihub.speech.service import VoiceService
-from aihub.usage.service import AnalyticsService
+from aihub.usage.service import AnalyticsService, SystemService
 
 
 class OneEngineChat:
@@ -142,6 +142,7 @@ class Parts:
             voice=cast(VoiceService, None),
             accounts=FakeAccounts(),
             conversations=self.conversations,
+            system=cast(SystemService, None),
             analytics=cast(AnalyticsService, None),
             health=health,
             metrics=self.metrics,
