@@ -149,6 +149,7 @@ class Composition:
             caption_language=settings.caption_language,
         )
         self._documents = _build_documents(self._database, embedder, metrics, settings, profile, tokenizer_path, reader)
+        self._documents.worker.usage = self.people.usage
         self.lifecycle = lifecycle_client(self._models, self._directory.refresh)
         self._waits, self.recsys = recsys_client(self._recsys)
         rag = RagPipeline(
