@@ -26,7 +26,7 @@ from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
 from aihub.speech.fake import FakeSpeech
 from aihub.speech.service import VoiceService
-from aihub.usage.service import AnalyticsService
+from aihub.usage.service import AnalyticsService, SystemService
 
 
 class OneEngineChat:
@@ -144,6 +144,7 @@ class Parts:
             accounts=FakeAccounts(),
             conversations=self.conversations,
             analytics=self.analytics,
+            system=cast(SystemService, None),
             health=health,
             metrics=self.metrics,
         )
