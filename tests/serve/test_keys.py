@@ -1,4 +1,4 @@
-"""Keys on the running hub, by every way in and on both applications. A first key closes a hub for good: this module is the last."""
+"""Keys on the running hub, by every way in, on both applications. A first key closes a hub for good, so this module runs last."""
 
 import json
 import os
