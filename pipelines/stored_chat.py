@@ -236,8 +236,7 @@ class StoredChat:
             asked.conversation.request.model,
             asked.window.context_tokens,
             new,
-            history.summary,
-            history.summary_position,
+            history,
         )
         self._summaries.begin(self._chat, job)
 

@@ -101,10 +101,17 @@ class Turns:
         return Turn(parts, claim, StoredHistory(), written.version, asked=messages, written=written)
 
     async def save_summary(
-        self, principal: Principal, conversation_id: str, summary: str, position: int, *, replaces: int | None
+        self,
+        principal: Principal,
+        conversation_id: str,
+        summary: str,
+        position: int,
+        *,
+        basis: Sequence[HistoryMessage],
+        replaces: int | None,
     ) -> bool:
         """Keep a summary; see `TurnTable.save_summary`."""
-        return await self._parts.table.save_summary(principal, conversation_id, summary, position, replaces=replaces)
+        return await self._parts.table.save_summary(principal, conversation_id, summary, position, basis=basis, replaces=replaces)
 
     async def close(self) -> None:
         """Store what is late, and stop."""
