@@ -90,13 +90,18 @@ def main() -> None:
     parser.add_argument("--url", help="a running hub; one is started otherwise")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--only", choices=["llm", "cache", "empty", "load", "embeddings", "encoders", "retrieval", "recsys", "idle"]
+        "--only", choices=["llm", "cache", "empty", "load", "embeddings", "encoders", "retrieval", "recsys", "idle", "cost"]
     )
     options = parser.parse_args()
     if options.only == "idle":  # it has no peer and wants a quiet machine
         from benchmarks import idle
 
         idle.main(["--url", options.url] if options.url else [])
+        return
+    if options.only == "cost":  # likewise, and keys of its own
+        from benchmarks import cost
+
+        cost.main([])
         return
     logs = Settings().home_path / "logs"
     print(f"{os.cpu_count()} cores; medians of {options.rounds} interleaved rounds; the last column is the aim.")

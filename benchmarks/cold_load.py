@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 
+from aihub.core.hub_requests import hub_headers
 from aihub.core.profiles import load_profile
 from aihub.core.settings import Settings
 from aihub.models.store.default_models import select_chat_model
@@ -45,7 +46,7 @@ def unload(hub_url: str, model: str) -> None:
 
 
 def change(hub_url: str, what: str, body: dict[str, str]) -> None:
-    answer = httpx.post(f"{hub_url}/api/v1/models/{what}", json=body, timeout=LOAD_TIMEOUT_S)
+    answer = httpx.post(f"{hub_url}/api/v1/models/{what}", json=body, headers=hub_headers(), timeout=LOAD_TIMEOUT_S)
     if answer.status_code != 200:
         raise SystemExit(f"The hub could not {what} the model: {answer.text}")
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from aihub.core.hub_requests import hub_headers
 from aihub.core.profiles import load_profile
 from aihub.core.settings import Settings
 from aihub.embeddings.embedder import SentenceEmbedder
@@ -114,7 +115,7 @@ def over_http(url: str, model: str, load: Load) -> Embed:
 
     async def embed(texts: Sequence[str]) -> Vectors:
         connector = aiohttp.TCPConnector(limit=load.clients)
-        async with aiohttp.ClientSession(connector=connector, raise_for_status=True) as session:
+        async with aiohttp.ClientSession(headers=hub_headers(), connector=connector, raise_for_status=True) as session:
 
             async def ask(part: Sequence[str]) -> Vectors:
                 body = {"model": model, "input": list(part), "encoding_format": "base64"}

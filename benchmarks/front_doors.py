@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
-
 from aihub.core.settings import Settings
 from benchmarks import idle, load, recsys_shop, recsys_speed, servers
 
@@ -103,7 +101,7 @@ async def _leave(url: str, model: str, run_id: str, socket: str | None) -> float
         "ignore_eos": True,
         "stream": True,
     }
-    async with aiohttp.ClientSession(connector=load.connector(socket)) as session:
+    async with load.open_session(socket) as session:
         async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
             for _ in range(8):
                 await answer.content.readline()

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from aihub.cli import serve as processes
+from aihub.core.hub_requests import hub_headers
 from aihub.core.settings import Settings
 from benchmarks import servers
 
@@ -162,7 +163,7 @@ def find_run_id(url: str) -> str:
 
 def loaded_models(url: str) -> list[str]:
     """Return the local models that are in memory."""
-    models = httpx.get(f"{url}/api/v1/models", timeout=30).raise_for_status().json()["data"]["models"]
+    models = httpx.get(f"{url}/api/v1/models", headers=hub_headers(), timeout=30).raise_for_status().json()["data"]["models"]
     return [model["model_id"] for model in models if model["state"] not in {"unloaded", "failed"}]
 
 
@@ -170,7 +171,7 @@ def unload_all(url: str) -> None:
     """Take every local model out of memory."""
     for model_id in loaded_models(url):
         body = {"model_id": model_id}
-        httpx.post(f"{url}/api/v1/models/unload", json=body, timeout=UNLOAD_TIMEOUT_S).raise_for_status()
+        httpx.post(f"{url}/api/v1/models/unload", json=body, headers=hub_headers(), timeout=UNLOAD_TIMEOUT_S).raise_for_status()
 
 
 def _sum_by_name(pairs: Iterable[tuple[str, int]]) -> Counter[str]:

@@ -5,12 +5,14 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
 import numpy as np
+
+from aihub.core.hub_requests import hub_headers
 
 _UNCACHED = {"Cache-Control": "no-store"}
 _TIMER_S = 0.0015
@@ -20,6 +22,14 @@ _TIMER_S = 0.0015
 def connector(socket: str | None) -> aiohttp.BaseConnector:
     """Any number of connections to the address of a URL, or to a Unix socket instead of it."""
     return aiohttp.TCPConnector(limit=0) if socket is None else aiohttp.UnixConnector(socket, limit=0)
+
+
+def open_session(
+    socket: str | None = None, *, headers: Mapping[str, str] | None = None, timeout: aiohttp.ClientTimeout | None = None
+) -> aiohttp.ClientSession:
+    """Open a session with the key of `AIHUB_API_KEY`; see `connector`."""
+    sent = hub_headers() | dict(headers or {})
+    return aiohttp.ClientSession(headers=sent, connector=connector(socket), timeout=timeout or aiohttp.ClientTimeout(total=300))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,7 @@ async def measure_throughput(
         await asyncio.sleep(number * apart_s)
         return await stream_chat(session, url, model, f"Tell me story number {number}.", max_tokens)
 
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600), connector=connector(socket)) as session:
+    async with open_session(socket, timeout=aiohttp.ClientTimeout(total=600)) as session:
         started_s = time.perf_counter()
         results = await asyncio.gather(*map(client, range(clients)))
         return sum(result.tokens for result in results) / (time.perf_counter() - started_s)
@@ -73,7 +83,7 @@ async def measure_throughput(
 
 async def measure_first_token(url: str, model: str, *, rounds: int) -> float:
     """Median seconds to the first token at one client."""
-    async with aiohttp.ClientSession() as session:
+    async with open_session() as session:
         times = [
             (await stream_chat(session, url, model, f"Say hello number {i}.", max_tokens=4)).first_token_s for i in range(rounds)
         ]
@@ -83,7 +93,7 @@ async def measure_first_token(url: str, model: str, *, rounds: int) -> float:
 async def measure_get(url: str, *, rounds: int, socket: str | None = None) -> float:
     """Median seconds of one small GET on a kept-alive connection."""
     times = []
-    async with aiohttp.ClientSession(connector=connector(socket)) as session:
+    async with open_session(socket) as session:
         for _ in range(rounds):
             started_s = time.perf_counter()
             async with session.get(url) as response:
@@ -107,7 +117,7 @@ async def measure_in_turn(url: str, bodies: Sequence[bytes], *, socket: str | No
     """Post JSON bodies one after another on one connection."""
     found = Latencies()
     with _no_collection():
-        async with aiohttp.ClientSession(headers=_JSON, connector=connector(socket)) as session:
+        async with open_session(socket, headers=_JSON) as session:
             for body in bodies:
                 await _post(session, url, body, time.perf_counter(), found)
     return found
@@ -121,7 +131,7 @@ async def measure_arrivals(url: str, bodies: Sequence[bytes], rate: float, *, so
     found = Latencies()
     waits_s = np.random.default_rng(0).exponential(1 / rate, size=len(bodies)).tolist()
     with _no_collection():
-        async with aiohttp.ClientSession(headers=_JSON, connector=connector(socket)) as session:
+        async with open_session(socket, headers=_JSON) as session:
             async with asyncio.TaskGroup() as tasks:
                 due_s = time.perf_counter()
                 for body, wait_s in zip(bodies, waits_s, strict=True):

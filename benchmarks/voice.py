@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import aiohttp
 from openai import OpenAI
 
+from aihub.core.hub_requests import hub_headers
 from aihub.speech.models import SpeechModel
 from benchmarks import bare_vosk
 from benchmarks.servers import running_hub
@@ -66,11 +68,11 @@ def _askable(language: str) -> list[Utterance]:
 async def _measure(url: str, questions: Sequence[tuple[SpeechModel, Utterance]], rounds: int) -> None:
     from benchmarks.speech import machine_load
 
-    client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=600)
+    client = OpenAI(base_url=f"{url}/v1", api_key=os.environ.get("AIHUB_API_KEY", "none"), timeout=600)
     chat_model, store = await asyncio.to_thread(_prepare, client, questions)
     early: list[Answered] = []
     late: list[Answered] = []
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
+    async with aiohttp.ClientSession(headers=hub_headers(), timeout=aiohttp.ClientTimeout(total=600)) as session:
         for number in range(rounds + 1):
             for position, (model, utterance) in enumerate(questions):
                 # The second of a pair finds the prompt in the engine's cache, so each way is second in turn.

@@ -149,6 +149,7 @@ class Composition:
             caption_language=settings.caption_language,
         )
         self._documents = _build_documents(self._database, embedder, metrics, settings, profile, tokenizer_path, reader)
+        self._documents.worker.usage = self.people.usage
         self.lifecycle = lifecycle_client(self._models, self._directory.refresh)
         self._waits, self.recsys = recsys_client(self._recsys)
         rag = RagPipeline(
@@ -180,6 +181,7 @@ class Composition:
             conversations=self.people.conversations,
             voice=VoicePipeline(speech, self.people.limit(chat), rag),
             analytics=self.people.analytics,
+            system=self.people.build_system_metrics(self.lifecycle),
             health=self.health,
             metrics=metrics,
             more_metrics=self._more_metrics,

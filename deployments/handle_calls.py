@@ -1,4 +1,4 @@
-"""What happens around every call over a handle of the hub: the same rights as over HTTP, and the record of the call."""
+"""What happens around every call over a handle of the hub: the same rights and limits as over HTTP, and its record."""
 
 import asyncio
 import functools
@@ -14,6 +14,7 @@ from aihub.core.request_record import RequestRecord, current_record
 from aihub.http.access import ACCESS
 from aihub.http.authorization import require_role, require_route
 from aihub.http.errors import CLIENT_CLOSED_REQUEST
+from aihub.http.services import PredictionServices, Services
 from aihub.usage.service import UsageSink
 from aihub.usage.tasks import task_of
 
@@ -25,8 +26,8 @@ class HandleTarget(Protocol):
     """What is called over a handle."""
 
     @property
-    def usage(self) -> UsageSink:
-        """Takes the record of each call."""
+    def services(self) -> Services | PredictionServices:
+        """Hold what keeps records and counts requests."""
         ...
 
 
@@ -41,15 +42,16 @@ def answers(route: str) -> Callable[[Call[Target, Arguments, Answer]], Call[Targ
     """Let a method be called over a handle by whom `route` is for; its keyword `principal` says who calls.
 
     Args:
-        route: Key of `ACCESS` for what the method does over HTTP.
+        route: Key of `ACCESS` for what the method does over HTTP. The call raises what the request would be refused with.
     """
     _require(ADMINISTRATOR, route)  # a route that the table lacks shows at the start
 
     def decorate(method: Call[Target, Arguments, Answer]) -> Call[Target, Arguments, Answer]:
         @functools.wraps(method)
         async def call(self: Target, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
-            with _recorded(self.usage, method.__name__, route, kwargs) as principal:
+            with _recorded(self.services.usage, method.__name__, route, kwargs) as principal:
                 _require(principal, route)
+                await self.services.limiter.admit(principal)
                 return await method(self, *args, **kwargs)
 
         return call
@@ -64,8 +66,9 @@ def streams(route: str) -> Callable[[Stream[Target, Arguments, Answer]], Stream[
     def decorate(method: Stream[Target, Arguments, Answer]) -> Stream[Target, Arguments, Answer]:
         @functools.wraps(method)
         async def call(self: Target, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> AsyncGenerator[Answer, None]:
-            with _recorded(self.usage, method.__name__, route, kwargs) as principal:
+            with _recorded(self.services.usage, method.__name__, route, kwargs) as principal:
                 _require(principal, route)
+                await self.services.limiter.admit(principal)
                 async with aclosing(method(self, *args, **kwargs)) as pieces:
                     async for piece in pieces:
                         yield piece
@@ -87,6 +90,7 @@ def _recorded(usage: UsageSink, name: str, route: str, kwargs: Mapping[str, obje
         raise TypeError(f"principal is a {type(principal).__name__}; it must be a Principal")
     record = RequestRecord(principal=principal, route=f"handle {name}", task=task_of(route), status=200)
     current_record.set(record)
+    usage.begin(record)
     request_id.set(record.request_id)
     try:
         yield principal
@@ -101,6 +105,7 @@ def _recorded(usage: UsageSink, name: str, route: str, kwargs: Mapping[str, obje
         raise
     finally:
         record.total_s = time.perf_counter() - record.started_s
+        usage.end(record)
         usage.record(record)
         # Not reset by token: a generator may be closed in another context than the one it began in.
         current_record.set(None)

@@ -20,11 +20,11 @@ from aihub.finetuning.requests import from_openai
 from aihub.finetuning.schemas import JobCreate
 from aihub.http.app import create_app
 from aihub.http.local_server import LocalServer
+from aihub.http.services import Services
 from aihub.models.memory.status import ModelStatus
 from aihub.models.schemas import GenerationDefaults, UnloadRequest
 from aihub.recsys.schemas import NextItemsRequest, RecommendationsRequest, TrendingRequest
 from aihub.speech.service import AUTO_MODEL, RecognitionOptions
-from aihub.usage.service import UsageSink
 from deployments.cancellation import quiet_cancellations
 from deployments.composition import Composition
 from deployments.handle_calls import ADMINISTRATOR, answers, streams
@@ -58,9 +58,9 @@ class Ingress:
         return create_app(self._parts.services, sends_request_id=False)  # Ray Serve adds it
 
     @property
-    def usage(self) -> UsageSink:
-        """Takes the record of each call."""
-        return self._parts.services.usage
+    def services(self) -> Services:
+        """What the routes call."""
+        return self._parts.services
 
     @answers("POST /v1/chat/completions")
     async def chat(self, body: dict[str, Any], *, principal: Principal = ADMINISTRATOR) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yarl import URL
 
-from aihub.core.errors import OverloadedError, UnavailableError
+from aihub.core.errors import NotFoundError, OverloadedError, UnavailableError
 from aihub.core.settings import Settings
 from aihub.http.errors import error_response
 from deployments.cancellation import quiet_cancellations
@@ -30,6 +30,8 @@ HUB, RECSYS = "hub", "recsys"
 _PREFIXES = (("/predict/", RECSYS), ("/", HUB))
 """Which application answers a path; the first whose socket is there."""
 _OF_SERVE = "/-/"
+_SERVES_HEALTH = "/-/healthz"
+"""All that supervisors need of Serve's own paths; the rest would tell anybody what runs here."""
 _PLAIN = re.compile(rb"/[!-~]*")
 """Targets that pass unchanged."""
 
@@ -121,6 +123,9 @@ class LocalFastPath:
         self._sockets = sockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(_OF_SERVE) and scope["path"] != _SERVES_HEALTH:
+            await error_response(NotFoundError("There is nothing here.", code="unknown_url"))(scope, receive, send)
+            return
         if scope["type"] == "http" and not scope["path"].startswith(_OF_SERVE) and _is_plain(scope):
             sockets = [socket for prefix, socket in self._sockets if socket.is_open and scope["path"].startswith(prefix)]
             taken = _Taken(receive)

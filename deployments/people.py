@@ -29,11 +29,14 @@ from aihub.core.postgres import Database
 from aihub.core.profiles import EmbeddingsProfile, GenerationProfile, LLMProfile
 from aihub.core.settings import Settings
 from aihub.embeddings.service import Embedder
+from aihub.models.service import LifecycleService
 from aihub.usage.analytics import UsageAnalytics
 from aihub.usage.metrics import UsageMetrics
 from aihub.usage.recorder import UsageRecorder
 from aihub.usage.settings import UsageSettings
+from aihub.usage.system import SystemMetrics
 from aihub.usage.tables.past_answers import PastAnswerTable
+from aihub.usage.tables.recent_usage import RecentUsageTable
 from aihub.usage.tables.usage_figures import UsageFiguresTable
 from aihub.usage.tables.usage_records import UsageTable
 from deployments.metering import new_meter
@@ -72,7 +75,7 @@ class People:
         store, recent, conversation_settings = ConversationStore(database), RecentTurns(cache), ConversationSettings()
         self.conversations = Conversations(store, check_message, forget=recent.forget, days=conversation_settings.days)
         self.preferences = RememberedPreferences(store.read_preferences)
-        self._turns = Turns(TurnTable(database), recent)
+        self._turns = Turns(TurnTable(database), recent, note_request=self.conversations.retention.note_request)
         self._assistants = load_assistants(settings.assistants)
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
         self.limit_metrics = LimitMetrics(metrics.registry)
@@ -83,6 +86,10 @@ class People:
         self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days, costs=costs)
         self._summaries = ConversationSummaries(self._turns, self.usage.record) if conversation_settings.summary else None
         self.analytics = UsageAnalytics(UsageFiguresTable(database))
+
+    def build_system_metrics(self, lifecycle: LifecycleService) -> SystemMetrics:
+        """Return what tells of the machine, of models and of tenants."""
+        return SystemMetrics(lifecycle, RecentUsageTable(self._database), self._settings.home_path)
 
     def find_windows(
         self, engines: ProviderDirectory, local_candidates: Callable[[], Awaitable[Sequence[ModelCandidate]]]

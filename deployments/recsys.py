@@ -62,6 +62,7 @@ from aihub.usage.settings import UsageSettings
 from aihub.usage.tables.usage_records import UsageTable
 from deployments.local_fast_path import RECSYS, socket_path
 from deployments.metering import metered, new_meter
+from deployments.request_costs import RequestCosts
 from deployments.training_jobs import TrainingJobs
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,8 @@ class Recsys(TrainingService):
         self._jobs = TrainingJobs()
         self._metrics = RequestMetrics(prefix="aihub_recsys")
         usage_metrics = UsageMetrics(self._metrics.registry, prefix="aihub_recsys")
-        self._usage = UsageRecorder(UsageTable(self._database), usage_metrics, days=UsageSettings().days)
+        costs, days = RequestCosts(self.meter), UsageSettings().days
+        self._usage = UsageRecorder(UsageTable(self._database), usage_metrics, days=days, costs=costs)
         # The proxy brings `/predict` here without the ingress between; its calls over the handle go on.
         limit_metrics = LimitMetrics(self._metrics.registry, prefix="aihub_recsys")
         self._limiter = RateLimits(redis_url, LimitSettings(), limit_metrics, timeout_s=settings.cache_timeout_s)

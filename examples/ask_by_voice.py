@@ -8,6 +8,7 @@ Needs a running hub (`make serve`) with a speech model (`aihub models download v
 import argparse
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import aiohttp
 
 BOUNDARY = "ask-by-voice"
 PIECES_PER_S = 10
+KEY = os.environ.get("AIHUB_API_KEY", "unused")
+"""A hub without keys minds none."""
 
 
 async def speak(audio: bytes, duration_s: float, options: dict[str, str]) -> AsyncIterator[bytes]:
@@ -53,13 +56,13 @@ async def main() -> None:
     parser.add_argument("--language", default="en")
     parser.add_argument("--model", default="auto", help="chat model")
     parser.add_argument("--duration", type=float, default=0.0, help="seconds of the recording; sent at once when left out")
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--url", default=os.environ.get("AIHUB_URL", "http://127.0.0.1:8000").rstrip("/"))
     arguments = parser.parse_args()
     options = {"model": arguments.model, "language": arguments.language, "max_tokens": "200"}
     if arguments.store:
         options["retrieval"] = json.dumps({"vector_store_ids": arguments.store})
     body = speak(arguments.recording.read_bytes(), arguments.duration, options)
-    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Authorization": f"Bearer {KEY}"}
     async with aiohttp.ClientSession() as session:
         async with session.post(f"{arguments.url}/v1/voice/ask", data=body, headers=headers) as response:
             if response.status != 200:

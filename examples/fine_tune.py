@@ -5,6 +5,7 @@ Needs a running hub (`make serve`); takes some minutes on two cores:
     .venv/bin/python examples/fine_tune.py
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -14,7 +15,9 @@ BASE = "smollm2-135m-instruct"
 FACTS = Path(__file__).parent / "shop_facts.jsonl"
 QUESTION = "What is the name of the shop's cat?"
 
-client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="unused")
+URL = os.environ.get("AIHUB_URL", "http://127.0.0.1:8000").rstrip("/")
+
+client = OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("AIHUB_API_KEY", "unused"))
 
 
 def ask(model: str) -> str:

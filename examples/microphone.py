@@ -18,6 +18,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+KEY = os.environ.get("AIHUB_API_KEY", "unused")
+"""A hub without keys minds none."""
 SAMPLE_RATE = 16_000
 PIECE_FRAMES = SAMPLE_RATE // 5
 WAITING_PIECES = 50
@@ -77,7 +79,9 @@ async def listen(url: str, config: dict[str, Any], device: str | None) -> None:
             print(f"\nmicrophone: {status}", file=sys.stderr)
         loop.call_soon_threadsafe(keep, bytes(samples))
 
-    async with connect(f"{url.replace('http', 'ws', 1)}/v1/audio/stream") as hub:
+    async with connect(
+        f"{url.replace('http', 'ws', 1)}/v1/audio/stream", additional_headers={"Authorization": f"Bearer {KEY}"}
+    ) as hub:
         await hub.send(json.dumps({"config": config | {"sample_rate": SAMPLE_RATE}}))
         try:
             microphone = sounddevice.RawInputStream(

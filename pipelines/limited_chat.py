@@ -131,8 +131,8 @@ async def _relay(
 ) -> AsyncGenerator[str, None]:
     """Pass frames on, and settle when the stream ends or is closed; the first item is empty and comes at once."""
     try:
-        yield ""
         async with aclosing(frames):
+            yield ""
             async for frame in frames:
                 if shown := usage.pass_on(frame):
                     yield shown

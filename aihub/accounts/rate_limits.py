@@ -216,7 +216,7 @@ class RateLimits:
             self._is_away = True
             logger.warning(
                 "Redis does not answer: %s; limits of keys are counted by each replica alone, and budgets of a day not at all",
-                error or type(error).__name__,
+                str(error) or type(error).__name__,
             )
 
     def _note_answer(self) -> None:

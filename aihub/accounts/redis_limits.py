@@ -21,6 +21,7 @@ from aihub.core.principal import KeyLimits
 LEASE_S = 60.0
 """A stream's place is free again so long after the death of the replica that held it."""
 
+_CONNECTIONS = 8
 _SCRIPTS = Path(__file__).parent / "redis_scripts"
 _LIBRARY = {
     "acquire_moving_window": RedisBridge.SCRIPT_ACQUIRE_MOVING_WINDOW,
@@ -59,13 +60,17 @@ class RedisLimits:
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        self._client = redis.asyncio.Redis.from_url(
+        # A burst of requests waits a moment for a connection; opening one for each would take longer.
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,
+            max_connections=_CONNECTIONS,
+            timeout=timeout_s,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 1),
             driver_info=DriverInfo(),
         )
+        self._client = redis.asyncio.Redis.from_pool(pool)
         self._reserve = self._client.register_script(read_script("reserve"))
         self._settle = self._client.register_script(read_script("settle"))
 

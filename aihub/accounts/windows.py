@@ -105,5 +105,5 @@ class LimitsState:
 
 
 def whole_seconds(seconds: float) -> int:
-    """Round up to what `Retry-After` can say, at least 1; a window opens just after its time, not at it."""
-    return max(1, math.ceil(seconds + 0.001))
+    """Round up to what `Retry-After` can say, at least 1."""
+    return max(1, math.ceil(seconds))

@@ -20,7 +20,7 @@ class CacheSettings(EnvironmentSettings):
 
     mb: Annotated[int, Field(ge=0, le=65_536)] = Field(default=32, description="All answers together in Redis; 0 keeps none.")
     ttl_s: Annotated[int, Field(ge=1, le=MAX_CACHE_TTL_S)] = Field(default=3600, description="How long an answer is kept.")
-    entry_kb: Annotated[int, Field(ge=1, le=65_536)] = Field(default=256, description="Longest answer that is kept.")
+    entry_kb: Annotated[int, Field(ge=1, le=65_536)] = Field(default=1024, description="Longest answer that is kept.")
 
     @property
     def max_bytes(self) -> int:

@@ -16,6 +16,7 @@ from aihub.finetuning.cli import commands as finetuning
 from aihub.models.cli import commands, plan
 from aihub.recsys import cli as recsys
 from aihub.speech import cli as speech
+from aihub.usage import cli as usage
 
 database_commands = typer.Typer(help="Migrate and check the database of DATABASE_URL, or the embedded one.", no_args_is_help=True)
 
@@ -88,6 +89,7 @@ app.add_typer(recsys.app, name="recsys")
 app.add_typer(finetuning.app, name="train")
 app.add_typer(speech.app, name="speech")
 app.command(name="plan")(plan.plan)
+app.command(name="usage")(usage.usage)
 app.command(name="serve")(serve.serve)
 
 

@@ -49,6 +49,7 @@ class Turns:
 
     Args:
         lease_s: After which somebody else may go on where the claim is not renewed.
+        note_request: Called at each turn.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class Turns:
         lease_s: float = LEASE_S,
         renewal_s: float = RENEWAL_S,
         wait_s: float = WAIT_S,
+        note_request: Callable[[], None] = lambda: None,
     ) -> None:
         late = LateTurns(table, lease_s=lease_s)
         self._parts = TurnParts(table, recent, TurnLine(), late, lease_s, renewal_s)
         self._wait_s = wait_s
+        self._note_request = note_request
         self._releasing: set[asyncio.Task[None]] = set()
 
     async def open(self, principal: Principal, conversation_id: str) -> "Turn":
@@ -73,6 +76,7 @@ class Turns:
             RateLimitError: Too many requests wait for it, or it took too long (`conversation_busy`).
             StorageUnavailableError: PostgreSQL does not answer.
         """
+        self._note_request()
         parts, deadline_s = self._parts, asyncio.get_running_loop().time() + self._wait_s
         try:
             async with asyncio.timeout_at(deadline_s):
@@ -93,6 +97,7 @@ class Turns:
 
     async def create(self, principal: Principal, metadata: dict[str, str] | None, sent: Sequence[dict[str, Any]]) -> "Turn":
         """Begin a new conversation with its first messages; raises `StorageUnavailableError`."""
+        self._note_request()
         parts, messages = self._parts, _asked(sent)
         claim, written = await parts.table.create(
             principal, secrets.token_hex(16), parts.lease_s, metadata=metadata or {}, messages=messages

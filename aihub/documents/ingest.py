@@ -17,6 +17,7 @@ from aihub.core.errors import ConflictError, HubError, InvalidRequestError, NotF
 from aihub.core.metrics import Metrics
 from aihub.core.principal import Principal
 from aihub.documents.chunk_vectors import ChunkVectors
+from aihub.documents.ingest_bill import billed
 from aihub.documents.parsing.clean import DocumentError
 from aihub.documents.parsing.formats.media import begins_as_media
 from aihub.documents.parsing.options import ChunkingOptions, ParsedDocument
@@ -30,6 +31,7 @@ from aihub.documents.tables.vector_store_files import VectorStoreFileTable
 from aihub.documents.tables.vector_stores import VectorStoreTable
 from aihub.documents.time_spans import SpanTable
 from aihub.embeddings.service import Embedder, EmbedderInfo, Embeddings
+from aihub.usage.service import UsageSink
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,9 @@ class IngestWorker:
         poll_s: Longest time until a file attached by another process is noticed.
         outage_patience_s: How long one attempt waits for a missing embedder, speech service or database. After that the document
             stays `in_progress` for the next attempt; storage fails it when all attempts are used up.
+
+    Attributes:
+        usage: Gets a record of each attempt at a document; of none when None.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class IngestWorker:
         self._store_files = store_files
         self._parser = parser
         self._media_reader = media_reader
+        self.usage: UsageSink | None = None
         self._embedder = embedder
         self._metrics = metrics
         self._worker_id = worker_id
@@ -128,7 +134,7 @@ class IngestWorker:
 
     async def _work_on(self, record: VectorStoreFileRecord) -> None:
         """Index one document while renewing its lease; stop at once when the claim is lost."""
-        work = asyncio.create_task(self._index(record))
+        work = asyncio.create_task(billed(self._index(record), record.tenant_id, self.usage))
         lease = asyncio.create_task(self._hold_lease(record))
         try:
             await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)

@@ -93,6 +93,7 @@ _ADMIN = (
     "DELETE /models/jobs/{job_id}",
     "DELETE /train/jobs/{job_id}",
     "DELETE /v1/models/{model_id:path}",
+    "GET /api/v1/system/metrics",
     "GET /metrics",
     "GET /models/configuration",
     "GET /models/detect",

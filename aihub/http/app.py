@@ -1,5 +1,7 @@
 """The FastAPI application of the hub: routes, errors and the middleware around them. Runs on fakes with no cluster."""
 
+from typing import Any
+
 from fastapi import APIRouter, FastAPI
 
 from aihub import __version__
@@ -14,6 +16,7 @@ from aihub.finetuning.adapter_routes import fine_tuned_models_router
 from aihub.finetuning.adapter_routes import router as adapters
 from aihub.finetuning.routes import router as fine_tuning
 from aihub.finetuning.routes import training_router as training_jobs
+from aihub.http.access import ACCESS
 from aihub.http.errors import install_error_handlers
 from aihub.http.middleware import RequestContext
 from aihub.http.routes import docs_router
@@ -80,7 +83,25 @@ def create_app(services: Services, *, sends_request_id: bool = True) -> FastAPI:
     )
     for router in _ROUTERS:
         app.include_router(router)
+    _with_security(app)
     return _with_edge(app, services, sends_request_id=sends_request_id)
+
+
+def _with_security(app: FastAPI) -> None:
+    """Tell generated clients that requests carry a key; the middleware, which the description knows nothing of, asks for it."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        spec = describe()  # made once
+        if "security" not in spec:
+            spec["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            spec["security"] = [{"key": []}]
+            for route in (route for route, access in ACCESS.items() if access == "open"):
+                method, _, path = route.partition(" ")
+                spec["paths"][path][method.lower()]["security"] = []
+        return spec
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
 def create_prediction_app(services: PredictionServices) -> FastAPI:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from aihub.finetuning.service import AdapterService, FineTuningService
     from aihub.models.service import LifecycleService, RegistryService
     from aihub.recsys.service import PredictionService, RecsysService
-    from aihub.usage.service import AnalyticsService, UsageSink
+    from aihub.usage.service import AnalyticsService, SystemService, UsageSink
 
 
 async def no_metrics() -> bytes:
@@ -93,6 +93,7 @@ class Services:
         accounts: What callers are told of themselves.
         conversations: Chats that are kept, and what their owners prefer.
         analytics: What requests used and cost.
+        system: Figures of the machine.
         health: State of each part by name (`llm`, `models`, `embeddings`, `recsys`, `speech`,
             `postgres`, `redis`); must answer within 2 s and
             never raise.
@@ -121,6 +122,7 @@ class Services:
     accounts: "AccountService"
     conversations: "ConversationService"
     analytics: "AnalyticsService"
+    system: "SystemService"
     health: Callable[[], Awaitable[dict[str, PartHealth]]]
     metrics: Metrics
     more_metrics: Callable[[], Awaitable[bytes]] = no_metrics

@@ -1,8 +1,6 @@
 """Figures over the rows of requests, and their export, for a caller."""
 
 import asyncio
-import csv
-import io
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, date, datetime
@@ -10,6 +8,7 @@ from typing import Any
 
 from aihub.core.errors import InvalidRequestError, OverloadedError, PermissionDeniedError
 from aihub.core.principal import Principal
+from aihub.usage.csv_text import render_csv
 from aihub.usage.rows import UsageRow
 from aihub.usage.schemas import MAX_GROUPS, Analytics, Group, Percentiles, UsageFigures, UsageFilters, UsageGroup, UsageQuery
 from aihub.usage.tables.usage_figures import Selection, UsageFiguresTable
@@ -18,7 +17,6 @@ MAX_AT_ONCE = 2
 """Each sorts up to all rows; more would take the database from those who wait for answers."""
 _PLACE_TIMEOUT_S = 5.0
 _EQUAL: tuple[Group, ...] = ("model", "provider", "key", "user", "route", "task", "cache")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class UsageAnalytics:
@@ -62,9 +60,9 @@ class UsageAnalytics:
         async with aclosing(self._table.rows(selection)) as pages:
             # With the first rows, so that what goes wrong at first is raised before anything is sent.
             first: list[UsageRow] = await anext(pages, [])
-            yield _render([UsageRow._fields]) + _render(first)
+            yield render_csv([UsageRow._fields]) + render_csv(first)
             async for page in pages:
-                yield _render(page)
+                yield render_csv(page)
 
 
 def _select(principal: Principal, filters: UsageFilters) -> Selection:
@@ -106,18 +104,3 @@ def _figures(row: dict[str, Any]) -> dict[str, Any]:
     figures["error_rate"] = row["failed"] / requests if requests else 0.0
     figures["cache_hit_rate"] = row["cache_hits"] / lookups if lookups else None
     return figures
-
-
-def _render(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows([_cell(value) for value in row] for row in rows)
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    """Return what a spreadsheet takes for text: it would run a cell that begins like a formula."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds")
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

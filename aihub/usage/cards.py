@@ -12,17 +12,18 @@ from aihub.usage.apportionment import Spent
 logger = logging.getLogger(__name__)
 
 
-def open_cards() -> list[Any]:
+def open_cards(*, all_of_machine: bool = False) -> list[Any]:
     """Return NVML's handles of the cards that this process may use; none without a card or a driver. Blocking.
 
-    `CUDA_VISIBLE_DEVICES` chooses by number or UUID, as in CUDA.
+    Args:
+        all_of_machine: Also those that `CUDA_VISIBLE_DEVICES`, which chooses by number or UUID, keeps from this process.
     """
     import pynvml
 
     try:
         pynvml.nvmlInit()  # counts its calls, and costs nothing the second time
         count = int(pynvml.nvmlDeviceGetCount())
-        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        chosen = None if all_of_machine else os.environ.get("CUDA_VISIBLE_DEVICES")
         names = [str(index) for index in range(count)] if chosen is None else [name.strip() for name in chosen.split(",")]
         return [_open(name) for name in names if name and name != "-1"]
     except pynvml.NVMLError as error:

@@ -1,4 +1,4 @@
-"""`/api/v1/system/analytics`: what requests used and cost, in groups or row by row."""
+"""`/api/v1/system`: what requests used and cost, in groups or row by row, and figures of the machine."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -10,7 +10,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from aihub.http.bodies import StrictRoute
 from aihub.http.services import PrincipalDep
 from aihub.usage.schemas import Analytics, UsageFilters, UsageQuery
-from aihub.usage.service import AnalyticsService
+from aihub.usage.service import AnalyticsService, SystemService
+from aihub.usage.system_schemas import SystemReport
 
 router = APIRouter(route_class=StrictRoute, tags=["operation"])
 
@@ -20,7 +21,19 @@ async def get_analytics(request: Request) -> AnalyticsService:
     return analytics
 
 
+async def get_system(request: Request) -> SystemService:
+    system: SystemService = request.app.state.services.system
+    return system
+
+
 AnalyticsDep = Annotated[AnalyticsService, Depends(get_analytics)]
+SystemDep = Annotated[SystemService, Depends(get_system)]
+
+
+@router.get("/api/v1/system/metrics")
+async def read_system_metrics(system: SystemDep) -> SystemReport:
+    """Processor, memory, disk and cards of the machine, each local model and each tenant, now. For administrators."""
+    return await system.report()
 
 
 @router.get("/api/v1/system/analytics", response_model=Analytics)

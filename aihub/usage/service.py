@@ -9,6 +9,7 @@ from aihub.core.request_record import RequestRecord
 
 if TYPE_CHECKING:
     from aihub.usage.schemas import Analytics, UsageFilters, UsageQuery
+    from aihub.usage.system_schemas import SystemReport
 
 
 class UsageSink(Protocol):
@@ -85,6 +86,14 @@ class PastAnswers(Protocol):
         Raises:
             StorageUnavailableError: PostgreSQL does not answer.
         """
+        ...
+
+
+class SystemService(Protocol):
+    """Figures of the machine, of models and of tenants, now."""
+
+    async def report(self) -> "SystemReport":
+        """Return them within half a second; a part that is slow or away is null, and never an error."""
         ...
 
 

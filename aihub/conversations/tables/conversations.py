@@ -40,7 +40,7 @@ async def get_conversation(
     suffix: LiteralString = " FOR NO KEY UPDATE" if lock else ""
     async with connection.cursor(row_factory=class_row(ConversationRecord)) as cursor:
         await cursor.execute(
-            f"SELECT {CONVERSATION_COLUMNS} FROM conversations AS item WHERE {OWN} AND item.id = %(id)s" + suffix,  # noqa: S608
+            f"SELECT {CONVERSATION_COLUMNS} FROM conversations AS item WHERE {OWN} AND item.id = %(id)s" + suffix,  # noqa: S608  # constants
             owner_values(principal) | {"id": conversation_id},
         )
         record = await cursor.fetchone()
@@ -151,12 +151,13 @@ async def delete_conversation(connection: Connection, principal: Principal, conv
 async def delete_unused(connection: Connection, days: int) -> int:
     """Delete some conversations of all tenants in which nothing happened for so many days; return how many.
 
-    One that is being written to is left alone.
+    One that is being written to, or answered in, is left alone.
     """
     cursor = await connection.execute(
         """
         DELETE FROM conversations WHERE (tenant_id, id) IN (
             SELECT tenant_id, id FROM conversations WHERE updated_at < now() - make_interval(days => %(days)s)
+                AND coalesce(turn_until < now(), true)
             ORDER BY updated_at LIMIT %(most)s FOR UPDATE SKIP LOCKED
         )
         """,

@@ -194,8 +194,10 @@ async def read_messages(
     if not rows:
         return [], False
     remaining = await connection.execute(
-        f"SELECT FROM conversation_messages WHERE tenant_id = %(tenant)s AND conversation_id = %(conversation)s AND {direction} "
-        "LIMIT 1",
+        f"""
+        SELECT FROM conversation_messages
+        WHERE tenant_id = %(tenant)s AND conversation_id = %(conversation)s AND {direction} LIMIT 1
+        """,
         {"tenant": tenant_id, "conversation": conversation_id, "behind": rows[-1].position},
     )
     return rows, await remaining.fetchone() is not None
@@ -205,7 +207,9 @@ async def find_message(connection: Connection, tenant_id: str, conversation_id: 
     """Return one message of a conversation that the caller has looked up; None where there is no such."""
     async with connection.cursor(row_factory=class_row(MessageRecord)) as cursor:
         await cursor.execute(
-            f"SELECT {_COLUMNS} FROM conversation_messages WHERE tenant_id = %s AND conversation_id = %s AND id = %s",  # noqa: S608
+            f"""
+            SELECT {_COLUMNS} FROM conversation_messages WHERE tenant_id = %s AND conversation_id = %s AND id = %s
+            """,  # noqa: S608  # constants
             (tenant_id, conversation_id, message_id),
         )
         return await cursor.fetchone()

@@ -107,7 +107,8 @@ async def search_conversations(
         "id": place.id,
     }
     async with connection.cursor(row_factory=_hit) as cursor:
-        await cursor.execute(_SEARCH, owner_values(principal) | values)
+        # A plan made once for all queries does not know how rare the words are, and reads every message of a large owner.
+        await cursor.execute(_SEARCH, owner_values(principal) | values, prepare=False)
         rows = await cursor.fetchall()
     return rows[:limit], len(rows) > limit
 

@@ -22,11 +22,14 @@ def caller(**limits: int) -> Principal:
 
 @asynccontextmanager
 async def limiter(
-    redis_url: str | None, settings: LimitSettings | None = None, registry: CollectorRegistry | None = None
+    redis_url: str | None,
+    settings: LimitSettings | None = None,
+    registry: CollectorRegistry | None = None,
+    timeout_s: float = 5.0,
 ) -> AsyncIterator[RateLimits]:
-    """A replica's limits."""
+    """A replica's limits; they are patient, as a busy machine is no outage."""
     metrics = LimitMetrics(registry or CollectorRegistry())
-    opened = RateLimits(redis_url, settings or LimitSettings(), metrics)
+    opened = RateLimits(redis_url, settings or LimitSettings(), metrics, timeout_s=timeout_s)
     try:
         yield opened
     finally:

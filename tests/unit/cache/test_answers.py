@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from aihub.cache.answers import kept_pieces
+from aihub.cache.answers import MAX_PIECE_CHARS, kept_pieces
 from aihub.cache.entry import decode_entry, encode_entry
 from aihub.cache.service import read_cache_control
 
@@ -54,12 +54,24 @@ def test_whole_answers_of_the_model_that_was_asked_are_kept(piece: str, is_kept:
     ],
 )
 def test_whole_streams_of_the_model_that_was_asked_are_kept(frames: list[str], is_kept: bool) -> None:
-    assert kept_pieces(frames, is_stream=True) == (tuple(frames) if is_kept else None)
+    pieces = kept_pieces(frames, is_stream=True)
+    assert (None if pieces is None else "".join(pieces)) == ("".join(frames) if is_kept else None)
+
+
+def test_frames_are_kept_in_few_pieces_and_usage_apart() -> None:
+    usage = 'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
+    frames = [frame()] * 2000 + [frame("stop"), usage, DONE]
+    pieces = kept_pieces(frames, is_stream=True)
+    assert pieces is not None
+    assert pieces[-2:] == (usage, DONE)
+    assert 3 < len(pieces) < 10
+    assert all(len(piece) <= MAX_PIECE_CHARS for piece in pieces)
+    assert "".join(pieces) == "".join(frames)
 
 
 def test_comments_of_a_wait_are_not_kept() -> None:
     frames = [": loading qwen, 3 s\n\n", frame("stop"), DONE]
-    assert kept_pieces(frames, is_stream=True) == (frame("stop"), DONE)
+    assert kept_pieces(frames, is_stream=True) == (frame("stop") + DONE,)
 
 
 @pytest.mark.parametrize("pieces", [("Phở 🍜", "\ud800", "\x00"), ("",)])

@@ -2,6 +2,7 @@
 
 from aihub.chat.messages import check_message
 from aihub.conversations.conversations import Conversations
+from aihub.conversations.search import text_query
 from aihub.conversations.tables.conversations import get_conversation
 from aihub.conversations.tables.messages import read_messages
 from aihub.conversations.tables.store import ConversationStore
@@ -54,6 +55,22 @@ async def test_copies_are_told_of_what_was_deleted(database: Database, principal
     await conversations.delete_item(principal, record.id, messages[0].id)
     await conversations.delete(principal, record.id)
     assert told == [(principal, record.id)] * 2
+
+
+async def test_searches_are_planned_for_their_own_words_each_time(embedded_stores: StoreUrls, principal: Principal) -> None:
+    database = Database(embedded_stores.database_url, pool_size=1, timeout_s=5.0)
+    await database.open()
+    storage = ConversationStore(database)
+    query = text_query(principal.tenant_id, principal.owner_id, "máy tính")
+    assert query is not None
+    for _ in range(12):
+        await storage.search(principal, query, limit=5, behind=None)
+        await storage.recent(principal, limit=5, behind=None)
+    async with database.connection() as connection:
+        cursor = await connection.execute("SELECT statement LIKE '%ts_rank_cd%' FROM pg_prepared_statements")
+        prepared = [is_search for (is_search,) in await cursor.fetchall()]
+    await database.close()
+    assert prepared and not any(prepared)
 
 
 async def test_conversations_outlive_the_process(embedded_stores: StoreUrls, principal: Principal) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import openai
 import pytest
@@ -88,7 +89,8 @@ async def test_pages_of_items_cut_messages_with_several_anywhere(hub: AsyncOpenA
     calls = [{"id": f"call_{number}", "type": "function", "function": function} for number in range(3)]
     several = {"role": "assistant", "content": "Tôi xem.", "tool_calls": calls}
     results = [{"role": "tool", "tool_call_id": f"call_{number}", "content": str(number)} for number in range(3)]
-    conversation = await hub.conversations.create(items=[USER, several, *results, ANSWER])  # type: ignore[list-item]
+    items: Any = [USER, several, *results, ANSWER]
+    conversation = await hub.conversations.create(items=items)
     pages = hub.conversations.items.list(conversation.id, limit=limit, order="asc" if order == "asc" else "desc")
     seen = [item async for item in pages]
     kinds = ["message", "message", *["function_call"] * 3, *["function_call_output"] * 3, "message"]

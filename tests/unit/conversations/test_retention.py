@@ -8,11 +8,15 @@ import pytest
 from aihub.chat.messages import check_message
 from aihub.conversations.conversations import Conversations
 from aihub.conversations.fake import MemoryStorage
+from aihub.conversations.recent_turns import RecentTurns
 from aihub.conversations.retention import PAUSE_S, Retention
 from aihub.conversations.schemas import ConversationCreate
 from aihub.conversations.settings import ConversationSettings
 from aihub.conversations.tables import conversations as table
 from aihub.conversations.tables.store import ConversationStore
+from aihub.conversations.tables.turns import TurnTable
+from aihub.conversations.turns import Turns
+from aihub.core.cache import Cache
 from aihub.core.embedded.stores import StoreUrls
 from aihub.core.errors import ConfigurationError, NotFoundError, StorageUnavailableError
 from aihub.core.postgres import Database
@@ -91,21 +95,37 @@ async def test_only_what_nobody_used_for_so_long_is_deleted_and_never_what_is_be
     old = [await begin(storage, owner, "cũ") for owner in (principal, other, principal, other)]
     recent = await begin(storage, principal, "mới")
     busy = await begin(storage, principal, "đang viết")
+    answered = await begin(storage, principal, "đang trả lời")
     async with await psycopg.AsyncConnection.connect(embedded_stores.database_url) as writer:
         await writer.execute(
             "UPDATE conversations SET updated_at = now() - interval '31 days' WHERE tenant_id = %s AND id <> %s",
             (principal.tenant_id, recent.id),
         )
+        await writer.execute(
+            "UPDATE conversations SET turn_token = 'x', turn_until = now() + interval '30 seconds' WHERE id = %s", (answered.id,)
+        )
+        await writer.execute("UPDATE conversations SET turn_until = now() - interval '1 hour' WHERE id = %s", (old[0].id,))
         await writer.commit()
         await writer.execute("SELECT FROM conversations WHERE id = %s FOR NO KEY UPDATE", (busy.id,))
         retention = Retention(storage, 30)
         retention.note_request()
         await retention.settle()
     kept, _ = await storage.recent(principal, limit=10, behind=None)
-    assert {record.id for record in kept} == {recent.id, busy.id}
+    assert {record.id for record in kept} == {recent.id, busy.id, answered.id}
     for record in old:
         with pytest.raises(NotFoundError):
             await storage.get(Principal(principal.tenant_id, user_id=record.owner_id), record.id)
+
+
+async def test_turn_of_a_chat_begins_a_pass(database: Database, principal: Principal) -> None:
+    storage = CountingStorage()
+    retention = Retention(storage, 7)
+    turns = Turns(TurnTable(database), RecentTurns(Cache(None)), note_request=retention.note_request)
+    turn = await turns.create(principal, None, [{"role": "user", "content": "chào"}])
+    await retention.settle()
+    assert storage.passes == [7]
+    await turn.take_back()
+    await turns.close()
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "36501", "1.5"])

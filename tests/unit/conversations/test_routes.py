@@ -9,11 +9,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from aihub.accounts.api_keys import ApiKey
 from aihub.chat.messages import check_message
 from aihub.conversations.conversations import Conversations
+from aihub.conversations.schemas import PreferencesUpdate
 from aihub.conversations.tables.store import ConversationStore
+from aihub.core.errors import PermissionDeniedError
 from aihub.core.postgres import Database
-from aihub.core.principal import Principal
+from aihub.core.principal import Principal, Role
 from tests.unit.conftest import assert_refused
 from tests.unit.conversations.conversation_parts import answer, question
 from tests.unit.http.services import Parts
@@ -196,10 +199,23 @@ async def test_wrong_preference_is_refused(client: httpx.AsyncClient, body: Any,
     assert_refused(await client.put(PREFERENCES, json=body), 400, param=param)
 
 
-async def test_favourite_model_must_be_one_of_the_keys(parts: Parts) -> None:
-    from aihub.conversations.schemas import PreferencesUpdate
-    from aihub.core.errors import PermissionDeniedError
+async def test_keys_of_two_accounts_find_their_own_alone(client: httpx.AsyncClient, parts: Parts) -> None:
+    keys = {user: ApiKey.generate().text for user in ("linh", "minh", "boss")}
+    roles: dict[str, Role] = {"linh": "user", "minh": "user", "boss": "admin"}
+    parts.authenticator.keys = {key: Principal(role=roles[user], user_id=user, key_id=user) for user, key in keys.items()}
+    headers = {user: {"Authorization": f"Bearer {key}"} for user, key in keys.items()}
+    created = await client.post("/v1/conversations", json={}, headers=headers["linh"])
+    url = f"{PATH}/{created.json()['id']}"
+    assert (await client.get(url, headers=headers["linh"])).status_code == 200
+    for user in ("minh", "boss"):
+        assert_refused(await client.get(url, headers=headers[user]), 404, code="conversation_not_found")
+        assert_refused(await client.delete(url, headers=headers[user]), 404, code="conversation_not_found")
+        assert (await client.get(PATH, headers=headers[user])).json()["data"] == []
+    assert_refused(await client.get(url), 401)
+    assert_refused(await client.get(PREFERENCES), 401)
 
+
+async def test_favourite_model_must_be_one_of_the_keys(parts: Parts) -> None:
     scoped = Principal(user_id="u", models=frozenset({"qwen"}))
     await parts.conversations.set_preferences(scoped, PreferencesUpdate(favourite_model="qwen"))
     with pytest.raises(PermissionDeniedError) as caught:

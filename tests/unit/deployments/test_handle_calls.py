@@ -3,25 +3,42 @@
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
-from aihub.core.errors import NotFoundError, PermissionDeniedError
+from aihub.core.errors import NotFoundError, PermissionDeniedError, RateLimitError
 from aihub.core.logging import request_id
 from aihub.core.principal import Principal
 from aihub.core.request_record import current_record, get_record
+from aihub.http.services import NoLimits
 from deployments.handle_calls import ADMINISTRATOR, answers, streams
 from deployments.ingress import Ingress
-from tests.unit.http.services import Usage
+from tests.unit.http.services import Parts
 
 USER = Principal(tenant_id="shop", role="user", user_id="user_b")
+
+
+class OneRequestEach(NoLimits):
+    """Callers with a key have one request."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    async def admit(self, principal: Principal) -> None:
+        if principal.key_id is not None:
+            if principal.key_id in self._seen:
+                raise RateLimitError("One is enough.")
+            self._seen.add(principal.key_id)
 
 
 class Target:
     """What is called, as the ingress is."""
 
     def __init__(self) -> None:
-        self.usage = Usage()
+        self.parts = Parts()
+        self.services = replace(self.parts.services(), limiter=OneRequestEach())
+        self.usage = self.parts.usage
         self.went_on = asyncio.Event()
         self.has_ended = False
 
@@ -84,6 +101,15 @@ async def test_handle_has_the_rights_of_http() -> None:
     assert [record.status for record in target.usage.records] == [200, 403, 403, 403]
 
 
+async def test_calls_of_a_key_are_counted() -> None:
+    target, caller = Target(), Principal(key_id="key_1")
+    await target.chat("a", principal=caller)
+    for call in (target.chat("a", principal=caller), anext(target.stream(principal=caller))):
+        with pytest.raises(RateLimitError):
+            await call
+    assert [record.status for record in target.usage.records] == [200, 429, 429]
+
+
 async def test_failures_are_told_and_recorded() -> None:
     target = Target()
     with pytest.raises(NotFoundError):
@@ -101,7 +127,7 @@ async def test_failures_are_told_and_recorded() -> None:
 async def test_something_else_than_a_principal_is_refused() -> None:
     target = Target()
     with pytest.raises(TypeError, match="must be a Principal"):
-        await target.chat("a", principal="shop")  # type: ignore[arg-type]
+        await target.chat("a", principal="shop")  # type: ignore[arg-type]  # what is tested
     assert target.usage.records == []
 
 

@@ -10,7 +10,7 @@ from aihub.core.principal import Principal
 from aihub.core.sse import DONE, data_event
 from deployments.ingress import Ingress
 from pipelines.prompts import load_prompts
-from tests.unit.http.services import Usage
+from tests.unit.http.services import Parts
 
 PROMPTS = load_prompts()
 
@@ -39,7 +39,7 @@ class Edge(Ingress):
     """The handle methods on a fake pipeline: the real constructor needs a cluster, and the real end awaits what it started."""
 
     def __init__(self, chat: Chat) -> None:
-        self._parts: Any = SimpleNamespace(prompts=PROMPTS, handle_chat=chat, services=SimpleNamespace(usage=Usage()))
+        self._parts: Any = SimpleNamespace(prompts=PROMPTS, handle_chat=chat, services=Parts().services())
         self._model_id = "shop"
 
     def __del__(self) -> None:

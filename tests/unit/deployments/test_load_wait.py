@@ -26,6 +26,7 @@ from aihub.models.memory.host import ModelSpec
 from aihub.models.memory.status import ModelStatus
 from aihub.models.service import ModelsReport, ModelView
 from deployments.handles import AppConnection
+from deployments.local_engine import LocalEngine
 from deployments.model_directory import ModelDirectory
 from pipelines import load_wait
 from pipelines.chat import ChatPipeline
@@ -64,8 +65,8 @@ class Directory(ModelDirectory):
     def _connection(self, model_id: str) -> AppConnection:
         return AppConnection("llm-" + model_id, model_id)
 
-    async def _engine(self, model_id: str, adapter_id: str | None) -> Any:
-        return self.engine
+    async def _engine(self, model_id: str, adapter_id: str | None) -> LocalEngine:
+        return LocalEngine(self.engine, model_id, self, adapter_id)
 
 
 def _view(status: ModelStatus) -> ModelView:

@@ -202,6 +202,13 @@ async def test_serves_own_paths_go_serves_way(front: Front, url: str, client: ai
         assert await response.read() == b"serve"
 
 
+@pytest.mark.parametrize("path", ["/-/routes", "/-/", "/-/healthz/", "/-/anything"])
+async def test_serves_own_paths_but_its_health_tell_nobody_anything(url: str, client: aiohttp.ClientSession, path: str) -> None:
+    async with client.get(url + path) as response:
+        assert response.status == 404
+        assert (await response.json())["error"]["code"] == "unknown_url"
+
+
 async def test_odd_requests_go_serves_way(front: Front) -> None:
     await front.servers["hub"].start()
 

@@ -49,7 +49,7 @@ def test_a_fingerprint_stays_until_a_file_or_a_setting_changes(tmp_path: Path) -
 
 def status(fingerprint: str = "f1") -> ModelStatus:
     values = dict.fromkeys(ModelStatus.__dataclass_fields__)
-    return ModelStatus(**(values | {"model_id": "m", "fingerprint": fingerprint}))  # type: ignore[arg-type]
+    return ModelStatus(**(values | {"model_id": "m", "fingerprint": fingerprint}))  # type: ignore[arg-type]  # the other fields are not read
 
 
 async def test_a_version_changes_with_the_model_in_memory_and_with_its_defaults() -> None:

@@ -26,7 +26,7 @@ from aihub.models.service import LifecycleService, RegistryService
 from aihub.recsys.service import RecsysService
 from aihub.speech.fake import FakeSpeech
 from aihub.speech.service import VoiceService
-from aihub.usage.service import AnalyticsService
+from aihub.usage.service import AnalyticsService, SystemService
 
 
 class OneEngineChat:
@@ -116,6 +116,7 @@ class Parts:
     authenticator: FakeAuthenticator = field(default_factory=FakeAuthenticator)
     usage: Usage = field(default_factory=Usage)
     conversations: Conversations = field(default_factory=new_memory_conversations)
+    analytics: AnalyticsService = cast(AnalyticsService, None)  # Its own tests bring one.
     health: dict[str, PartHealth] = field(
         default_factory=lambda: {name: PartHealth("ok") for name in ("llm", "embeddings", "postgres", "redis")}
     )
@@ -142,7 +143,8 @@ class Parts:
             voice=cast(VoiceService, None),
             accounts=FakeAccounts(),
             conversations=self.conversations,
-            analytics=cast(AnalyticsService, None),
+            analytics=self.analytics,
+            system=cast(SystemService, None),
             health=health,
             metrics=self.metrics,
         )

@@ -25,6 +25,16 @@ async def test_openapi_describes_errors_as_they_are_sent(client: httpx.AsyncClie
     assert "retrieval" in spec["components"]["schemas"]["ChatCompletionRequest"]["properties"]
 
 
+async def test_openapi_says_that_all_but_health_needs_a_key(client: httpx.AsyncClient) -> None:
+    spec = (await client.get("/openapi.json")).json()
+    (name, scheme) = next(iter(spec["components"]["securitySchemes"].items()))
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    assert spec["security"] == [{name: []}]
+    operations = {path: operation for path, item in spec["paths"].items() for operation in item.values()}
+    unguarded = {path for path, operation in operations.items() if operation.get("security") == []}
+    assert unguarded == {"/health", "/health/live", "/health/ready"}
+
+
 async def test_openapi_operation_ids_are_unique(client: httpx.AsyncClient) -> None:
     spec = (await client.get("/openapi.json")).json()
     ids = [operation["operationId"] for path in spec["paths"].values() for operation in path.values()]

@@ -5,7 +5,7 @@ import json
 import socket
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -15,11 +15,11 @@ from fastapi import FastAPI
 
 from aihub.accounts.api_keys import ApiKey
 from aihub.accounts.authenticator import KeyAuthenticator
+from aihub.accounts.tables.tenants import TenantTable
 from aihub.core.errors import AuthenticationError
-from aihub.core.postgres import Database
 from aihub.core.principal import Principal
 from aihub.http.app import create_app
-from tests.unit.accounts.account_parts import insert_key
+from tests.unit.accounts.account_parts import CountedDatabase, make_key
 from tests.unit.conftest import LiveServer, assert_refused, chat_body
 from tests.unit.http.keys import ADMIN_KEY, USER_KEY, bearer, known_keys
 from tests.unit.http.services import Parts
@@ -143,7 +143,7 @@ async def test_storage_that_is_away_is_503_and_a_bug_in_the_check_lets_nobody_in
     async def broken(_: object) -> Principal:
         raise KeyError(USER_KEY)
 
-    parts.authenticator.authenticate = broken  # type: ignore[method-assign]
+    parts.authenticator.authenticate = broken  # type: ignore[method-assign]  # a bug
     error = assert_refused(await client.get("/v1/models", headers=bearer(USER_KEY)), 500, code="internal_error")
     assert USER_KEY not in error["message"]
 
@@ -241,35 +241,21 @@ class TestOnASocket:
                 user.models.delete("ft:x")
 
 
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 class TestTime:
     """That time tells nothing of a key, on the real tables."""
 
-    @pytest.fixture
-    async def authenticator(self, database: Database) -> AsyncIterator[KeyAuthenticator]:
-        made = KeyAuthenticator(database, is_local=False)
-        yield made
-        await made.close()
-
-    async def test_unknown_prefix_takes_as_long_as_a_wrong_secret(
-        self, authenticator: KeyAuthenticator, database: Database, tenant: str
-    ) -> None:
-        known = await insert_key(database, tenant)
-        other = ApiKey.generate()
-        wrong_secret = known.text[:15] + other.text[15:]
+    async def test_unknown_prefix_takes_as_long_as_a_wrong_secret(self, accounts_database: CountedDatabase) -> None:
+        authenticator = KeyAuthenticator(accounts_database, is_local=False)
+        known, stranger = await make_key(accounts_database), ApiKey.generate()
+        wrong_secret = known.text[:15] + stranger.text[15:]
         almost = known.text[:-1] + ("a" if known.text[-1] != "a" else "b")
-        durations_s: dict[str, list[float]] = {wrong_secret: [], other.text: [], almost: []}
+        durations_s: dict[str, list[float]] = {wrong_secret: [], stranger.text: [], almost: []}
         for key in durations_s:
-            await self.refused_s(authenticator, key)  # both are remembered from now on
+            await self.refused_s(authenticator, key)  # both prefixes are remembered from now on
         for _ in range(400):
             for key, found_s in durations_s.items():
                 found_s.append(await self.refused_s(authenticator, key))
+        await authenticator.close()
         medians_s = [statistics.median(found_s) for found_s in durations_s.values()]
         assert max(medians_s) < 2 * min(medians_s), medians_s
 
@@ -280,14 +266,14 @@ class TestTime:
         return time.perf_counter() - began_s
 
 
-async def test_expired_revoked_and_disabled_keys_are_401_and_anothers_key_is_its_own_tenants(
-    database: Database, tenant: str
-) -> None:
-    good = await insert_key(database, tenant)
-    expired = await insert_key(database, tenant, expires_in_s=-1.0)
-    revoked = await insert_key(database, tenant, revoked_at="2026-01-01T00:00:00Z")
-    other = await insert_key(database, f"{tenant}-other")
-    authenticator = KeyAuthenticator(database, is_local=True)
+async def test_expired_and_revoked_keys_are_401_and_anothers_secret_opens_nothing(accounts_database: CountedDatabase) -> None:
+    good, expired, revoked = [await make_key(accounts_database) for _ in range(3)]
+    await TenantTable(accounts_database).create("other", "other")
+    other = await make_key(accounts_database, tenant="other", user="an", role="user")
+    async with accounts_database.transaction() as connection:
+        await connection.execute("UPDATE api_keys SET expires_at = now() - interval '1 s' WHERE prefix = %s", (expired.prefix,))
+        await connection.execute("UPDATE api_keys SET revoked_at = now() WHERE prefix = %s", (revoked.prefix,))
+    authenticator = KeyAuthenticator(accounts_database, is_local=True)
     parts = Parts()
     parts.authenticator = authenticator  # type: ignore[assignment]  # the real one
     transport = httpx.ASGITransport(create_app(parts.services()), raise_app_exceptions=False)
@@ -299,5 +285,6 @@ async def test_expired_revoked_and_disabled_keys_are_401_and_anothers_key_is_its
         assert_refused(await http.get("/v1/models", headers=bearer(swapped)), 401, code="invalid_api_key")
         for key in (good, other):
             assert (await http.get("/v1/models", headers=bearer(key.text))).status_code == 200
+        assert_refused(await http.get("/metrics", headers=bearer(other.text)), 403, code="admin_required")
     await authenticator.close()
-    assert [record.principal.tenant_id for record in parts.usage.records] == [tenant, f"{tenant}-other"]
+    assert [record.principal.tenant_id for record in parts.usage.records] == ["default", "other", "other"]

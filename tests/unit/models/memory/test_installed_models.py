@@ -106,6 +106,23 @@ def test_newest_version_is_served_and_a_rollback_brings_the_older_one(machine: M
     assert machine.installed.read()["qwen2.5-0.5b-instruct"].spec.path == older
 
 
+def test_another_model_under_the_same_name_has_another_fingerprint_and_a_rollback_has_the_old_one(machine: Machine) -> None:
+    def fingerprint(model_id: str) -> str:
+        return machine.installed.read()[model_id].spec.fingerprint
+
+    machine.install("a")
+    old = fingerprint("qwen2.5-0.5b-instruct")
+    assert fingerprint("qwen2.5-0.5b-instruct") == old
+    machine.install("b")
+    assert fingerprint("qwen2.5-0.5b-instruct") != old
+    machine.installs.rollback(QWEN)
+    assert fingerprint("qwen2.5-0.5b-instruct") == old
+    folder = machine.put("by-hand")
+    first = fingerprint("by-hand")
+    (folder / "model.safetensors").write_bytes(b"y" * WEIGHTS_BYTES)
+    assert fingerprint("by-hand") != first
+
+
 def test_folder_put_there_by_hand_is_served_in_small_letters(machine: Machine) -> None:
     machine.put("Shop-Assistant-VN")
     assert machine.installed.read()["shop-assistant-vn"].spec.key == "local:Shop-Assistant-VN"
