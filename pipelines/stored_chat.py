@@ -11,7 +11,8 @@ from aihub.chat.routing import AUTO
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.chat.service import ChatService
 from aihub.conversations.remembered_preferences import RememberedPreferences
-from aihub.conversations.turns import Turn, Turns
+from aihub.conversations.turn import Turn
+from aihub.conversations.turns import Turns
 from aihub.core.concurrency import complete
 from aihub.core.errors import ContextLengthError, InvalidRequestError
 from aihub.core.logging import add_response_header
