@@ -101,10 +101,11 @@ class StoredChat:
         try:
             asked.turn.keep_claimed(lambda: None)
             answer = await self._ask(asked, lambda shorter: self._chat.chat(principal, shorter))
+            said = answer_message(answer, request.model)
         except BaseException:
             await complete(asked.turn.take_back())
             raise
-        is_stored = await complete(asked.turn.finish(answer_message(answer, request.model)))
+        is_stored = await complete(asked.turn.finish(said))
         self._summarise(asked)
         told = asked.mark(answer)
         if not is_stored:
@@ -147,13 +148,12 @@ class StoredChat:
 
     async def _begin(self, principal: Principal, request: ChatCompletionRequest) -> _Asked:
         """Get the turn, choose what of the past fits, and store what is asked."""
-        preferences = await self._preferences.get(principal)
         if request.continued_id is None:
             turn = await self._turns.create(principal, request.metadata, stored_messages(request.messages))
         else:
             turn = await self._turns.open(principal, request.continued_id)
         try:
-            conversation = continue_conversation(request, turn.history, preferences)
+            conversation = continue_conversation(request, turn.history, await self._preferences.get(principal))
             if not conversation.said:
                 raise InvalidRequestError("A conversation goes on with a message that is no instruction.", param="messages")
             asked = _Asked(principal, turn, conversation, *await self._fit(principal, conversation))

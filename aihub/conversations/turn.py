@@ -168,7 +168,9 @@ class Turn:
         """A write that is under way is waited for: cancelled, it might be done or not."""
         self._ending.set()
         if self._renewal is not None:
-            await self._renewal
+            await asyncio.wait({self._renewal})
+            if not self._renewal.cancelled() and (failure := self._renewal.exception()) is not None:
+                logger.error("The claim of conversation %s was not renewed.", self.conversation_id, exc_info=failure)
 
     def _note(self, written: Written) -> None:
         self._is_changed = self._is_changed or written.found_version != self._version

@@ -171,7 +171,7 @@ async def test_list_holds_local_and_remote_models(directory: ProviderDirectory, 
         ("second", "first", "second"),
         (None, "first", "first"),
         (None, "second", "second"),
-        ("deleted since", "second", "first"),
+        ("deleted since", "second", "second"),
     ],
 )
 async def test_callers_favourite_counts_before_the_configured_model(
