@@ -13,7 +13,7 @@ HOST ?=
 DEMO_DATA ?= ../shared/data/online-retail/online_retail.csv.xz
 CODE := aihub pipelines deployments training tests benchmarks examples scripts
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys bench-speech bench-train demo-shop encoder-peers lock clean
+.PHONY: help install serve test test-unit test-serve chaos lint format typecheck bench bench-retrieval bench-recsys bench-speech bench-train bench-usage demo-shop encoder-peers lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -73,6 +73,9 @@ bench-speech: install ## Compare speech with the bare vosk package, and time que
 
 bench-train: install ## Train adapters through a running hub: speed beside a plain loop, recall of facts, banking77 (ARGS="--only facts")
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.finetuning_hub $(ARGS)
+
+bench-usage: install ## Time an echo with and without recording, and figures over 1,000,000 requests (ARGS="--rows 100000")
+	@$(BIN)/python -m benchmarks.usage $(ARGS)
 
 encoder-peers: install ## Make the environment of the encoders that `make bench ARGS="--only encoders"` compares with
 	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)

@@ -15,7 +15,7 @@ from aihub.models.store.default_models import select_chat_model
 from benchmarks import servers
 
 HITS = 300
-ASKED = 5
+ASKED = 3
 """Answers of an engine in each round."""
 TOKENS = 32
 HEADER = "x-aihub-cache"

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from functools import wraps
 from typing import Any, TypeVar
 
+from aihub.core.settings import Settings
 from aihub.usage.apportionment import TakenCosts
 from aihub.usage.cards import CardCounters
 from aihub.usage.counters import ProcessCounters
@@ -15,6 +16,7 @@ from deployments.work_ids import TAKE_COSTS, current_work
 
 Deployment = TypeVar("Deployment", bound=type)
 
+CARDS_FOLDER = "run/cards"
 _UNMETERED = frozenset({"health"})
 
 
@@ -42,7 +44,7 @@ def new_meter(device: str = "cpu", **options: Any) -> CostMeter:
         device: `cpu`, or a card (`cuda`, `cuda:<n>`), whose driver is asked from the first request on.
         options: Of `CostMeter`.
     """
-    return CostMeter(ProcessCounters(None if device == "cpu" else CardCounters()), **options)
+    return CostMeter(ProcessCounters(None if device == "cpu" else CardCounters(Settings().home_path / CARDS_FOLDER)), **options)
 
 
 async def _take_costs(self: Any, work_ids: Sequence[str]) -> TakenCosts:

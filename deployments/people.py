@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aihub.accounts.accounts import Accounts
 from aihub.accounts.authenticator import KeyAuthenticator
-from aihub.accounts.limit_answers import LimitMetrics
-from aihub.accounts.limit_settings import LimitSettings
+from aihub.accounts.metrics import LimitMetrics
 from aihub.accounts.rate_limits import RateLimits
+from aihub.accounts.settings import LimitSettings
 from aihub.cache.settings import CacheSettings
 from aihub.cache.store import RedisAnswerStore
 from aihub.chat.assistants import load_assistants

@@ -9,9 +9,9 @@ from typing import Any
 from prometheus_client import generate_latest
 
 from aihub.accounts.authenticator import KeyAuthenticator
-from aihub.accounts.limit_answers import LimitMetrics
-from aihub.accounts.limit_settings import LimitSettings
+from aihub.accounts.metrics import LimitMetrics
 from aihub.accounts.rate_limits import RateLimits
+from aihub.accounts.settings import LimitSettings
 from aihub.core.cache import Cache
 from aihub.core.errors import ConflictError, HubError, InternalError, UnavailableError
 from aihub.core.health import PartHealth

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from aihub.core.errors import HubError
@@ -12,6 +13,9 @@ from aihub.usage.meter import CostMeter
 from aihub.usage.service import Cost
 
 logger = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 5.0
+"""What a part that hangs would have told is lost."""
 
 
 class MeteredPart(Protocol):
@@ -32,6 +36,7 @@ class RequestCosts:
     def __init__(self, meter: CostMeter) -> None:
         self.meter = meter
         self._shares: dict[str, Share] = {}
+        self._wanted: dict[MeteredPart, dict[str, RequestRecord]] = {}
         self._asking: dict[MeteredPart, asyncio.Task[None]] = {}
 
     def begin(self, record: RequestRecord) -> None:
@@ -55,30 +60,45 @@ class RequestCosts:
         for record in records:
             for part in record.parts:
                 by_part.setdefault(part, {})[record.work_id] = record
-        await asyncio.gather(*(self._ask_once(part, asked) for part, asked in by_part.items()))
+        await asyncio.gather(*(self._ask(part, asked) for part, asked in by_part.items()))
         return {record.work_id: _cost_of(record) for record in records if not record.parts}
 
-    async def _ask_once(self, part: MeteredPart, records: Mapping[str, RequestRecord]) -> None:
+    async def _ask(self, part: MeteredPart, records: Mapping[str, RequestRecord]) -> None:
+        """Ask a part for these too; those who leave before it answers are told the next time."""
+        self._wanted.setdefault(part, {}).update(records)
         task = self._asking.get(part)
-        if task is None:
-            task = self._asking[part] = asyncio.create_task(self._ask(part, records))
-            task.add_done_callback(lambda _: self._asking.pop(part))
+        if task is None or task.done():
+            task = self._asking[part] = asyncio.create_task(self._ask_while_wanted(part))
+            task.add_done_callback(partial(self._forget, part))
         await asyncio.shield(task)
 
-    async def _ask(self, part: MeteredPart, records: Mapping[str, RequestRecord]) -> None:
-        try:
-            taken = await part.take_costs(list(records))
-        except HubError as error:
-            logger.info("The cost of %d requests is not told: %s", len(records), error.message)
-            return
-        for work_id, record in records.items():
-            spent = taken.spent.get(work_id)
-            if spent is None and not record.parts[part]:
-                spent = Spent()  # refused or cancelled before it got there
-            if spent is not None and work_id not in taken.pending:
-                del record.parts[part]
-            if spent is not None:
-                _add(record, spent)
+    def _forget(self, part: MeteredPart, task: "asyncio.Task[None]") -> None:
+        if self._asking.get(part) is task:
+            del self._asking[part]
+
+    async def _ask_while_wanted(self, part: MeteredPart) -> None:
+        while records := self._wanted.pop(part, None):
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    taken = await part.take_costs(list(records))
+            except (HubError, TimeoutError) as error:
+                logger.info("The cost of %d requests is not told: %r", len(records), error)
+                continue
+            for record in records.values():
+                _settle(record, part, taken)
+
+
+def _settle(record: RequestRecord, part: MeteredPart, taken: TakenCosts) -> None:
+    """Note what a part has told of a request, and whether it has told all."""
+    if part not in record.parts:
+        return
+    spent = taken.spent.get(record.work_id)
+    if spent is None and not record.parts[part]:
+        spent = Spent()  # refused or cancelled before it got there
+    if spent is not None and record.work_id not in taken.pending:
+        del record.parts[part]
+    if spent is not None:
+        _add(record, spent)
 
 
 def _add(record: RequestRecord, spent: Spent) -> None:

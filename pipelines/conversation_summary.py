@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aihub.chat.messages import Message
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.chat.service import ChatService
+from aihub.conversations.history import StoredHistory
 from aihub.conversations.turns import Turns
 from aihub.core.errors import HubError
 from aihub.core.principal import Principal
@@ -36,7 +37,7 @@ class SummaryJob:
 
     Attributes:
         context_tokens: Of the model.
-        position: Of the last message in `summary`; None without one.
+        history: As it was stored.
     """
 
     principal: Principal
@@ -44,8 +45,7 @@ class SummaryJob:
     model: str
     context_tokens: int
     turns: Sequence[PastTurn]
-    summary: str | None
-    position: int | None
+    history: StoredHistory
 
 
 class ConversationSummaries:
@@ -109,13 +109,16 @@ class ConversationSummaries:
         if not summary:
             return
         summary = summary if len(summary) <= MAX_SUMMARY_CHARS else summary[:MAX_SUMMARY_CHARS] + _CUT
-        await self._turns.save_summary(job.principal, job.conversation_id, summary, position, replaces=job.position)
+        replaces = job.history.summary_position
+        first = -1 if replaces is None else replaces
+        basis = [message for message in job.history.messages if first < message.position <= position]
+        await self._turns.save_summary(job.principal, job.conversation_id, summary, position, basis=basis, replaces=replaces)
 
 
 def transcript_of(job: SummaryJob) -> tuple[str, int]:
     """Return what is to be summarised, half a context at most, and the position that it goes up to."""
     free_bytes = 3 * job.context_tokens // 2
-    pieces = [f"Summary so far: {job.summary}"] if job.summary else []
+    pieces = [f"Summary so far: {job.history.summary}"] if job.history.summary else []
     position = job.turns[0].last_position
     for number, turn in enumerate(job.turns):
         text = "\n".join(_line(message) for message in turn.messages)

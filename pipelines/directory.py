@@ -117,14 +117,16 @@ class ProviderDirectory:
         """Choose a model for a body.
 
         Args:
-            preferred: A wish; the caller's favourite when None, and the configured one where there is no favourite.
+            preferred: A wish; the caller's favourite when None. The configured one counts where nobody has what is wished for.
 
         Raises:
             ModelUnavailableError: No model can take the request.
         """
         known = [*await self._local_candidates(), *await self._remote_candidates()]
         candidates = [candidate for candidate in known if principal.may_use_model(candidate.model_id)]
-        wish = preferred or await self._favourite(principal) or self._pool.settings.preferred_model
+        wish = preferred or await self._favourite(principal)
+        if not any(candidate.model_id == wish for candidate in candidates):
+            wish = self._pool.settings.preferred_model
         return self._router.decide(self._router.read(body), candidates, preferred=wish)
 
     async def _with_fallbacks(

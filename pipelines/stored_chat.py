@@ -11,7 +11,8 @@ from aihub.chat.routing import AUTO
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.chat.service import ChatService
 from aihub.conversations.remembered_preferences import RememberedPreferences
-from aihub.conversations.turns import Turn, Turns
+from aihub.conversations.turn import Turn
+from aihub.conversations.turns import Turns
 from aihub.core.concurrency import complete
 from aihub.core.errors import ContextLengthError, InvalidRequestError
 from aihub.core.logging import add_response_header
@@ -100,10 +101,11 @@ class StoredChat:
         try:
             asked.turn.keep_claimed(lambda: None)
             answer = await self._ask(asked, lambda shorter: self._chat.chat(principal, shorter))
+            said = answer_message(answer, request.model)
         except BaseException:
             await complete(asked.turn.take_back())
             raise
-        is_stored = await complete(asked.turn.finish(answer_message(answer, request.model)))
+        is_stored = await complete(asked.turn.finish(said))
         self._summarise(asked)
         told = asked.mark(answer)
         if not is_stored:
@@ -146,13 +148,12 @@ class StoredChat:
 
     async def _begin(self, principal: Principal, request: ChatCompletionRequest) -> _Asked:
         """Get the turn, choose what of the past fits, and store what is asked."""
-        preferences = await self._preferences.get(principal)
         if request.continued_id is None:
             turn = await self._turns.create(principal, request.metadata, stored_messages(request.messages))
         else:
             turn = await self._turns.open(principal, request.continued_id)
         try:
-            conversation = continue_conversation(request, turn.history, preferences)
+            conversation = continue_conversation(request, turn.history, await self._preferences.get(principal))
             if not conversation.said:
                 raise InvalidRequestError("A conversation goes on with a message that is no instruction.", param="messages")
             asked = _Asked(principal, turn, conversation, *await self._fit(principal, conversation))
@@ -236,8 +237,7 @@ class StoredChat:
             asked.conversation.request.model,
             asked.window.context_tokens,
             new,
-            history.summary,
-            history.summary_position,
+            history,
         )
         self._summaries.begin(self._chat, job)
 

@@ -1,7 +1,5 @@
 """What a client is told of its limits: OpenAI's `x-ratelimit-*` headers and the errors of 429 answers."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
 from aihub.accounts.windows import LimitsState, whole_seconds
 from aihub.core.errors import RateLimitError
 from aihub.core.logging import add_response_header
@@ -11,27 +9,6 @@ STREAM_RETRY_AFTER_S = 1
 """Nobody knows when a stream ends."""
 RETRY_HEADER = "x-should-retry"
 """Read by OpenAI's clients, which would otherwise send again what cannot succeed."""
-
-
-class LimitMetrics:
-    """What was refused, and whether Redis counts.
-
-    Args:
-        prefix: Of the names; two edges of one hub take different ones.
-    """
-
-    def __init__(self, registry: CollectorRegistry, *, prefix: str = "aihub") -> None:
-        self.refused = Counter(
-            f"{prefix}_limits_refused",
-            "Requests refused by a limit of their key: requests, tokens, too_large, streams, day or queue.",
-            ["reason"],
-            registry=registry,
-        )
-        self.redis_is_away = Gauge(
-            f"{prefix}_limits_redis_away",
-            "1 while limits are counted by each replica alone, as Redis does not answer.",
-            registry=registry,
-        )
 
 
 def add_limit_headers(limits: KeyLimits, state: LimitsState) -> None:

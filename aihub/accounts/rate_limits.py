@@ -9,10 +9,11 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from aihub.accounts.limit_answers import LimitMetrics, add_limit_headers, refusal, too_large
-from aihub.accounts.limit_settings import LimitSettings
+from aihub.accounts.limit_answers import add_limit_headers, refusal, too_large
+from aihub.accounts.metrics import LimitMetrics
 from aihub.accounts.redis_limits import LEASE_S, RedisLimits, Wish
 from aihub.accounts.replica_limits import ReplicaLimits
+from aihub.accounts.settings import LimitSettings
 from aihub.accounts.windows import LimitsState
 from aihub.core.concurrency import wait_to_end
 from aihub.core.principal import KeyLimits, Principal

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from aihub.conversations.messages import message_json
 from aihub.conversations.tables.records import NewMessage
 from aihub.conversations.tables.turns import TurnClaim, TurnLostError, TurnTable
 from aihub.core.concurrency import cancel
@@ -15,6 +16,9 @@ from aihub.core.principal import Principal
 logger = logging.getLogger(__name__)
 
 MAX_LATE_TURNS = 256
+MAX_LATE_BYTES = 64 * 2**20
+"""All that waits together, as JSON."""
+
 KEPT_S = 900.0
 MAX_PAUSE_S = 15.0
 
@@ -25,6 +29,7 @@ class LateTurn:
 
     claim: TurnClaim
     messages: Sequence[NewMessage]
+    size_bytes: int
     until_s: float
 
 
@@ -46,11 +51,13 @@ class LateTurns:
 
     def add(self, claim: TurnClaim, messages: Sequence[NewMessage]) -> None:
         """Take a turn to be stored at the end of its conversation."""
-        if len(self._turns) >= MAX_LATE_TURNS:
+        size_bytes = sum(len(message_json(message.message).encode()) for message in messages)
+        waiting_bytes = sum(turn.size_bytes for turn in self._turns)
+        if len(self._turns) >= MAX_LATE_TURNS or waiting_bytes + size_bytes > MAX_LATE_BYTES:
             logger.error("An answer of conversation %s was not stored: too many wait for PostgreSQL.", claim.conversation_id)
             return
         logger.warning("An answer of conversation %s is stored later.", claim.conversation_id)
-        self._turns.append(LateTurn(claim, messages, asyncio.get_running_loop().time() + KEPT_S))
+        self._turns.append(LateTurn(claim, messages, size_bytes, asyncio.get_running_loop().time() + KEPT_S))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 

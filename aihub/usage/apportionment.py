@@ -1,6 +1,6 @@
 """What a process group has used, split among the requests it was working for."""
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -65,7 +65,12 @@ class Apportionment:
 
     Two kinds of counters come in. The time of this process is read at each begin and end and split evenly among the calls in
     flight (`add_own`). Counters that cost more to read, those of other processes and of cards, are read once per interval, and
-    split by the work that each request had done in it, or by its part of the time where no work is told (`end_interval`).
+    split by the work that each request had done in it, or by its part of the time where no work is told (`end_interval`). So is
+    what this process used between two calls of an interval: answers are sent after the call that made them, and an encoder's
+    threads spin for a while.
+
+    A request is settled when an interval has ended that began after its last call: an engine works on for a step when its
+    client has left.
 
     Attributes:
         unattributed: What was used while nobody asked for anything.
@@ -75,15 +80,17 @@ class Apportionment:
         self.unattributed = Spent()
         self._bills: OrderedDict[str, _Bill] = OrderedDict()
         self._open: set[Share] = set()
-        self._ended: list[Share] = []
+        self._ended: list[Share] = []  # in this interval
+        self._leaving: list[Share] = []  # in the one before
+        self._between_s = 0.0
         # A call's part is what this has grown by in its life, so a begin or an end costs the same with any number in flight.
         self._cpu_level = 0.0
         self._time_level = 0.0
 
     @property
     def is_busy(self) -> bool:
-        """Whether a call is in flight or awaits the end of its last interval."""
-        return bool(self._open or self._ended)
+        """Whether a call is in flight or its request is not settled."""
+        return bool(self._open or self._ended or self._leaving)
 
     def begin(self, work_id: str) -> Share:
         """Count a call in; call `add_own` first."""
@@ -108,7 +115,7 @@ class Apportionment:
     def add_own(self, cpu_s: float, elapsed_s: float) -> None:
         """Give calls in flight what this process has used since the last call of this method, and the time that has passed."""
         if not self._open:
-            self.give_to_nobody(Spent(cpu_s=cpu_s))
+            self._between_s += cpu_s
             return
         self._cpu_level += cpu_s / len(self._open)
         self._time_level += elapsed_s / len(self._open)
@@ -120,7 +127,8 @@ class Apportionment:
             work: What each did in it, in any unit. That of ids which are unknown here stays with nobody. None, or no work at
                 all: by time in flight, which calls at the same time share.
         """
-        weights: dict[str, float] = dict(work or {})
+        used, self._between_s = used.plus(Spent(cpu_s=self._between_s)), 0.0
+        weights = work or {}
         if not sum(weights.values()):
             weights = self._times()
         total = sum(weights.values())
@@ -136,8 +144,13 @@ class Apportionment:
         self._settle()
 
     def give_to_nobody(self, used: Spent) -> None:
-        """Take in what was used at rest."""
+        """Take in what other processes and cards have used at rest."""
         self.unattributed = self.unattributed.plus(used)
+
+    def end_rest(self) -> None:
+        """Leave what this process has used since the last interval to nobody; call `add_own` first."""
+        self.give_to_nobody(Spent(cpu_s=self._between_s))
+        self._between_s = 0.0
 
     def take(self, work_ids: Collection[str]) -> TakenCosts:
         """Return the costs of these requests as far as they are settled, and forget them."""
@@ -147,21 +160,26 @@ class Apportionment:
             del self._bills[work_id]
         return TakenCosts(settled, frozenset(known.keys() - settled.keys()))
 
-    def _times(self) -> dict[str, float]:
-        times: dict[str, float] = {}
+    def _times(self) -> Mapping[str, float]:
+        """Time of each request in the interval; of those of the one before where there is none."""
+        times: defaultdict[str, float] = defaultdict(float)
         for share in self._ended:
-            times[share.work_id] = times.get(share.work_id, 0.0) + share.time_s
+            times[share.work_id] += share.time_s
         for share in self._open:
-            times[share.work_id] = times.get(share.work_id, 0.0) + self._time_level - share.time_level
+            times[share.work_id] += self._time_level - share.time_level
+        if not sum(times.values()):
+            for share in self._leaving:
+                times[share.work_id] += share.time_s
         return times
 
     def _settle(self) -> None:
         for share in self._open:
             share.time_level = self._time_level
-        for share in self._ended:
+        unsettled = {share.work_id for share in self._ended}
+        for share in self._leaving:
             bill = self._bills[share.work_id]
-            bill.is_settled = bill.calls == 0
-        self._ended.clear()
+            bill.is_settled = bill.calls == 0 and share.work_id not in unsettled
+        self._leaving, self._ended = self._ended, []
         surplus = len(self._bills) - MAX_KEPT
         if surplus > 0:
             forgotten = [work_id for work_id, bill in self._bills.items() if bill.is_settled][:surplus]

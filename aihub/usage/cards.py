@@ -5,9 +5,11 @@ import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aihub.usage.apportionment import Spent
+from aihub.usage.card_users import CardUsers
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +45,22 @@ class CardCounters:
     """Busy time and energy of cards, as far as they were for some processes.
 
     NVML tells how busy each process has kept a card. A container's processes bear other numbers there, and old cards tell none:
-    then the whole card's busy time counts. Energy is split by busy time, as a card has one counter for all.
+    then the card's busy time is shared evenly by the processes of the hub that are at work on it, see `CardUsers`. Energy is
+    split by busy time, as a card has one counter for all.
+
+    Args:
+        folder: Where processes of this machine tell each other that they are at work; made when it is needed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._meters: list[_CardMeter] | None = None
         self._total = Spent()
 
     def read(self, process_ids: Collection[int]) -> Spent:
         """Return seconds of busy cards and joules for these processes since the first call. Blocking."""
         if self._meters is None:
-            self._meters = [_CardMeter(card) for card in open_cards()]
+            self._meters = [_CardMeter(card, self._folder) for card in open_cards()]
         for meter in self._meters:
             self._total = self._total.plus(meter.measure(process_ids))
         return self._total
@@ -68,8 +75,11 @@ class _Busy:
 
 
 class _CardMeter:
-    def __init__(self, card: Any) -> None:
+    def __init__(self, card: Any, folder: Path) -> None:
+        import pynvml
+
         self._card = card
+        self._users = CardUsers(folder / str(pynvml.nvmlDeviceGetUUID(card)))
         self._seen_us = time.time_ns() // 1000
         self._read_s = time.monotonic()
         self._millijoules = self._read_energy()
@@ -111,7 +121,7 @@ class _CardMeter:
         except pynvml.NVMLError as error:
             logger.info("NVML does not tell how busy a card is: %s", error)
             return _Busy(0.0, 0.0)
-        return _Busy(busy_s, busy_s)
+        return _Busy(busy_s / self._users.count(), busy_s)
 
     def _read_energy(self) -> int | None:
         import pynvml

@@ -19,7 +19,7 @@ class CostMeter:
     """Measures one process group for the requests it works for. Used inside one event loop.
 
     This process's own time is read at each begin and end. Processes below it and cards are read each `period_s` while a call is
-    in flight, once more after the last has ended, and not at all at rest. What is split how: `Apportionment`.
+    in flight, twice more after the last has ended, and not at all at rest. What is split how: `Apportionment`.
 
     Args:
         counters: What is read.
@@ -45,7 +45,6 @@ class CostMeter:
         self._read_s = clock()
         self._others: Spent | None = None
         self._task: asyncio.Task[None] | None = None
-        self._reading = asyncio.Lock()
 
     @property
     def unattributed(self) -> Spent:
@@ -60,6 +59,8 @@ class CostMeter:
     def begin(self, work_id: str) -> Share:
         """Count a call of a request in; one request may have several at the same time."""
         self._add_own()
+        if not self.is_running:
+            self._apportionment.end_rest()
         share = self._apportionment.begin(work_id)
         if not self.is_running:
             # In a context of its own: that of the first request must not be taken for its own by what this one calls.
@@ -81,12 +82,8 @@ class CostMeter:
             self.end(share)
 
     async def take(self, work_ids: Collection[str]) -> TakenCosts:
-        """Return the costs of requests that have ended, each once; those whose last interval is open are read now."""
-        taken = self._apportionment.take(work_ids)
-        if not taken.pending:
-            return taken
-        await self._read()
-        return TakenCosts(taken.spent | (late := self._apportionment.take(taken.pending)).spent, late.pending)
+        """Return the costs of requests that have ended, each once; a request is pending for up to two periods after its end."""
+        return self._apportionment.take(work_ids)
 
     async def _run(self) -> None:
         """Read until nothing is in flight; then the task ends, and the next call starts another."""
@@ -97,22 +94,18 @@ class CostMeter:
 
     async def _read_baseline(self) -> None:
         """Leave what was used at rest to nobody."""
-        async with self._reading:
-            others = await asyncio.to_thread(self._counters.read_others)
-            if self._others is not None:
-                self._apportionment.give_to_nobody(others.minus(self._others))
-            await self._ask_work()
-            self._others = others
+        others = await asyncio.to_thread(self._counters.read_others)
+        if self._others is not None:
+            self._apportionment.give_to_nobody(others.minus(self._others))
+        await self._ask_work()
+        self._others = others
 
     async def _read(self) -> None:
-        async with self._reading:
-            if self._others is None:
-                return
-            work = await self._ask_work()
-            others = await asyncio.to_thread(self._counters.read_others)
-            self._add_own()
-            self._apportionment.end_interval(others.minus(self._others), work)
-            self._others = others
+        work = await self._ask_work()
+        others = await asyncio.to_thread(self._counters.read_others)
+        self._add_own()
+        self._apportionment.end_interval(others.minus(self._others or others), work)
+        self._others = others
 
     async def _ask_work(self) -> Mapping[str, float] | None:
         if self._read_work is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from psycopg.types.json import Jsonb
 
 from aihub.conversations.history import HistoryMessage
+from aihub.conversations.messages import storable_text
 from aihub.conversations.tables.conversations import create_conversation, get_conversation
 from aihub.conversations.tables.messages import append_messages, find_message, not_found, read_messages, replace_message
 from aihub.conversations.tables.records import MessageRecord, NewMessage
@@ -187,20 +188,35 @@ class TurnTable:
             )
 
     async def save_summary(
-        self, principal: Principal, conversation_id: str, summary: str, position: int, *, replaces: int | None
+        self,
+        principal: Principal,
+        conversation_id: str,
+        summary: str,
+        position: int,
+        *,
+        basis: Sequence[HistoryMessage],
+        replaces: int | None,
     ) -> bool:
-        """Keep a summary of the messages up to `position`; False when another one has come, or this one's basis was changed.
+        """Keep a summary of the messages up to `position`; False when another one has come, or its basis was changed or deleted.
 
         Args:
+            basis: The messages that were summarised.
             replaces: Position of the summary that this one goes on from.
         """
+        row = TurnClaim(principal, conversation_id, "").row
         async with self._database.transaction() as connection:
             found = await get_conversation(connection, principal, conversation_id, lock=True)
-            if found.summary_position != replaces:
+            cursor = await connection.execute(
+                "SELECT position, message FROM conversation_messages WHERE tenant_id = %(tenant)s AND conversation_id = %(id)s "
+                "AND position = ANY(%(positions)s)",
+                row | {"positions": [message.position for message in basis]},
+            )
+            stored = dict(await cursor.fetchall())
+            if found.summary_position != replaces or stored != {message.position: message.message for message in basis}:
                 return False
             await connection.execute(
                 f"UPDATE conversations SET summary = %(summary)s, summary_position = %(position)s WHERE {_OWN}",  # noqa: S608
-                TurnClaim(principal, conversation_id, "").row | {"summary": summary, "position": position},
+                row | {"summary": storable_text(summary), "position": position},
             )
             return True
 

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 from prometheus_client import CollectorRegistry
 
-from aihub.accounts.limit_answers import LimitMetrics
-from aihub.accounts.limit_settings import LimitSettings
+from aihub.accounts.metrics import LimitMetrics
 from aihub.accounts.rate_limits import RateLimits
+from aihub.accounts.settings import LimitSettings
 from aihub.core.logging import response_headers
 from aihub.core.principal import KeyLimits, Principal
 

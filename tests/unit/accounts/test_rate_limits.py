@@ -8,8 +8,8 @@ import redis.asyncio
 from prometheus_client import CollectorRegistry
 
 from aihub.accounts import rate_limits
-from aihub.accounts.limit_settings import LimitSettings
 from aihub.accounts.rate_limits import RateLimits
+from aihub.accounts.settings import LimitSettings
 from aihub.core.embedded.stores import StoreUrls
 from aihub.core.errors import RateLimitError
 from aihub.core.principal import KeyLimits, Principal

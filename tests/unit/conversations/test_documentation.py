@@ -22,7 +22,7 @@ def server() -> Iterator[LiveServer]:
 
 
 def test_example_of_conversations_runs(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    example, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(example.replace("http://127.0.0.1:8000", server.url), str(PAGE), "exec"), names)  # noqa: S102  # our own page
     assert capsys.readouterr().out.splitlines() == [

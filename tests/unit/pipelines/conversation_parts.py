@@ -105,7 +105,7 @@ async def stored_hub(
     answer: Callable[[str], str] | None = None,
     user_id: str | None = "user_linh",
     summary: bool = False,
-    **times_s: float,
+    **times_s: Any,
 ) -> AsyncIterator[StoredHub]:
     """Open a replica; `texts` are what retrieval finds."""
     parts = hub(*texts, engine=engine, answer=answer)

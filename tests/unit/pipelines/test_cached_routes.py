@@ -1,7 +1,10 @@
 """The cache as clients see it over HTTP."""
 
+import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +18,7 @@ from tests.unit.conftest import assert_refused, chat_body
 from tests.unit.http.services import Parts
 from tests.unit.pipelines.rag_parts import hub
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "cache.md"
 CHAT = "/v1/chat/completions"
 
 
@@ -88,6 +92,12 @@ async def test_generate_and_completions_are_cached_as_well(client: httpx.AsyncCl
         answers = [await client.post(path, json=body) for _ in range(2)]
         assert [answer.headers["x-aihub-cache"] for answer in answers] == ["miss", "hit"]
         assert answers[0].content == answers[1].content
+
+
+async def test_the_example_of_the_documentation_is_a_miss_and_then_a_hit(client: httpx.AsyncClient) -> None:
+    [example] = re.findall(r"-d '(\{.*?\})' \|", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    body = json.loads(example) | {"model": "fake-chat"}
+    assert [(await client.post(CHAT, json=body)).headers["x-aihub-cache"] for _ in range(2)] == ["miss", "hit"]
 
 
 async def test_lookups_are_counted(client: httpx.AsyncClient, parts: Parts) -> None:

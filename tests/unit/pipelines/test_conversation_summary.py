@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,17 +80,27 @@ async def test_failing_summary_breaks_no_chat_and_is_made_later(
     assert "number 0" in engine.summaries[0]
 
 
-async def test_summary_of_what_was_edited_meanwhile_is_not_kept(
+async def test_summary_of_what_was_deleted_meanwhile_is_not_kept(
     database: Database, embedded_stores: StoreUrls, tenant: str
 ) -> None:
-    async with stored_hub(database, embedded_stores.redis_url, tenant, engine=Summarising(), summary=True) as replica:
-        conversation_id, _ = await ask_often(replica, None, range(5))
-        record = await replica.store.get(replica.principal, conversation_id)
+    async with stored_hub(database, embedded_stores.redis_url, tenant) as replica:
+        conversation_id, _ = await ask_often(replica, None, range(3))
+        turn = await replica.turns.open(replica.principal, conversation_id)
+        history = turn.history
+        await turn.take_back()
         [first, *_] = await replica.rows(conversation_id)
-        await replica.store.edit(replica.principal, conversation_id, first.id, lambda _: {"role": "user", "content": "other"})
-        saved = await replica.turns.save_summary(replica.principal, conversation_id, "Old.", 5, replaces=record.summary_position)
-        assert not saved
+
+        async def save() -> bool:
+            return await replica.turns.save_summary(
+                replica.principal, conversation_id, "Of three.", 5, basis=history.messages, replaces=None
+            )
+
+        await replica.store.edit(replica.principal, conversation_id, first.id, lambda _: None)
+        assert not await save()
         assert (await replica.store.get(replica.principal, conversation_id)).summary is None
+        history = replace(history, messages=history.messages[1:])
+        assert await save()
+        assert not await save(), "another summary has come"
 
 
 async def test_summaries_are_off_unless_asked_for(database: Database, embedded_stores: StoreUrls, tenant: str) -> None:

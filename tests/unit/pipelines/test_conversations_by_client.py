@@ -1,11 +1,16 @@
 """The official client in stored conversations of the whole application, in one process over real PostgreSQL and Redis."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import httpx2
 import openai
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from aihub.accounts.api_keys import ApiKey
@@ -14,10 +19,12 @@ from aihub.chat.messages import check_message
 from aihub.conversations.conversations import Conversations
 from aihub.core.embedded.stores import StoreUrls
 from aihub.core.postgres import Database
+from tests.external_servers import free_port
 from tests.unit.http.services import Parts
 from tests.unit.pipelines.conversation_parts import StoredHub, stored_hub
 
 KEY = ApiKey.generate()
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "conversations.md"
 
 
 @pytest.fixture
@@ -83,3 +90,21 @@ async def test_unknown_conversation_and_contradictions_are_told(client: openai.A
     with pytest.raises(openai.BadRequestError) as several:
         await client.chat.completions.create(model="fake-chat", messages=question("Hi"), store=True, n=2)
     assert several.value.param == "n"
+
+
+async def test_example_of_the_documentation_runs(app: FastAPI, replica: StoredHub, capsys: pytest.CaptureFixture[str]) -> None:
+    _, example = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    text = example.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{port}").replace('api_key="none"', f'api_key="{KEY.text}"')
+    names: dict[str, Any] = {}
+    code = compile(text, str(PAGE), "exec")
+    try:
+        await asyncio.to_thread(exec, code, names)
+        names["hub"].close()
+    finally:
+        server.should_exit = True
+        await serving
+    assert replica.prompt()[0] == ("user", "Tôi tên là Lan.")
+    assert capsys.readouterr().out == ("You said: Tôi tên gì? {'turns': 1, 'turns_left_out': 0, 'summary': False}\n")

@@ -165,6 +165,37 @@ async def test_list_holds_local_and_remote_models(directory: ProviderDirectory, 
     assert "openai/gpt-4o-mini" in names
 
 
+@pytest.mark.parametrize(
+    ("favourite", "configured", "chosen"),
+    [
+        ("second", "first", "second"),
+        (None, "first", "first"),
+        (None, "second", "second"),
+        ("deleted since", "second", "second"),
+    ],
+)
+async def test_callers_favourite_counts_before_the_configured_model(
+    pool: ProviderPool, favourite: str | None, configured: str, chosen: str
+) -> None:
+    async def favourite_of(principal: Principal) -> str | None:
+        return favourite if principal.user_id == "user_linh" else "first"
+
+    local, history = Local("first", "second"), EngineHistory()
+    pool.configure(ProviderSettings(preferred_model=configured))
+    directory = ProviderDirectory(
+        local=local,
+        local_candidates=local.candidates,
+        pool=pool,
+        known=KNOWN,
+        router=Router(load_routing_rules(), history),
+        history=history,
+        favourite=favourite_of,
+    )
+    assert (await directory.decide(Principal(user_id="user_linh"), BODY)).model_id == chosen
+    assert (await directory.decide(Principal(user_id="user_linh", models=frozenset({"first"})), BODY)).model_id == "first"
+    assert (await directory.decide(Principal(user_id="user_minh"), BODY)).model_id == "first"
+
+
 async def test_automatic_choice_comes_back_in_headers(directory: ProviderDirectory) -> None:
     notes: dict[str, str] = {}
     token = response_headers.set(notes)

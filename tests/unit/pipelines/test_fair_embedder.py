@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aihub.accounts.limit_answers import LimitMetrics
+from aihub.accounts.metrics import LimitMetrics
 from aihub.core.errors import OverloadedError
 from aihub.core.fair_queue import FairQueue, QueueFullError
 from aihub.core.principal import Principal

@@ -8,18 +8,21 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aihub.accounts.limit_answers import LimitMetrics
-from aihub.accounts.limit_settings import LimitSettings
+from aihub.accounts.metrics import LimitMetrics
 from aihub.accounts.rate_limits import RateLimits
+from aihub.accounts.settings import LimitSettings
+from aihub.cache.fake import FakeAnswerStore
 from aihub.chat.completions import CompletionRequest
 from aihub.chat.fake import FakeChatEngine
 from aihub.chat.service import ChatEngine
 from aihub.core.embedded.stores import StoreUrls
 from aihub.core.errors import HubError, OverloadedError, RateLimitError, UnavailableError
 from aihub.core.fair_queue import QueueFullError
+from aihub.core.metrics import Metrics
 from aihub.core.principal import Principal
 from aihub.core.request_record import RequestRecord, current_record
 from aihub.core.schemas import validate
+from pipelines.cached_chat import CachedChat
 from pipelines.chat import ChatPipeline
 from pipelines.fair_turn import ModelTurns
 from pipelines.limited_chat import LimitedChat
@@ -313,3 +316,18 @@ def test_completions_reserve_each_prompt(prompt: Any, count: int) -> None:
     found = estimate(completion(prompt=prompt, max_tokens=20), usual_answer=100)
     assert found.stated - found.prompt == 20 * count
     assert found.prompt >= 3
+
+
+async def test_an_answer_from_the_cache_costs_no_tokens_and_takes_no_turn() -> None:
+    parts, asking = Setting(places=1), caller(tokens_per_minute=1000, requests_per_minute=100)
+    cached = CachedChat(parts.chat, parts.pipeline, FakeAnswerStore(), ttl_s=60.0, metrics=Metrics())
+    first = await cached.chat(asking, request("Xin chào", temperature=0.0))
+    left = await parts.left(asking)
+    assert left == 1000 - first["usage"]["total_tokens"]
+    held = await parts.chat.open_chat_stream(caller(), request(stream=True))  # the only place
+    async with asyncio.timeout(2):
+        assert await cached.chat(asking, request("Xin chào", temperature=0.0)) == first
+    assert await parts.left(asking) == left
+    assert len(parts.engine.bodies) == 2
+    await held.aclose()
+    await cached.close()

@@ -47,10 +47,12 @@ def test_costs_and_what_is_nobodys_add_up_to_the_counters(events: list[tuple[tup
             case "rest", float(idle_s):
                 used.append(Spent(cpu_s=idle_s))
                 split.give_to_nobody(used[-1])
+                split.end_rest()
             case "take", set(names):
                 taken += split.take(names).spent.values()
     for share in shares:
         split.end(share)
+    split.end_interval(Spent())
     split.end_interval(Spent())
     last = split.take("abcd")
     assert not last.pending
@@ -67,6 +69,7 @@ def split() -> Apportionment:
 def finish(split: Apportionment, *shares: Share) -> Callable[[str], Spent]:
     for share in shares:
         split.end(share)
+    split.end_interval(Spent())
     split.end_interval(Spent())
     return lambda work_id: split.take([work_id]).spent[work_id]
 
@@ -131,5 +134,35 @@ def test_costs_that_nobody_takes_are_forgotten_from_the_oldest(split: Apportionm
         split.add_own(1.0, 1.0)
         split.end(share)
         split.end_interval(Spent())
+        split.end_interval(Spent())
     assert split.take("abc").spent.keys() == {"b", "c"}
     assert split.unattributed.cpu_s == pytest.approx(1.0)
+
+
+def test_an_engine_that_works_on_for_a_client_that_has_left_is_paid_by_the_one_that_left(split: Apportionment) -> None:
+    left, stays = split.begin("left"), split.begin("stays")
+    split.add_own(0.0, 1.0)
+    split.end(left)
+    split.end_interval(Spent(10.0), {"left": 1, "stays": 1})
+    assert split.take(["left"]).pending == {"left"}
+    split.end_interval(Spent(4.0), {"left": 1, "stays": 3})
+    assert split.take(["left"]).spent["left"].cpu_s == pytest.approx(6.0)
+    split.end_interval(Spent(4.0), {"left": 1, "stays": 3})  # too late: it is settled
+    assert split.unattributed.cpu_s == pytest.approx(1.0)
+    assert finish(split, stays)("stays").cpu_s == pytest.approx(11.0)
+
+
+def test_what_the_process_does_between_calls_is_paid_by_the_calls_around_it(split: Apportionment) -> None:
+    for name in "ab":
+        share = split.begin(name)
+        split.add_own(1.0, 1.0)
+        split.end(share)
+        split.add_own(0.5, 0.5)  # sends the answer
+    split.end_interval(Spent())
+    split.add_own(0.25, 0.5)  # threads spin
+    split.end_interval(Spent())
+    taken = split.take("ab").spent
+    assert [taken[name].cpu_s for name in "ab"] == pytest.approx([1.625, 1.625])
+    split.add_own(3.0, 60.0)
+    split.end_rest()
+    assert split.unattributed.cpu_s == pytest.approx(3.0)
