@@ -48,13 +48,14 @@ ASKING = {
     "train delete": "a:b@1",
     "speech transcribe": "+",
     "speech models": "",
+    "usage": "",
 }
 # They work on this machine's files and databases.
 LOCAL = {"plan", "serve", "train check"}
 LOCAL_GROUPS = {"db", "keys", "users", "tenants", "recsys"}
 # What a user may do, so that a user's key is not refused.
 FOR_USERS = {"models ps", "train list", "train status", "train watch", "train plot", "train adapters"}
-FOR_USERS |= {"train start", "speech transcribe", "speech models"}
+FOR_USERS |= {"train start", "speech transcribe", "speech models", "usage"}
 
 
 @pytest.fixture(scope="module")
