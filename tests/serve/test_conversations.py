@@ -19,7 +19,7 @@ def user(text: str) -> Message:
 
 def stored(hub: RunningHub, conversation_id: str) -> list[dict[str, Any]]:
     answer = httpx.get(f"{hub.url}/api/v1/chat/conversations/{conversation_id}").raise_for_status()
-    messages: list[dict[str, Any]] = answer.json()["messages"]
+    messages: list[dict[str, Any]] = answer.json()["messages"]["data"]
     return messages
 
 
