@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from aihub.core.errors import HubError, InternalError
 from aihub.core.logging import request_id
 from aihub.core.principal import Principal
-from aihub.core.request_record import RequestRecord, current_record
+from aihub.core.request_record import RequestRecord, current_record, get_record
 from aihub.http.access import ACCESS
 from aihub.http.authorization import require_role, require_route
 from aihub.http.errors import CLIENT_CLOSED_REQUEST
@@ -69,8 +69,13 @@ def streams(route: str) -> Callable[[Stream[Target, Arguments, Answer]], Stream[
             with _recorded(self.services.usage, method.__name__, route, kwargs) as principal:
                 _require(principal, route)
                 await self.services.limiter.admit(principal)
+                record = get_record()
+                record.is_streamed = True
                 async with aclosing(method(self, *args, **kwargs)) as pieces:
                     async for piece in pieces:
+                        # Comments of a wait for a load are no text.
+                        if record.first_token_s is None and not (isinstance(piece, str) and piece.startswith(":")):
+                            record.first_token_s = time.perf_counter() - record.started_s
                         yield piece
 
         return call

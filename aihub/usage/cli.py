@@ -97,6 +97,6 @@ def _show(rows: Sequence[Row]) -> None:
 
 
 def _shown(value: str | float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"

@@ -139,6 +139,9 @@ async def test_stream_is_recorded_once_it_has_ended() -> None:
     assert [text async for text in stream] == ["c"]
     (record,) = target.usage.records
     assert (record.status, record.completion_tokens, record.principal) == (200, 3, USER)
+    assert record.is_streamed
+    assert record.first_token_s is not None
+    assert 0.0 < record.first_token_s <= record.total_s
 
 
 async def test_stream_that_is_closed_ends_the_work_and_is_recorded_as_left() -> None:

@@ -1,6 +1,7 @@
 """What `auto` knows of its models after a restart, from the rows of a real database."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,15 @@ from pipelines.restored_history import restore_history
 from tests.unit.usage.usage_parts import row
 
 
-def answer(tenant: str, ago: timedelta, number: int, **changes: object) -> UsageRow:
+def answer(tenant: str, ago: timedelta, number: int, **changes: Any) -> UsageRow:
     """100 tokens in 2 s after a first token that took 0.5 s, 0.2 s of them in a queue."""
-    values = {"streamed": True, "completion_tokens": 100, "queued_ms": 200.0, "first_token_ms": 500.0, "total_ms": 2500.0}
+    values: dict[str, Any] = {
+        "streamed": True,
+        "completion_tokens": 100,
+        "queued_ms": 200.0,
+        "first_token_ms": 500.0,
+        "total_ms": 2500.0,
+    }
     return row(tenant, datetime.now(UTC) - ago, request_id=f"req_{number}")._replace(**values | changes)
 
 
@@ -64,7 +71,7 @@ async def test_what_says_nothing_of_a_model_is_left_out(database: Database, tena
 
 
 async def test_answer_that_was_not_streamed_is_timed_by_what_was_waited_for(database: Database, tenant: str) -> None:
-    values = {"model": tenant, "streamed": False, "first_token_ms": None, "waited_ms": 4000.0, "total_ms": 9000.0}
+    values: dict[str, Any] = {"model": tenant, "streamed": False, "first_token_ms": None, "waited_ms": 4000.0, "total_ms": 9000.0}
     await UsageTable(database).insert([answer(tenant, timedelta(minutes=1), 1, **values)])
     assert (await restored(database)).of(tenant).tokens_per_s == pytest.approx(25.0, rel=0.01)
 

@@ -25,8 +25,10 @@ AIHUB = ".venv/bin/aihub "
 
 
 def test_all_examples_are_known() -> None:
-    assert len(LINES) == 5
-    assert all(line.startswith((AIHUB, "curl ")) for line in LINES)
+    run_here = [line for line in LINES if line.startswith(AIHUB) or "group_by" in line or "export" in line]
+    assert len(run_here) == 5
+    # The figures of the machine have examples and tests of their own.
+    assert [line for line in LINES if line not in run_here and "/api/v1/system/metrics" not in line] == []
 
 
 @pytest.mark.usefixtures("live", "rows")
