@@ -225,6 +225,7 @@ class LLMDeployment(ChatEngine):
         chat = {"model": self._model_info.model_id, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
         async for _ in self.stream_chat(chat | {"stream": True}):
             pass
+        await read_scheduled_tokens(self._server)  # counting begins
 
     def _completed(self, body: dict[str, Any]) -> dict[str, Any]:
         self._sleep.require_awake()

@@ -97,7 +97,7 @@ class CostMeter:
         others = await asyncio.to_thread(self._counters.read_others)
         if self._others is not None:
             self._apportionment.give_to_nobody(others.minus(self._others))
-        await self._ask_work()
+        # Work is not asked for: an engine that is busy already would answer after its step, whose work were lost then.
         self._others = others
 
     async def _read(self) -> None:

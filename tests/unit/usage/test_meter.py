@@ -129,7 +129,7 @@ async def test_a_request_under_way_is_told_as_pending_and_its_cost_once() -> Non
 
 
 async def test_work_that_the_engine_did_decides_who_pays() -> None:
-    done = [{}, {"long": 300.0, "short": 100.0}, {}]
+    done = [{"long": 300.0, "short": 100.0}, {}]
 
     async def read_work() -> Mapping[str, float]:
         return done.pop(0) if done else {}

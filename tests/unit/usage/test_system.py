@@ -119,7 +119,7 @@ async def test_slow_or_missing_parts_are_left_out_and_said(
 ) -> None:
     lifecycle.delay_s, recent.error = 30.0, StorageUnavailableError("The database does not answer.")
     monkeypatch.setattr(machine, "read_disk", lambda _: 1 / 0)
-    slow = SystemMetrics(lifecycle, recent, Path("/"))  # type: ignore[arg-type]
+    slow = SystemMetrics(lifecycle, recent, Path("/"))  # type: ignore[arg-type]  # fakes of what it asks
     began_s = time.monotonic()
     report = await slow.report()
     assert time.monotonic() - began_s < 0.5
