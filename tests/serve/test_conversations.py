@@ -57,13 +57,13 @@ def test_stream_that_the_client_leaves_is_kept_and_the_conversation_goes_on(hub:
     assert kept.startswith(shown)
     place = {"conversation_id": conversation_id}
     answer = client.chat.completions.create(model=hub.model, messages=[user("Thanks.")], extra_body=place, max_tokens=8)
-    assert answer.aihub["history"]["turns"] == 1  # type: ignore[attr-defined]
+    assert answer.aihub["history"]["turns"] == 1
     assert len(stored(hub, conversation_id)) == 4
 
 
 async def test_requests_at_once_do_not_mix(hub: RunningHub, async_client: openai.AsyncOpenAI) -> None:
     first = await async_client.chat.completions.create(model=hub.model, messages=[user("Hello.")], store=True, max_tokens=8)
-    place = {"conversation_id": first.conversation_id}  # type: ignore[attr-defined]
+    place = {"conversation_id": first.conversation_id}
 
     async def ask(number: int) -> str:
         answer = await async_client.chat.completions.create(

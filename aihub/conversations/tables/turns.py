@@ -183,7 +183,7 @@ class TurnTable:
         """End a claim that may have been made."""
         async with self._database.connection() as connection:
             await connection.execute(
-                f"UPDATE conversations SET turn_token = NULL, turn_until = NULL WHERE {_OWN} AND turn_token = %(token)s",  # noqa: S608
+                f"UPDATE conversations SET turn_token = NULL, turn_until = NULL WHERE {_OWN} AND turn_token = %(token)s",  # noqa: S608  # constants
                 claim.row,
             )
 
@@ -215,7 +215,7 @@ class TurnTable:
             if found.summary_position != replaces or stored != {message.position: message.message for message in basis}:
                 return False
             await connection.execute(
-                f"UPDATE conversations SET summary = %(summary)s, summary_position = %(position)s WHERE {_OWN}",  # noqa: S608
+                f"UPDATE conversations SET summary = %(summary)s, summary_position = %(position)s WHERE {_OWN}",  # noqa: S608  # constants
                 row | {"summary": storable_text(summary), "position": position},
             )
             return True
@@ -238,7 +238,7 @@ async def _require(connection: Connection, claim: TurnClaim) -> str:
 async def _keep(connection: Connection, claim: TurnClaim, lease_s: float | None) -> str:
     """Set the end of a claim, None for now, and return the version that this leaves."""
     cursor = await connection.execute(
-        "UPDATE conversations SET turn_token = CASE WHEN %(lease)s::float8 IS NULL THEN NULL ELSE %(token)s END, "  # noqa: S608
+        "UPDATE conversations SET turn_token = CASE WHEN %(lease)s::float8 IS NULL THEN NULL ELSE %(token)s END, "  # noqa: S608  # constants
         f"turn_until = clock_timestamp() + make_interval(secs => %(lease)s::float8) WHERE {_OWN} RETURNING xmin::text",
         claim.row | {"lease": lease_s},
     )

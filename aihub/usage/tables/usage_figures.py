@@ -109,7 +109,7 @@ class UsageFiguresTable:
         total: LiteralString = "GROUPING(" + keys + ") > 0" if group_by else "true"
         order: LiteralString = ("group_day, " if "day" in group_by else "") + "requests DESC" + (", " + keys if keys else "")
         query: LiteralString = (
-            "SELECT " + names + total + " AS is_total, " + _FIGURES + " FROM usage_records WHERE " + clause  # noqa: S608
+            "SELECT " + names + total + " AS is_total, " + _FIGURES + " FROM usage_records WHERE " + clause  # noqa: S608  # names of columns
             + " GROUP BY " + sets + " ORDER BY is_total DESC, " + order + " LIMIT %(most)s"
         )  # fmt: skip
         try:
@@ -139,7 +139,7 @@ class UsageFiguresTable:
         clause, values = selection.conditions()
         values |= {"tenant": tenant_id, "at": selection.begin, "id": "", "page": PAGE_ROWS}
         query: LiteralString = (
-            "SELECT " + COLUMNS + " FROM usage_records WHERE " + clause  # noqa: S608
+            "SELECT " + COLUMNS + " FROM usage_records WHERE " + clause  # noqa: S608  # names of columns
             + " AND tenant_id = %(tenant)s AND (at, request_id) > (%(at)s, %(id)s) ORDER BY at, request_id LIMIT %(page)s"
         )  # fmt: skip
         while True:

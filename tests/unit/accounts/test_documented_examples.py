@@ -143,7 +143,7 @@ def test_page_names_every_option_of_making_a_key() -> None:
 
     from aihub.accounts.cli.keys import app
 
-    command = get_command(app).commands["create"]  # type: ignore[attr-defined]
+    command = get_command(app).commands["create"]
     options = {name for parameter in command.params for name in parameter.opts if name != "--help"}
     assert sorted(option for option in options if option not in TEXT) == []
 

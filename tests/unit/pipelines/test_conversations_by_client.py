@@ -71,7 +71,7 @@ async def test_stream_names_its_conversation_in_a_header_and_at_both_ends(client
     )
     conversation_id = response.headers["x-aihub-conversation-id"]
     chunks = [chunk async for chunk in response.parse()]
-    assert chunks[0].conversation_id == chunks[-1].conversation_id == conversation_id  # type: ignore[attr-defined]
+    assert chunks[0].conversation_id == chunks[-1].conversation_id == conversation_id
 
 
 async def test_conversation_that_openais_own_route_made_is_continued(client: openai.AsyncOpenAI, replica: StoredHub) -> None:
