@@ -228,7 +228,6 @@ class Composition:
         if self._replicas is not None:
             self._tasks.append(asyncio.create_task(self._replicas.run()))
         await self._database.open()
-        await self.people.start()
         await self.people.restore(self._history)
         await self._documents.parser.start()
         self._tasks.append(asyncio.create_task(self._documents.worker.run()))

@@ -97,9 +97,6 @@ class People:
         """Take the models whose contexts conversations are fitted to; before `build_chat`."""
         self._windows = ContextWindows(engines, local_candidates, self._assistants)
 
-    async def start(self) -> None:
-        """Begin what goes on beside requests; the database is open by then."""
-
     async def restore(self, history: EngineHistory) -> None:
         """Let `history` know how models answered before this process began; the database is open by then."""
         await restore_history(history, PastAnswerTable(self._database))

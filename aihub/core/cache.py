@@ -91,7 +91,7 @@ class Cache:
                 answer = await question
         except (RedisError, OSError, TimeoutError) as error:
             self._resume_at = time.monotonic() + _PAUSE_S
-            problem = f"Redis does not answer: {error or type(error).__name__}"
+            problem = f"Redis does not answer: {str(error) or type(error).__name__}"
             if self._problem is None:
                 logger.warning("%s; going on without a cache", problem)
             self._problem = problem

@@ -106,7 +106,7 @@ class ResizableSemaphore:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._leave()
-            else:
+            elif turn in self._waiting:  # `_admit` may have come by since it was cancelled
                 self._waiting.remove(turn)
             raise
 
