@@ -1,5 +1,6 @@
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,3 +90,16 @@ def test_never_too_many_and_nobody_is_forgotten(limit: int, steps: list[tuple[st
         assert visitors.inside == []
 
     asyncio.run(play())
+
+
+async def test_waiter_that_is_cancelled_as_its_turn_comes_ends_as_cancelled() -> None:
+    semaphore = ResizableSemaphore(1)
+    await semaphore.__aenter__()
+    waiting = asyncio.create_task(semaphore.__aenter__())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await semaphore.__aexit__(None, None, None)  # comes by before the waiter has heard of its end
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with asyncio.timeout(1):
+        await semaphore.__aenter__()
