@@ -80,7 +80,13 @@ class People:
         self.authenticator = KeyAuthenticator(database, is_local=is_local)
         self.limit_metrics = LimitMetrics(metrics.registry)
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-        self.limiter = RateLimits(redis_url, LimitSettings(), self.limit_metrics, timeout_s=settings.cache_timeout_s)
+        self.limiter = RateLimits(
+            redis_url,
+            LimitSettings(),
+            self.limit_metrics,
+            timeout_s=settings.cache_timeout_s,
+            used_today=RecentUsageTable(database).tokens_today,
+        )
         usage_metrics = UsageMetrics(metrics.registry)
         costs = RequestCosts(new_meter())
         self.usage = UsageRecorder(UsageTable(database), usage_metrics, days=UsageSettings().days, costs=costs)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -16,6 +16,7 @@ from aihub.accounts.replica_limits import ReplicaLimits
 from aihub.accounts.settings import LimitSettings
 from aihub.accounts.windows import LimitsState
 from aihub.core.concurrency import wait_to_end
+from aihub.core.errors import HubError
 from aihub.core.principal import KeyLimits, Principal
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 _PAUSE_S = 1.0
 """After a failure Redis is left alone for so long, so that its loss costs one request the timeout and not each."""
 _RENEW_S = LEASE_S / 3
+_RECALL_TIMEOUT_S = 5.0
 
 
 class _Taken:
@@ -54,18 +56,29 @@ class RateLimits:
     """Implements `aihub.accounts.service.RateLimiter`.
 
     A request takes one round trip to Redis, one that answers with tokens a second, and what it has used is written behind its
-    back. While Redis is away each replica counts alone, by the same numbers; the day's tokens are not counted then.
+    back. While Redis is away each replica counts alone, by the same numbers; the day's tokens are not counted then. A Redis that
+    has lost the day's tokens, as the embedded one does at each start, is told them again beside the first request of a key.
 
     Args:
+        used_today: Returns a key's tokens since midnight UTC, as they were written down elsewhere.
         redis_url: Without one each replica counts alone for ever.
         timeout_s: Longest wait for Redis.
     """
 
-    def __init__(self, redis_url: str | None, settings: LimitSettings, metrics: LimitMetrics, *, timeout_s: float = 0.25) -> None:
+    def __init__(
+        self,
+        redis_url: str | None,
+        settings: LimitSettings,
+        metrics: LimitMetrics,
+        *,
+        timeout_s: float = 0.25,
+        used_today: Callable[[str], Awaitable[int]] | None = None,
+    ) -> None:
         self._redis = RedisLimits(redis_url, timeout_s=timeout_s) if redis_url is not None else None
         self._replica = ReplicaLimits()
         self._settings = settings
         self._metrics = metrics
+        self._used_today = used_today
         self._timeout_s = timeout_s
         self._resume_at = 0.0
         self._is_away = False
@@ -117,6 +130,8 @@ class RateLimits:
         if state.refused is not None:
             self._metrics.refused.labels(state.refused).inc()
             raise cancelled or refusal(limits, state, wish.tokens)
+        if in_redis and limits.tokens_per_day is not None and state.day_tokens == wish.tokens:
+            self._later(self._recall(principal.key_id))  # nothing was counted before
         taken = _Taken(self, principal.key_id, limits, wish, state.at_s, in_redis=in_redis)
         if wish.lease:
             self._hold(wish.lease, principal.key_id)
@@ -177,6 +192,15 @@ class RateLimits:
                     await self._redis.settle(taken.key_id, taken.limits, wish, taken.at_s, used_tokens)
             except (RedisError, OSError, TimeoutError) as error:
                 self._note_failure(error)  # What was reserved stays counted, and the lease ends by itself.
+
+    async def _recall(self, key_id: str) -> None:
+        if self._used_today is None or self._redis is None:
+            return
+        try:
+            async with asyncio.timeout(_RECALL_TIMEOUT_S):
+                await self._redis.recall(key_id, await self._used_today(key_id))
+        except (HubError, RedisError, OSError, TimeoutError) as error:
+            logger.warning("What a key has used today could not be told to Redis: %s", str(error) or type(error).__name__)
 
     def _hold(self, lease: str, key_id: str) -> None:
         self._leases[lease] = key_id

@@ -22,6 +22,7 @@ LEASE_S = 60.0
 """A stream's place is free again so long after the death of the replica that held it."""
 
 _CONNECTIONS = 8
+_DAY_S = 86_400
 _SCRIPTS = Path(__file__).parent / "redis_scripts"
 _LIBRARY = {
     "acquire_moving_window": RedisBridge.SCRIPT_ACQUIRE_MOVING_WINDOW,
@@ -96,6 +97,15 @@ class RedisLimits:
         counts = [int(wish.tokens > 0 and most is not None) for most in (limits.tokens_per_minute, limits.tokens_per_day)]
         args: list[str | int | float] = [used_tokens - wish.tokens, f"{taken_at_s:.6f}", wish.lease, *counts]
         await self._settle(keys=_names(key_id, "tokens-before", "tokens", "day", "streams"), args=args)
+
+    async def recall(self, key_id: str, used_tokens: int) -> None:
+        """Count what a key has used today beside what is counted, once a day for all replicas; one or two round trips."""
+        day, recalled = _names(key_id, "day", "day-recalled")
+        now_s, _ = await self._client.time()
+        midnight_s = (now_s // _DAY_S + 1) * _DAY_S
+        if used_tokens and await self._client.set(recalled, 1, nx=True, exat=midnight_s):
+            await self._client.incrby(day, used_tokens)
+            await self._client.expireat(day, midnight_s)
 
     async def renew(self, leases: dict[str, str]) -> None:
         """Hold streams for another `LEASE_S`, also those that Redis has forgotten; one round trip.

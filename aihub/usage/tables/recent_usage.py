@@ -20,6 +20,12 @@ _QUERY = """
 """
 
 
+_TOKENS_OF_KEY = """
+    SELECT coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint FROM usage_records
+    WHERE key_id = %s AND at >= date_trunc('day', now(), 'UTC') AND cache <> 'hit'
+"""
+
+
 class RecentUsage(NamedTuple):
     """Requests that have ended, and their tokens."""
 
@@ -47,3 +53,13 @@ class RecentUsageTable:
         async with self._database.connection() as connection, connection.cursor(row_factory=class_row(RecentUsage)) as cursor:
             await cursor.execute(_QUERY, {"minute": minute, "hour": hour, "most": most})
             return await cursor.fetchall()
+
+    async def tokens_today(self, key_id: str) -> int:
+        """Return the tokens of a key's requests since midnight UTC, without those answered from the cache.
+
+        Raises:
+            StorageUnavailableError: PostgreSQL does not answer.
+        """
+        async with self._database.connection() as connection:
+            row = await (await connection.execute(_TOKENS_OF_KEY, (key_id,))).fetchone()
+            return int(row[0]) if row is not None else 0

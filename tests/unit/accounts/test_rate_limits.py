@@ -8,10 +8,11 @@ import redis.asyncio
 from prometheus_client import CollectorRegistry
 
 from aihub.accounts import rate_limits
+from aihub.accounts.metrics import LimitMetrics
 from aihub.accounts.rate_limits import RateLimits
 from aihub.accounts.settings import LimitSettings
 from aihub.core.embedded.stores import StoreUrls
-from aihub.core.errors import RateLimitError
+from aihub.core.errors import RateLimitError, StorageUnavailableError
 from aihub.core.principal import KeyLimits, Principal
 from tests.unit.accounts.limit_parts import answer_headers, caller, limiter
 
@@ -284,3 +285,40 @@ async def test_refusals_are_counted_by_reason(embedded_stores: StoreUrls) -> Non
             await limits.reserve(spent, tokens=1)
     for reason in ("requests", "tokens", "too_large", "streams", "day"):
         assert registry.get_sample_value("aihub_limits_refused_total", {"reason": reason}) == 1
+
+
+async def test_redis_that_has_forgotten_the_day_is_told_once_what_a_key_has_used(embedded_stores: StoreUrls) -> None:
+    asking = caller(tokens_per_day=1000)
+    asked: list[str] = []
+
+    async def used_today(key_id: str) -> int:
+        asked.append(key_id)
+        return 700
+
+    replicas = [
+        RateLimits(embedded_stores.redis_url, LimitSettings(), LimitMetrics(CollectorRegistry()), used_today=used_today)
+        for _ in range(2)
+    ]
+    try:
+        for replica in replicas:
+            (await replica.reserve(asking, tokens=100)).settle(0)
+            await settled(replica)
+        assert asked == [asking.key_id] * len(asked)
+        with pytest.raises(RateLimitError) as refused:
+            await replicas[1].reserve(asking, tokens=400)
+        assert refused.value.code == "insufficient_quota"
+        await replicas[0].reserve(asking, tokens=300)
+    finally:
+        await asyncio.gather(*(replica.close() for replica in replicas))
+
+
+async def test_key_is_let_in_where_nobody_knows_what_it_has_used(embedded_stores: StoreUrls) -> None:
+    async def used_today(_key_id: str) -> int:
+        raise StorageUnavailableError("away")
+
+    limits = RateLimits(embedded_stores.redis_url, LimitSettings(), LimitMetrics(CollectorRegistry()), used_today=used_today)
+    try:
+        await limits.reserve(caller(tokens_per_day=1000), tokens=100)
+        await settled(limits)
+    finally:
+        await limits.close()
