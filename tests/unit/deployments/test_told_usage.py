@@ -66,3 +66,28 @@ async def test_closing_the_stream_closes_the_engines() -> None:
     async with aclosing(stream_with_usage(ask, BODY)) as frames:
         await anext(frames)
     assert closed == [True]
+
+
+@pytest.mark.parametrize("is_one_frame", [False, True])
+async def test_fingerprint_stands_where_it_does_without_usage(*, is_one_frame: bool) -> None:
+    text = 'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    end = 'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+    usage = 'data: {"choices":[],"usage":{"prompt_tokens":3},"system_fingerprint":"vllm-1"}\n\n'
+    frames = [text, end, usage, DONE]
+
+    async def ask(_: dict[str, Any]) -> AsyncGenerator[str, None]:
+        for frame in ["".join(frames)] if is_one_frame else frames:
+            yield frame
+
+    ended = 'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"system_fingerprint":"vllm-1"}\n\n'
+    assert await frames_of(ask, BODY) == text + ended + DONE
+    assert await frames_of(ask, ASKING) == "".join(frames)
+
+
+async def test_end_is_told_where_no_usage_follows() -> None:
+    end = 'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+
+    async def ask(_: dict[str, Any]) -> AsyncGenerator[str, None]:
+        yield end
+
+    assert await frames_of(ask, BODY) == end
