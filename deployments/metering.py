@@ -31,6 +31,9 @@ def metered(protocol: object) -> Callable[[Deployment], Deployment]:
             if name not in _UNMETERED and hasattr(deployment, name):
                 method = getattr(deployment, name)
                 setattr(deployment, name, _metered_stream(method) if is_stream else _metered_call(method))
+        if (metrics := getattr(deployment, "metrics", None)) is not None:
+            # No Protocol names it, but the ingress asks for it through the same connection.
+            deployment.metrics = _metered_call(metrics)  # type: ignore[attr-defined]  # it has one
         setattr(deployment, TAKE_COSTS, _take_costs)
         return deployment
 

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from aihub.core.errors import InvalidRequestError
+from aihub.models.memory.manager import SPECS_MAX_AGE_S
 from deployments.client import HubClient, LLMService
 from tests.cluster import MODELS_MEMORY_GB, SECOND_MODEL, RunningHub
 
@@ -61,6 +62,7 @@ def put_broken_model(hub: RunningHub) -> str:
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     (broken / "config.json").unlink()
     (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}), encoding="utf-8")
+    time.sleep(SPECS_MAX_AGE_S)  # the hub looks for new models no more often
     return broken.name
 
 

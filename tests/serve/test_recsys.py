@@ -96,7 +96,7 @@ def test_chat_runs_the_shops_tools_with_the_answer_of_the_rest_api(
 ) -> None:
     tool = {"type": "hub", "name": "trending", "arguments": {"store_id": STORE, "n": 3}}
     asked: dict[str, Any] = {
-        "model": hub.model_id,
+        "model": hub.model,
         "messages": [{"role": "user", "content": "Which products sell best?"}],
         "max_tokens": 24,
         "temperature": 0,

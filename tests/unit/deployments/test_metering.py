@@ -279,3 +279,14 @@ async def test_a_part_is_asked_for_many_requests_at_a_time(costs: RequestCosts) 
     records = [RequestRecord(parts={part: True}) for _ in range(50)]
     known = await costs.costs(records)
     assert len(known) == len(part.asked) == 50
+
+
+async def test_metrics_are_told_to_a_connection_that_names_work() -> None:
+    @metered(Reader)
+    class Counted:
+        meter = CostMeter(Counters())
+
+        async def metrics(self) -> bytes:
+            return b"pages 1"
+
+    assert await Counted().metrics(work_id="of a request that nobody measures") == b"pages 1"
