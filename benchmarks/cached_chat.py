@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
+from aihub.core.hub_requests import hub_headers
 from aihub.core.profiles import load_profile
 from aihub.core.settings import Settings
 from aihub.models.store.default_models import select_chat_model
@@ -58,7 +59,7 @@ async def _median_ms(
     """Post a body so many times on one connection; each answer must be what is expected of the cache."""
     data = json.dumps(body).encode()
     times = []
-    sent = {"Content-Type": "application/json", **(headers or {})}
+    sent = {"Content-Type": "application/json", **hub_headers(), **(headers or {})}
     async with aiohttp.ClientSession(headers=sent, timeout=aiohttp.ClientTimeout(total=600)) as session:
         for _ in range(count):
             started_s = time.perf_counter()
