@@ -9,6 +9,7 @@ from typing import Any
 from aihub.chat.assistants import Assistant
 from aihub.chat.completions import CompletionRequest
 from aihub.chat.messages import AssistantMessage, CalledFunction, Message, SystemMessage, ToolMessage, UserMessage
+from aihub.chat.sampling import StreamOptions
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.chat.service import OWNER, ChatService
 from aihub.chat.tools import FunctionChoice, HubTool, HubToolChoice, NamedToolChoice, name_of
@@ -131,7 +132,17 @@ class HubToolChat:
 
     async def _stream(self, conversation: "Conversation", first: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
         """Yield nothing once the first round is held, then the events of the answer."""
-        stream = HubToolStream(conversation.tools)
+        stream = HubToolStream(conversation.tools, is_usage_wanted=conversation.asked.wants_usage)
+        try:
+            async with aclosing(self._rounds(conversation, stream, first)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            stream.note_usage()
+
+    async def _rounds(
+        self, conversation: "Conversation", stream: HubToolStream, first: AsyncGenerator[str, None]
+    ) -> AsyncGenerator[str, None]:
         frames = first
         while True:
             async with aclosing(frames):
@@ -211,7 +222,10 @@ class Conversation:
         if self.rounds >= MOST_ROUNDS:
             choice = "none"
         tools = [function_of(tool) if isinstance(tool, HubTool) else tool for tool in self.asked.tools or ()]
-        return self.asked.model_copy(update={"messages": list(self.messages), "tools": tools, "tool_choice": choice})
+        changes: dict[str, Any] = {"messages": list(self.messages), "tools": tools, "tool_choice": choice}
+        if self.asked.stream:
+            changes["stream_options"] = StreamOptions(include_usage=True)  # the sum of all rounds is what was used
+        return self.asked.model_copy(update=changes)
 
     def own_calls(self, calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return the calls to run: none where the client has to run some, or where the model must answer."""

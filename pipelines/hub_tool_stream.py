@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from typing import Any
 
+from aihub.core.request_record import get_record
 from aihub.core.sse import DONE, data_event, events, payload
 from pipelines.hub_tool_citations import annotate, report
 from pipelines.hub_tools import ToolResult
@@ -16,10 +17,12 @@ class HubToolStream:
 
     Args:
         tools: Names of the hub's tools.
+        is_usage_wanted: Whether the client has asked for the usage, which the rounds tell in any case.
     """
 
-    def __init__(self, tools: Collection[str]) -> None:
+    def __init__(self, tools: Collection[str], *, is_usage_wanted: bool) -> None:
         self._tools = tools
+        self._is_usage_wanted = is_usage_wanted
         self._head: dict[str, Any] = {}
         self._has_role = False
         self._texts: list[str] = []
@@ -88,6 +91,11 @@ class HubToolStream:
         names = ("prompt_tokens", "completion_tokens", "total_tokens")
         self._usage = usage | {name: int(known.get(name) or 0) + int(usage.get(name) or 0) for name in names}
 
+    def note_usage(self) -> None:
+        """Tell the request's record what all rounds have used."""
+        if self._usage is not None:
+            get_record().note_usage(self._usage)
+
     def take_text(self) -> str:
         """Return what the round that has ended said beside its calls."""
         return "".join(self._round_text)
@@ -118,5 +126,5 @@ class HubToolStream:
         sources = {"retrieval": self._sourced["retrieval"]} if self._sourced else {}
         choice = {"index": 0, "delta": {"annotations": [*known, *found]}, "finish_reason": None}
         yield {"choices": [choice], "hub_tools": report(results), **sources}
-        if self._usage is not None:
+        if self._usage is not None and self._is_usage_wanted:
             yield {"choices": [], "usage": self._usage}

@@ -185,13 +185,11 @@ class HubTools:
         """Run one call. What is wrong or away is an answer too, which the model reads.
 
         Args:
-            arguments: The model's; None when they were no JSON object.
+            arguments: The model's; None when they were no JSON object, as of a call that `max_tokens` cut: what is fixed may do.
         """
         chosen = {name: value for name, value in (arguments or {}).items() if name in _DEFINITIONS[tool.name].parameters}
         values = chosen | tool.arguments
         try:
-            if arguments is None:
-                raise InvalidRequestError("The arguments are no JSON object.")
             return await self._ask(principal, tool.name, values)
         except HubError as error:
             return ToolResult(tool.name, values, error.to_openai(), failed=True)

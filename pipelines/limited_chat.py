@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 from aihub.accounts.service import RateLimiter, Reservation
@@ -11,6 +12,7 @@ from aihub.chat.sampling import StreamOptions
 from aihub.chat.schemas import ChatCompletionRequest
 from aihub.core.errors import EngineTimeoutError
 from aihub.core.principal import Principal
+from aihub.core.request_record import get_record
 from pipelines.chat import ChatPipeline
 from pipelines.fair_turn import FairTurn, current_turn
 from pipelines.rag import RagPipeline
@@ -84,6 +86,8 @@ class LimitedChat:
             return answer
         except (asyncio.CancelledError, EngineTimeoutError):
             used = 0 if turn.is_waiting else reservation.tokens  # nobody knows how far the engine was
+            if not turn.is_waiting:
+                self._note_cut_off(request)
             raise
         finally:
             current_turn.reset(token)
@@ -105,12 +109,14 @@ class LimitedChat:
             frames = await open_stream(principal, request if principal.key_id is None else _telling_usage(request))
         except BaseException as error:
             is_cut_off = isinstance(error, asyncio.CancelledError) and not turn.is_waiting
+            if is_cut_off:
+                self._note_cut_off(request)
             turn.close()
             reservation.settle(expected.prompt if is_cut_off else 0)
             raise
         finally:
             current_turn.reset(token)
-        relay = _relay(frames, usage, turn, reservation)
+        relay = _relay(frames, usage, turn, reservation, partial(self._note_cut_off, request))
         # A generator that was never started runs no `finally` when closed, so it is brought to its first item here.
         await anext(relay)
         return relay
@@ -120,6 +126,9 @@ class LimitedChat:
             return _NOTHING
         return estimate(request, usual_answer=self._usual_answer_tokens)
 
+    def _note_cut_off(self, request: Request) -> None:
+        get_record().note_cut_off(estimate(request, usual_answer=self._usual_answer_tokens).prompt)
+
 
 def _telling_usage(request: Request) -> Request:
     """Return the request as one whose stream tells its usage, which limits and usage rows go by."""
@@ -127,7 +136,11 @@ def _telling_usage(request: Request) -> Request:
 
 
 async def _relay(
-    frames: AsyncGenerator[str, None], usage: StreamedUsage, turn: FairTurn, reservation: Reservation
+    frames: AsyncGenerator[str, None],
+    usage: StreamedUsage,
+    turn: FairTurn,
+    reservation: Reservation,
+    note_cut_off: Callable[[], None],
 ) -> AsyncGenerator[str, None]:
     """Pass frames on, and settle when the stream ends or is closed; the first item is empty and comes at once."""
     try:
@@ -136,6 +149,9 @@ async def _relay(
             async for frame in frames:
                 if shown := usage.pass_on(frame):
                     yield shown
+    except (GeneratorExit, asyncio.CancelledError):
+        note_cut_off()
+        raise
     finally:
         turn.close()
         reservation.settle(usage.tokens)

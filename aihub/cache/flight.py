@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from aihub.core.errors import ModelUnavailableError
-from aihub.core.request_record import CacheStatus
+from aihub.core.request_record import CacheStatus, get_record
 
 
 class Flight:
@@ -34,7 +34,10 @@ class Flight:
         self._error: Exception | None = None
         self.is_too_long = False
         self.status: CacheStatus = "miss"
+        record = get_record()
+        record.begin_work()  # it is on the record of who asked first, also when that one leaves
         self.task = asyncio.create_task(self._run())
+        self.task.add_done_callback(lambda _: record.end_work())
 
     @property
     def is_joinable(self) -> bool:

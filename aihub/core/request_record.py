@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class RequestRecord:
         task: `chat`, `embeddings`, `speech`, `recommendations` or what else was done; empty for the rest.
         model: Name of what answered, an adapter's version included.
         provider: `LOCAL`, or who was asked.
-        prompt_tokens: As the engine tells them; 0 where it does not.
+        prompt_tokens: As the engine tells them; an estimate where the answer was broken off, 0 where nobody tells.
         completion_tokens: As the engine tells them; until then, or where it never does, the pieces of text streamed so far.
         queued_s: Waiting for a turn in the hub; loads of models count. See `queueing`.
         waited_s: In parts outside the ingress (engines, encoder, recogniser), queues excluded. See `waiting`. Time is counted
@@ -64,6 +64,8 @@ class RequestRecord:
     _queues: int = field(default=0, init=False, repr=False)
     _waits: int = field(default=0, init=False, repr=False)
     _settled_s: float = field(default=0.0, init=False, repr=False)
+    _works: int = field(default=0, init=False, repr=False)
+    _then: Callable[[], None] | None = field(default=None, init=False, repr=False)
 
     def settle(self) -> float:
         """Bring `queued_s` and `waited_s` up to now, and return it, on the clock of `started_s`."""
@@ -92,6 +94,24 @@ class RequestRecord:
         self._queues -= queue
         self._waits -= not queue
 
+    def begin_work(self) -> None:
+        """Count work that may outlive the request and still notes what it uses here, until as many calls of `end_work`."""
+        self._works += 1
+
+    def end_work(self) -> None:
+        """End what `begin_work` began."""
+        self._works -= 1
+        if not self._works and self._then is not None:
+            then, self._then = self._then, None
+            then()
+
+    def when_worked(self, then: Callable[[], None]) -> None:
+        """Call `then` once no work goes on: at once, or when the last has ended."""
+        if self._works:
+            self._then = then
+        else:
+            then()
+
     def note_model(self, model: str, provider: str = LOCAL) -> None:
         """Take the name of what answers; the last one asked counts."""
         self.model, self.provider = model, provider
@@ -101,6 +121,11 @@ class RequestRecord:
         self._is_usage_told = True
         self.prompt_tokens = usage.get("prompt_tokens") or 0
         self.completion_tokens = usage.get("completion_tokens") or 0
+
+    def note_cut_off(self, prompt_tokens: int) -> None:
+        """Take an estimate of the prompt of an answer that was broken off before its usage was told."""
+        if not self._is_usage_told:
+            self.prompt_tokens = prompt_tokens
 
     def note_streamed(self, pieces: int) -> None:
         """Count pieces of streamed text as tokens, as long as no usage is told."""

@@ -74,7 +74,10 @@ class UsageRecorder:
             self.costs.end(record)
 
     def record(self, record: RequestRecord) -> None:
-        """Take in an ended request; see `UsageSink`."""
+        """Take in an ended request, once all work for it has ended; see `UsageSink`."""
+        record.when_worked(lambda: self._take(record))
+
+    def _take(self, record: RequestRecord) -> None:
         loop = asyncio.get_running_loop()
         # Clients choose request ids, so the time alone must tell rows apart.
         self._last_at = max(datetime.now(UTC), self._last_at + timedelta(microseconds=1))

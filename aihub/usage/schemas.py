@@ -1,5 +1,6 @@
 """Wire types of `/api/v1/system/analytics`. Times are in milliseconds unless a name says otherwise; days are those of UTC."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -18,9 +19,13 @@ _FIRST_YEAR, _LAST_YEAR = 2000, 2100
 _DAY_CHARS = len("2026-11-27")
 
 
+_LOST_PLUS = re.compile(r"(:\d\d(?:\.\d+)?) (\d\d:\d\d)$", re.ASCII)
+"""An offset whose `+` a query has made a space."""
+
+
 def _parse_begin(text: str) -> datetime:
     try:
-        found = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", text))
         if not _FIRST_YEAR <= found.year <= _LAST_YEAR:
             raise ValueError(text)
     except ValueError:

@@ -9,6 +9,7 @@ import pytest
 from aihub.chat.messages import ToolMessage
 from aihub.core.errors import InvalidRequestError, ModelUnavailableError
 from aihub.core.principal import Principal
+from aihub.core.request_record import RequestRecord, current_record
 from aihub.core.sse import DONE, events, payload
 from pipelines.hub_tool_chat import MOST_CALLS, MOST_ROUNDS, HubToolChat
 from tests.unit.pipelines.hub_tool_parts import SHOP_TENANT, ToolParts, WrittenChat, call
@@ -74,6 +75,19 @@ async def test_stream_is_one_answer_with_the_same_report() -> None:
     assert told["choices"][0]["delta"]["annotations"] == expected["choices"][0]["message"]["annotations"]
     assert chunks[-1]["usage"]["total_tokens"] == 26
     assert written.open == 0
+
+
+async def test_tokens_of_all_rounds_are_on_the_record_of_a_stream_whose_client_asks_for_no_usage() -> None:
+    record = RequestRecord()
+    token = current_record.set(record)
+    try:
+        hub, written = chat([call("recommend", n=3)], ANSWER)
+        chunks = await chunks_of(hub, tools=[RECOMMEND])
+    finally:
+        current_record.reset(token)
+    assert not any(chunk.get("usage") for chunk in chunks)
+    assert (record.prompt_tokens, record.completion_tokens) == (20, 6)
+    assert all(asked.wants_usage for asked in written.asked)
 
 
 async def test_passages_are_cited_with_their_place_in_the_document() -> None:

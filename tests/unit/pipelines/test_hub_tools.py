@@ -83,6 +83,13 @@ async def test_model_cannot_change_what_is_fixed_nor_ask_for_more_than_fits() ->
     assert len(result.answer["recommendations"]) == MOST_RESULTS
 
 
+@pytest.mark.parametrize("arguments", [None, {}])
+async def test_call_that_was_cut_runs_with_what_is_fixed(arguments: dict[str, Any] | None) -> None:
+    result = await ToolParts().tools.run(CALLER, tool("recommend", store_id=7, user_id=42), arguments)
+    assert not result.failed
+    assert result.model_version == "neumf-3"
+
+
 async def test_tools_see_the_callers_tenant_only() -> None:
     parts = ToolParts()
     result = await parts.tools.run(Principal(tenant_id="other"), tool("recommend", store_id=7, user_id=42), {})

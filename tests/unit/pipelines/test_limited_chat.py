@@ -14,6 +14,7 @@ from aihub.accounts.settings import LimitSettings
 from aihub.cache.fake import FakeAnswerStore
 from aihub.chat.completions import CompletionRequest
 from aihub.chat.fake import FakeChatEngine
+from aihub.chat.history import EngineHistory, ObservedEngine
 from aihub.chat.service import ChatEngine
 from aihub.core.embedded.stores import StoreUrls
 from aihub.core.errors import HubError, OverloadedError, RateLimitError, UnavailableError
@@ -22,6 +23,7 @@ from aihub.core.metrics import Metrics
 from aihub.core.principal import Principal
 from aihub.core.request_record import RequestRecord, current_record
 from aihub.core.schemas import validate
+from deployments.local_engine import LocalEngine
 from pipelines.cached_chat import CachedChat
 from pipelines.chat import ChatPipeline
 from pipelines.fair_turn import ModelTurns
@@ -47,6 +49,14 @@ class OneModelInTurns(OneModel):
         return engine
 
 
+class NoCounts:
+    def note_begin(self, model_id: str) -> None:
+        """Count nothing."""
+
+    def note_end(self, model_id: str) -> None:
+        """Count nothing."""
+
+
 class Setting:
     """A limited chat and what it is made of."""
 
@@ -59,7 +69,8 @@ class Setting:
         self.engine = FakeChatEngine(**engine)
         self.turns = ModelTurns(places, most_waiting, metrics.refused)
         parts = hub(*texts, engine=self.engine)
-        self.pipeline = ChatPipeline(OneModelInTurns(self.engine, self.turns), parts.chat._rag, timeout_s=20.0)
+        self.directory = OneModelInTurns(self.engine, self.turns)
+        self.pipeline = ChatPipeline(self.directory, parts.chat._rag, timeout_s=20.0)
         self.chat = LimitedChat(self.pipeline, self.limits, usual_answer_tokens=100)
 
     async def left(self, principal: Principal) -> int:
@@ -330,4 +341,56 @@ async def test_an_answer_from_the_cache_costs_no_tokens_and_takes_no_turn() -> N
     assert await parts.left(asking) == left
     assert len(parts.engine.bodies) == 2
     await held.aclose()
+    await cached.close()
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_broken_off_answer_leaves_its_prompt_in_the_record(*, is_streamed: bool, has_key: bool) -> None:
+    parts, record = Setting(answer=lambda _: "từ " * 200, token_s=0.01), RequestRecord()
+    asking = caller(tokens_per_minute=1000) if has_key else CALLER
+    token = current_record.set(record)
+    try:
+        if is_streamed:
+            frames = await parts.chat.open_chat_stream(asking, request("Xin chào", stream=True))
+            _ = [await anext(frames) for _ in range(5)]
+            await frames.aclose()
+        else:
+            asked = asyncio.create_task(parts.chat.chat(asking, request("Xin chào")))
+            await asyncio.sleep(0.05)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+    finally:
+        current_record.reset(token)
+    assert record.prompt_tokens == estimate(request("Xin chào"), usual_answer=100).prompt
+    parts.assert_idle()
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_shared_answer_is_on_the_record_of_who_asked_first_also_when_that_one_leaves(*, is_streamed: bool) -> None:
+    parts = Setting(answer=lambda _: "từ " * 20 + "hết", token_s=0.01)
+    local = LocalEngine(parts.engine, "fake-chat", NoCounts())
+    parts.directory._engine = ObservedEngine(local, "fake-chat", EngineHistory(), provider="local")
+    cached = CachedChat(parts.chat, parts.pipeline, FakeAnswerStore(), ttl_s=60.0, metrics=Metrics())
+    records, handed_over = [RequestRecord(), RequestRecord()], list[RequestRecord]()
+    asked = request("Xin chào", temperature=0.0, stream=is_streamed)
+
+    async def ask(record: RequestRecord) -> Any:
+        current_record.set(record)
+        return await (transcript(await cached.open_chat_stream(CALLER, asked)) if is_streamed else cached.chat(CALLER, asked))
+
+    first = asyncio.create_task(ask(records[0]))
+    await asyncio.sleep(0.05)
+    second = asyncio.create_task(ask(records[1]))
+    await asyncio.sleep(0.02)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    records[0].when_worked(lambda: handed_over.append(records[0]))
+    assert handed_over == []
+    assert await second
+    async with asyncio.timeout(2):
+        while not handed_over:  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.01)
+    assert (records[0].completion_tokens, records[1].completion_tokens) == (21, 0)
+    assert len(parts.engine.bodies) == 1
     await cached.close()

@@ -259,3 +259,18 @@ async def test_rows_older_than_the_kept_days_are_deleted_in_batches(
     recorder.record(record(tenant))
     await recorder.close()
     assert len(await stored(database, tenant)) == 4
+
+
+async def test_row_waits_for_work_that_outlives_its_request(database: Database, tenant: str) -> None:
+    recorder = UsageRecorder(UsageTable(database), days=90)
+    sent = record(tenant, request_id="req_first_to_ask", completion_tokens=0)
+    sent.begin_work()
+    sent.begin_work()
+    recorder.record(sent)
+    sent.end_work()
+    await asyncio.sleep(2 * FLUSH_PERIOD_S)
+    assert await stored(database, tenant) == []
+    sent.note_usage({"prompt_tokens": 3, "completion_tokens": 20})
+    sent.end_work()
+    await recorder.close()
+    assert [(row.request_id, row.completion_tokens) for row in await stored(database, tenant)] == [("req_first_to_ask", 20)]
