@@ -9,6 +9,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from aihub.accounts.api_keys import ApiKey
+from aihub.accounts.fake import FakeAuthenticator
+from aihub.core.principal import Principal
 from aihub.core.settings import Settings
 from aihub.documents.parsing.parser import DocumentParser
 from aihub.http.app import create_app
@@ -25,9 +28,15 @@ def isolated() -> Iterator[list[str]]:
         yield violations
 
 
+KEY = ApiKey.generate()
+KEY_HEADERS = {"Authorization": f"Bearer {KEY.text}"}
+KEYED = Principal(user_id="user_of_tests", key_id=KEY.key_id)
+
+
 @pytest.fixture
 def parts() -> Parts:
-    return Parts()
+    """With keys on, so that whatever is sent meets a hub as teams run it; open hubs have tests of their own."""
+    return Parts(authenticator=FakeAuthenticator({KEY.text: KEYED}))
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +50,7 @@ async def client(app: FastAPI, parts: Parts) -> AsyncIterator[httpx.AsyncClient]
     """A client of the application in this process; bugs come as 500 like over a real server."""
     app.state.services = parts.services()
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=KEY_HEADERS) as http:
         yield http
 
 

@@ -7,9 +7,11 @@ from aihub.accounts.tables.users import UserTable
 from aihub.core.errors import AuthenticationError, StorageUnavailableError
 from aihub.core.principal import Principal
 from tests.unit.accounts.account_parts import CountedDatabase, bearer, make_key
+from tests.unit.http.services import Parts
 
 
-async def test_open_hub_says_that_everybody_is_the_administrator(client: httpx.AsyncClient) -> None:
+async def test_open_hub_says_that_everybody_is_the_administrator(client: httpx.AsyncClient, parts: Parts) -> None:
+    parts.authenticator.keys.clear()
     answer = await client.get("/api/v1/account")
     assert answer.status_code == 200
     assert answer.json() == {

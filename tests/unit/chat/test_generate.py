@@ -10,7 +10,7 @@ from aihub.chat import routes as generate
 from aihub.core.errors import ModelUnavailableError
 from aihub.http.errors import install_error_handlers
 from aihub.http.middleware import RequestContext
-from tests.unit.conftest import assert_refused
+from tests.unit.conftest import KEY_HEADERS, assert_refused
 from tests.unit.http.services import Parts
 
 
@@ -23,7 +23,7 @@ async def http(parts: Parts) -> AsyncIterator[httpx.AsyncClient]:
     app.add_middleware(RequestContext)
     app.include_router(generate.router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=KEY_HEADERS) as client:
         yield client
 
 

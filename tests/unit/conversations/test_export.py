@@ -19,6 +19,7 @@ from aihub.core.embedded.stores import StoreUrls
 from aihub.core.errors import NotFoundError
 from aihub.core.postgres import Database
 from aihub.core.principal import Principal
+from tests.unit.conftest import KEYED
 from tests.unit.conversations.conversation_parts import answer, begin, question
 from tests.unit.http.services import Parts
 
@@ -79,7 +80,7 @@ async def test_export_of_an_empty_conversation_is_a_document(
 
 
 async def test_export_is_a_file_for_browsers(app: FastAPI, client: httpx.AsyncClient, parts: Parts) -> None:
-    record = await begin(parts.conversations.storage, Principal(), "hỏi")
+    record = await begin(parts.conversations.storage, KEYED, "hỏi")
     response = await client.get(f"/api/v1/chat/conversations/{record.id}/export")
     assert response.headers["content-type"] == "application/json"
     assert response.headers["content-disposition"] == f'attachment; filename="{record.id}.json"'

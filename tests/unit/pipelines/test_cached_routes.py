@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from aihub.cache.fake import FakeAnswerStore
 from aihub.core.metrics import Metrics
 from pipelines.cached_chat import CachedChat
-from tests.unit.conftest import assert_refused, chat_body
+from tests.unit.conftest import KEY_HEADERS, assert_refused, chat_body
 from tests.unit.http.services import Parts
 from tests.unit.pipelines.rag_parts import hub
 
@@ -28,7 +28,7 @@ async def client(app: FastAPI, parts: Parts) -> AsyncIterator[httpx.AsyncClient]
     cached = CachedChat(chat, chat, FakeAnswerStore(), ttl_s=60.0, metrics=parts.metrics)
     app.state.services = replace(parts.services(), chat=cached)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=KEY_HEADERS) as http:
         yield http
 
 
