@@ -1,15 +1,20 @@
 """Chat with the hub's tools: rounds are bounded, calls run for the caller, streams are one answer, products are cited."""
 
 import json
+import re
+import shlex
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aihub.chat.messages import ToolMessage
+from aihub.chat.schemas import ChatCompletionRequest
 from aihub.core.errors import InvalidRequestError, ModelUnavailableError
 from aihub.core.principal import Principal
 from aihub.core.request_record import RequestRecord, current_record
+from aihub.core.schemas import validate
 from aihub.core.sse import DONE, events, payload
 from pipelines.hub_tool_chat import MOST_CALLS, MOST_ROUNDS, HubToolChat
 from tests.unit.pipelines.hub_tool_parts import SHOP_TENANT, ToolParts, WrittenChat, call
@@ -19,6 +24,7 @@ CALLER = Principal(tenant_id=SHOP_TENANT)
 RECOMMEND = {"type": "hub", "name": "recommend", "arguments": {"store_id": 7, "user_id": 42}}
 SEARCH = {"type": "hub", "name": "search_documents", "arguments": {"vector_store_id": "vs_shop"}}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "chat.md").read_text(encoding="utf-8")
 ANSWER = "Bạn nên mua 101 và 103, giá 102.5 nghìn."
 
 
@@ -212,3 +218,13 @@ def test_tools_that_do_not_exist_are_refused_by_name(fields: dict[str, Any], par
     with pytest.raises(InvalidRequestError) as refused:
         request(**fields)
     assert refused.value.param == param
+
+
+async def test_example_of_the_documentation_is_answered_with_the_shops_products() -> None:
+    [example] = [block for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) if '"type": "hub"' in block]
+    _, _, body = shlex.split(example.replace("\\\n", " "))[-3:]
+    asked = json.loads(body)
+    asked["tools"][0]["arguments"]["store_id"] = 7
+    hub, _ = chat([call("recommend", n=2)], "101 and 102.")
+    answer = await hub.chat(CALLER, validate(ChatCompletionRequest, asked))
+    assert [found["item_id"] for found in answer["choices"][0]["message"]["annotations"]] == [101, 102]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ from aihub.usage.tables.usage_records import UsageTable
 from tests.unit.http.services import Parts
 from tests.unit.usage.fake_nvml import FakeCard, install
 
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "usage.md").read_text(encoding="utf-8")
+[DOCUMENTED_PATH] = re.findall(r"^curl -s localhost:8000(/api/v1/system/metrics) -H ", PAGE, re.MULTILINE)
 MODEL = SimpleNamespace(model_id="tiny", state="ready", device="cpu", used_bytes=2**20, in_flight=3, waiting=1, tokens_per_s=41.5)
 
 
@@ -191,7 +194,7 @@ async def test_the_route_answers_with_the_report(metrics: SystemMetrics) -> None
     object.__setattr__(services, "system", metrics)
     transport = httpx.ASGITransport(create_app(services))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        answer = await client.get("/api/v1/system/metrics")
+        answer = await client.get(DOCUMENTED_PATH)
     assert answer.status_code == 200
     assert answer.json()["object"] == "system.metrics"
     assert answer.json()["missing"] == {}
