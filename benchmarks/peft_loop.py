@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aihub.core.hardware import read_peak_memory_bytes
 from aihub.core.profiles import load_profile
 from aihub.core.settings import Settings
 from aihub.finetuning.examples import Example, Turn
@@ -56,7 +57,6 @@ def read_rows(count: int) -> list[Example]:
 
 def train(base: Path, examples: Sequence[Example], settings: FineTuningSettings) -> dict[str, float]:
     """What one writes with peft: a padded batch, its mask and labels, the model's own loss."""
-    import resource
     import time
 
     import torch
@@ -91,7 +91,7 @@ def train(base: Path, examples: Sequence[Example], settings: FineTuningSettings)
         tokens += sum(len(ids) for ids, _ in chosen)
         loss = float(output.loss.detach())
     seconds = time.perf_counter() - started_s
-    memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory_bytes = read_peak_memory_bytes()
     return {"tokens_per_s": tokens / seconds, "memory_bytes": memory_bytes, "seconds": seconds, "loss": loss}
 
 

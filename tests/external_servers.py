@@ -1,6 +1,7 @@
 """PostgreSQL and Redis on TCP ports, started from the packages as if someone else ran them."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,11 +20,17 @@ from aihub.core.embedded.process import run_tool, spawn
 from aihub.core.embedded.servers import postgres_binary, redis_binary
 from aihub.core.embedded.user import ServerUser, choose_server_user
 
+LAST_CHOSEN_PORT = 31_999
+"""The system gives outgoing connections ports above (`net.ipv4.ip_local_port_range`)."""
+
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nothing listens on, and that no outgoing connection is given while a server on it is restarted."""
+    while True:
+        port = random.randint(12_000, LAST_CHOSEN_PORT)  # noqa: S311 - no secret
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -51,8 +58,17 @@ class ExternalServer:
         raise NotImplementedError
 
     def start(self) -> None:
+        self._spawn()
+        wait_until(self._answers_or_is_started_again, 60, "an answer of the server")
+
+    def _spawn(self) -> None:
         self.process = spawn(list(self.command()), folder=self.folder, log=self.folder / "server.log")
-        wait_until(self.answers, 60, "an answer of the server")
+
+    def _answers_or_is_started_again(self) -> bool:
+        """A killed PostgreSQL refuses to start until its child processes have noticed and ended."""
+        if self.process is not None and self.process.poll() is not None:
+            self._spawn()
+        return self.answers()
 
     def send(self, number: signal.Signals) -> None:
         """Signal the server; stopping and continuing means its child processes too, ending waits for the end."""

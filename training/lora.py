@@ -6,7 +6,6 @@ gradients are added up, and rank 0 alone writes and reports. A step is the same 
 
 import ctypes
 import math
-import resource
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import get_cosine_schedule_with_warmup
 
+from aihub.core.hardware import read_peak_memory_bytes
 from aihub.core.model_folder import check_model_folder
 from aihub.finetuning.chat_tokens import ChatTokenizer
 from aihub.finetuning.examples import Example
@@ -285,7 +285,7 @@ def _read_peak_memory(device: torch.device) -> int:
     """The most bytes that torch held on the card, or that this process held in RAM."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return read_peak_memory_bytes()
 
 
 def return_free_memory() -> None:

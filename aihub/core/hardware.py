@@ -1,5 +1,6 @@
 """What this machine has and can do: memory, graphics card and its driver, free disk, instructions of the processor."""
 
+import resource
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -19,6 +20,18 @@ def has_bfloat16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         if line.startswith(("flags", "Features")):
             return not _BFLOAT16_FLAGS.isdisjoint(line.split())
     return False
+
+
+def read_peak_memory_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Return the most RAM that this process has held since its program started.
+
+    A kernel that does not tell it is asked by `getrusage`, whose peak a program inherits from the process that started it.
+    """
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 TIMEOUT_S = 5.0

@@ -9,15 +9,10 @@ from aihub.core.errors import ConfigurationError
 from aihub.core.postgres import Database
 from aihub.core.settings import Settings
 from tests.embedded_parts import servers_of
+from tests.external_servers import free_port
 from tests.unit.accounts.account_parts import make_key
 
 CONFIG = "http_options: {host: 127.0.0.1, port: %d}\napplications: []\n"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_config(folder: Path, port: int) -> Path:

@@ -21,15 +21,16 @@ SETTINGS = FineTuningSettings(batch_size=8, max_tokens=512, rank=8)
 ROOT = Path(__file__).resolve().parents[3]
 
 MEASURE = """
-import json, resource, sys
+import sys
 from pathlib import Path
+from aihub.core.hardware import read_peak_memory_bytes
 from aihub.finetuning.settings import FineTuningSettings
 from tests.unit.training.tiny_model import ask
 from training.lora import train
 base, folder = Path(sys.argv[1]), Path(sys.argv[2])
 examples = [ask("?", "một hai ba bốn " * 20, line=line) for line in range(1, 33)]
 train(base, examples, FineTuningSettings.model_validate_json(sys.argv[3]), work=folder / "work", output=folder / "adapter")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(read_peak_memory_bytes())
 """
 
 
