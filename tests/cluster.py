@@ -22,7 +22,7 @@ from aihub.models.store.default_models import (
     select_chat_model,
     select_embedding_model,
 )
-from benchmarks.servers import free_port
+from tests.external_servers import free_port
 from tests.serve.second_model import build_second_model
 
 # Ray reads this once, when it is first imported: tests join the hub's cluster with the token its start has made.

@@ -73,14 +73,18 @@ class ExternalServer:
     def send(self, number: signal.Signals) -> None:
         """Signal the server; stopping and continuing means its child processes too, ending waits for the end."""
         assert self.process is not None
+        family = psutil.Process(self.process.pid)
+        children = family.children(recursive=True)
         # The server first: a child that it forks while the others are stopped would go on answering.
         self.process.send_signal(number)
         if number in {signal.SIGSTOP, signal.SIGCONT}:
-            for child in psutil.Process(self.process.pid).children(recursive=True):
+            for child in family.children(recursive=True):
                 with suppress(psutil.NoSuchProcess):  # a connection's own process ends with it
                     child.send_signal(number)
         else:
             self.process.wait(20)
+            # A killed PostgreSQL's connections may answer once more before they notice.
+            psutil.wait_procs(children, timeout=20)
 
     def crash(self) -> None:
         """Kill the server with all its child processes, as a power failure would."""
