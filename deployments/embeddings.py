@@ -7,6 +7,7 @@ from aihub.core.health import PartHealth
 from aihub.core.profiles import EmbeddingsProfile
 from aihub.embeddings.embedder import SentenceEmbedder
 from aihub.embeddings.service import Embedder, EmbedderInfo, Embeddings
+from deployments.cancellation import quiet_refusals
 from deployments.metering import metered, new_meter
 
 
@@ -15,6 +16,7 @@ class EmbeddingsDeployment(Embedder):
     """One replica of the embeddings model; requests of all callers are batched together."""
 
     async def __init__(self, model_path: str, model_id: str, device: str, profile: EmbeddingsProfile) -> None:  # type: ignore[misc]  # Serve awaits it
+        quiet_refusals()
         self.meter = new_meter(device)
         self._embedder = SentenceEmbedder(
             model_path,

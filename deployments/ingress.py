@@ -25,7 +25,7 @@ from aihub.models.memory.status import ModelStatus
 from aihub.models.schemas import GenerationDefaults, UnloadRequest
 from aihub.recsys.schemas import NextItemsRequest, RecommendationsRequest, TrendingRequest
 from aihub.speech.service import AUTO_MODEL, RecognitionOptions
-from deployments.cancellation import quiet_cancellations
+from deployments.cancellation import quiet_cancellations, quiet_refusals
 from deployments.composition import Composition
 from deployments.handle_calls import ADMINISTRATOR, answers, streams
 from deployments.local_fast_path import HUB, socket_path
@@ -46,6 +46,7 @@ class Ingress:
     ) -> None:
         configure_logging()
         quiet_cancellations()
+        quiet_refusals()
         self._model_id = model_id
         self._server: LocalServer | None = None
         self._parts = Composition(settings, profile, model_id, tokenizer_path, is_local=is_local)

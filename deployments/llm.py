@@ -52,8 +52,8 @@ class LLMDeployment(ChatEngine):
     """
 
     async def __init__(self, engine: EngineOptions, *, model_info: ChatModelInfo, defaults: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
-        os.environ.update(engine.environment)
         quiet_refusals()
+        os.environ.update(engine.environment)
         self._model_info = model_info
         self._defaults = defaults
         self._last_progress_s = time.monotonic()

@@ -43,6 +43,7 @@ from aihub.models.service import AdapterView, LifecycleService, ModelManager, Mo
 from aihub.models.store.default_models import default_digests, select_embedding_model
 from aihub.models.store.local import open_registry
 from aihub.models.store.registry import ModelRegistry
+from deployments.cancellation import quiet_refusals
 from deployments.finetuning import FineTuning
 from deployments.llm_app import engine_dtype
 from deployments.model_host import ServeModelHost
@@ -70,6 +71,7 @@ class Models(LifecycleService, ModelManager):
 
     async def __init__(self, settings: Settings, profile: Profile, default: DefaultModel) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging()
+        quiet_refusals()
         self._profile = profile
         self._default = default
         self._default_digests = await asyncio.to_thread(default_digests, settings, profile)

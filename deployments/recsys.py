@@ -60,6 +60,7 @@ from aihub.usage.metrics import UsageMetrics
 from aihub.usage.recorder import UsageRecorder
 from aihub.usage.settings import UsageSettings
 from aihub.usage.tables.usage_records import UsageTable
+from deployments.cancellation import quiet_refusals
 from deployments.local_fast_path import RECSYS, socket_path
 from deployments.metering import metered, new_meter
 from deployments.request_costs import RequestCosts
@@ -74,6 +75,7 @@ class Recsys(TrainingService):
 
     async def __init__(self, settings: Settings, *, is_local: bool) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging()
+        quiet_refusals()
         assert settings.database_url is not None  # noqa: S101  # connect_stores() has set it
         self.meter = new_meter()
         recsys = RecsysSettings()

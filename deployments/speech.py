@@ -16,7 +16,7 @@ from aihub.speech.metrics import SpeechMetrics
 from aihub.speech.models import SpeechModels
 from aihub.speech.service import SpeechService
 from aihub.speech.settings import SpeechSettings
-from deployments.cancellation import quiet_cancellations
+from deployments.cancellation import quiet_cancellations, quiet_refusals
 from deployments.metering import metered, new_meter
 from deployments.service_client import offers
 
@@ -36,6 +36,7 @@ class Speech:
     async def __init__(self, settings: Settings, profile: SpeechProfile) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging()
         quiet_cancellations()
+        quiet_refusals()
         self.meter = new_meter()
         speech = SpeechSettings()
         places = speech_places(profile, len(os.sched_getaffinity(0)))

@@ -13,11 +13,17 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import RequestCancelledError
 
 from aihub.core.concurrency import raise_if_cancelled
-from aihub.core.errors import InvalidRequestError, ModelUnavailableError
+from aihub.core.errors import InvalidRequestError, ModelUnavailableError, NotFoundError
 from aihub.core.health import PartHealth
 from deployments.cancellation import _is_no_refusal, quiet_cancellations
+from deployments.embeddings import EmbeddingsDeployment
 from deployments.handles import AppConnection
+from deployments.ingress import Ingress
+from deployments.llm import LLMDeployment
 from deployments.local_fast_path import _pass
+from deployments.models import Models
+from deployments.recsys import Recsys
+from deployments.speech import Speech
 
 
 class Response:
@@ -201,3 +207,26 @@ def test_serve_still_says_it_in_these_words(module: str, words: str) -> None:
 def test_refused_request_leaves_no_traceback_and_a_failed_one_does(error: Exception, is_told: bool) -> None:
     record = logging.LogRecord("ray.serve", logging.ERROR, "", 0, "Request failed.", None, (type(error), error, None))
     assert _is_no_refusal(record) is is_told
+
+
+class NotReady:
+    """Whatever a replica is built with; it fails at once, so that a test sees what came before."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+@pytest.mark.parametrize("replica", [EmbeddingsDeployment, Ingress, LLMDeployment, Models, Recsys, Speech])
+async def test_replica_that_starts_leaves_no_traceback_of_refused_calls_from_then_on(
+    replica: Any, serve_log: logging.Logger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aihub.core.logging.PACKAGES", ())  # the tests' own logging stays
+    monkeypatch.setattr(f"{replica.__module__}.new_meter", NotReady(), raising=False)
+    serve_log.removeFilter(_is_no_refusal)
+    names = [name for name in inspect.signature(replica.__init__).parameters if name != "self"]
+    with pytest.raises((LookupError, TypeError)):
+        await replica.__init__(NotReady(), **{name: NotReady() for name in names})
+    for error in (NotFoundError("The store 7 has no model yet."), ModelUnavailableError("It has died.")):
+        serve_log.error("Request failed.", exc_info=(type(error), error, None))
+    told = [record.exc_info[0] for record in caplog.records if record.exc_info]
+    assert told == [ModelUnavailableError]
