@@ -145,7 +145,8 @@ def make_items(record: MessageRecord) -> list[Item]:
         return [{"id": f"fco_{key}", "type": "function_call_output", **output, "status": record.status}]
     calls = message.get("tool_calls") or []
     items: list[Item] = []
-    if message.get("content") is not None or not calls:
+    # Chats answer with an empty text beside calls; as an item it would say nothing.
+    if message.get("content") or not calls:
         content = [_item_part(part, record.role) for part in _parts(message.get("content"))]
         items.append({"id": record.id, "type": "message", "role": record.role, "status": record.status, "content": content})
     for call in calls:

@@ -114,6 +114,22 @@ def test_wrong_item_is_named(item: dict[str, Any], param: str, text: str) -> Non
     assert text in caught.value.message
 
 
+@pytest.mark.parametrize("content", ["", None, []])
+def test_tool_calls_without_a_text_have_no_empty_message_before_them(content: Any) -> None:
+    message = {"role": "assistant", "content": content, "tool_calls": [call("c1"), call("c2")]}
+    items = make_items(record(message))
+    assert [item["type"] for item in items] == ["function_call", "function_call"]
+    rest = without_item(record(message), items[0]["id"])
+    assert rest is not None
+    assert make_items(record(rest)) == items[1:]
+    assert without_item(record(rest), items[1]["id"]) is None
+
+
+def test_empty_answer_without_tool_calls_is_still_an_item() -> None:
+    (item,) = make_items(record({"role": "assistant", "content": ""}))
+    assert (item["type"], item["content"]) == ("message", [{"type": "output_text", "text": "", "annotations": []}])
+
+
 def test_text_and_each_tool_call_are_items_of_their_own_and_go_one_by_one() -> None:
     message = {"role": "assistant", "content": "Tôi xem.", "tool_calls": [call("c1"), call("c2")]}
     items = make_items(record(message))
