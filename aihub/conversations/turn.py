@@ -63,6 +63,7 @@ class Turn:
         self.conversation_id = claim.conversation_id
         self.history = history
         self.answer_id = new_message_id()
+        self._request_id = request_id.get()
 
     async def begin(self, sent: Sequence[dict[str, Any]]) -> None:
         """Store what was asked; it counts as part of the history once it has an answer.
@@ -87,9 +88,8 @@ class Turn:
             return False
         self._is_over = True
         await self._end_renewal()
-        answer = replace(answer, id=self.answer_id)
         try:
-            return await self._save(answer)
+            return await self._save(self._named(answer))
         finally:
             self._parts.line.leave(self._claim.principal, self.conversation_id)
 
@@ -149,7 +149,7 @@ class Turn:
                 if answer is None or answer == saved:
                     self._note(await table.renew(self._claim, self._parts.lease_s))
                 else:
-                    written = await table.save_answer(self._claim, asked, replace(answer, id=self.answer_id), self._parts.lease_s)
+                    written = await table.save_answer(self._claim, asked, self._named(answer), self._parts.lease_s)
                     self._note(written)
                     saved = answer
             except TurnLostError:
@@ -171,6 +171,9 @@ class Turn:
             await asyncio.wait({self._renewal})
             if not self._renewal.cancelled() and (failure := self._renewal.exception()) is not None:
                 logger.error("The claim of conversation %s was not renewed.", self.conversation_id, exc_info=failure)
+
+    def _named(self, answer: NewMessage) -> NewMessage:
+        return replace(answer, id=self.answer_id, request_id=self._request_id)
 
     def _note(self, written: Written) -> None:
         self._is_changed = self._is_changed or written.found_version != self._version

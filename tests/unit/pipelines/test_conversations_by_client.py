@@ -74,6 +74,22 @@ async def test_stream_names_its_conversation_in_a_header_and_at_both_ends(client
     assert chunks[0].conversation_id == chunks[-1].conversation_id == conversation_id
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_question_and_answer_tell_the_request_that_they_came_with(client: openai.AsyncOpenAI, is_stream: bool) -> None:
+    response = await client.chat.completions.with_raw_response.create(
+        model="fake-chat", messages=question("Xin chào"), store=True, stream=is_stream
+    )
+    if is_stream:
+        assert [chunk async for chunk in response.parse()]
+    place = f"/api/v1/chat/conversations/{response.headers['x-aihub-conversation-id']}"
+    headers = {"authorization": f"Bearer {KEY.text}"}
+    listed = await client._client.get(f"http://localhost{place}", headers=headers)
+    exported = await client._client.get(f"http://localhost{place}/export", headers=headers)
+    for messages in (listed.json()["messages"]["data"], exported.json()["messages"]):
+        assert [message["message"]["role"] for message in messages] == ["user", "assistant"]
+        assert {message["request_id"] for message in messages} == {response.headers["x-request-id"]}
+
+
 async def test_conversation_that_openais_own_route_made_is_continued(client: openai.AsyncOpenAI, replica: StoredHub) -> None:
     made = await client.conversations.create(items=[{"type": "message", "role": "user", "content": "Tôi là Lan."}])
     answer = await client.chat.completions.create(

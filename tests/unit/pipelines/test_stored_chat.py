@@ -21,7 +21,7 @@ from aihub.core.errors import (
     OverloadedError,
     RateLimitError,
 )
-from aihub.core.logging import response_headers
+from aihub.core.logging import request_id, response_headers
 from aihub.core.postgres import Database
 from aihub.core.principal import Principal
 from pipelines.media_parts import FindEngine, MediaParts
@@ -329,18 +329,21 @@ async def test_long_stream_keeps_its_claim_and_stores_what_it_said_meanwhile(
         stored_hub(database, embedded_stores.redis_url, tenant, engine=slow(token_s=0.01), **times) as one,
         stored_hub(database, embedded_stores.redis_url, tenant, wait_s=10.0, **times) as two,
     ):
+        token = request_id.set("req_of_the_stream")
         stream = await one.stream("Hi")
+        request_id.reset(token)
         shown = await anext(stream)
         conversation_id = data_of(shown)[0]["conversation_id"]
         waiting = asyncio.create_task(two.ask("two", conversation_id))
         for _ in range(80):
             shown += await anext(stream)
-        kept = [text for role, text, _ in await two.told(conversation_id) if role == "assistant"]
-        assert kept
-        assert text_of_stream(shown).startswith(kept[0].rstrip())
-        assert len(kept[0]) > 40
+        (kept,) = [row for row in await two.rows(conversation_id) if row.role == "assistant"]
+        assert text_of_stream(shown).startswith(kept.message["content"].rstrip())
+        assert len(kept.message["content"]) > 40
         await stream.aclose()
         await waiting
+        (whole, _) = [row for row in await two.rows(conversation_id) if row.role == "assistant"]
+        assert kept.request_id == whole.request_id == "req_of_the_stream"
         assert two.prompt()[1] == ("assistant", text_of_stream(shown))
 
 
