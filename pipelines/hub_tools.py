@@ -27,6 +27,7 @@ MOST_RESULTS = 20
 VECTOR_STORE = "vector_store_id"
 
 _ID = {"type": "integer", "minimum": 0}
+_COUNTS = frozenset({"n", "top_k", "max_num_results"})
 _COUNT = {"type": "integer", "minimum": 1, "maximum": MOST_RESULTS}
 
 
@@ -88,6 +89,7 @@ class ToolResult:
         arguments: All of them, the fixed ones included.
         answer: The REST API's answer, or its error object.
         chunks: Passages of documents in it, with their places.
+        note: What the model is told beside the answer; None for nothing.
     """
 
     name: str
@@ -95,6 +97,7 @@ class ToolResult:
     answer: Mapping[str, Any]
     failed: bool = False
     chunks: tuple[ScoredChunk, ...] = ()
+    note: str | None = None
 
     @property
     def model_version(self) -> str | None:
@@ -103,7 +106,8 @@ class ToolResult:
 
     def text(self) -> str:
         """Return what the model reads."""
-        return json.dumps(self.answer, ensure_ascii=False, separators=(",", ":"))
+        told = self.answer if self.note is None else {**self.answer, "note": self.note}
+        return json.dumps(told, ensure_ascii=False, separators=(",", ":"))
 
 
 def function_of(tool: HubTool) -> Tool:
@@ -129,6 +133,10 @@ def check_arguments(principal: Principal, tool: HubTool, param: str) -> None:
                 f"The tool {tool.name!r} has no argument {name[:64]!r}; it has {', '.join(known)}.",
                 param=f"{param}.arguments.{name[:64]}",
             )
+        if _is_too_many(name, tool.arguments[name]):
+            raise InvalidRequestError(
+                f"The tool {tool.name!r} gives at most {MOST_RESULTS} results.", param=f"{param}.arguments.{name}"
+            )
     # What the model will choose is filled in by values that fit, so that what is fixed is checked by the API's own types.
     fitting: dict[str, Any] = {"store_id": 0, "user_id": 0, "item_history": [], "query": "?", VECTOR_STORE: "vs_0"}
     values = {name: value for name, value in fitting.items() if name in known} | tool.arguments
@@ -146,7 +154,7 @@ def _request_of(name: str, values: Mapping[str, Any]) -> BaseModel:
     Raises:
         InvalidRequestError: A value is missing or wrong.
     """
-    counted = {key: min(value, MOST_RESULTS) if _is_count(key, value) else value for key, value in values.items()}
+    counted = {key: MOST_RESULTS if _is_too_many(key, value) else value for key, value in values.items()}
     if name == "recommend":
         return validate(RecommendationsRequest, counted)
     if name == "trending":
@@ -159,8 +167,14 @@ def _request_of(name: str, values: Mapping[str, Any]) -> BaseModel:
     return validate(SearchRequest, counted)
 
 
-def _is_count(key: str, value: Any) -> bool:
-    return key in {"n", "top_k", "max_num_results"} and isinstance(value, int) and not isinstance(value, bool)
+def _is_too_many(key: str, value: Any) -> bool:
+    return key in _COUNTS and isinstance(value, int) and value > MOST_RESULTS
+
+
+def _note_of(values: Mapping[str, Any]) -> str | None:
+    """Say that a model asked for more results than it gets, so that it does not take them for all there are."""
+    too_many = next((key for key, value in values.items() if _is_too_many(key, value)), None)
+    return None if too_many is None else f"'{too_many}' counts as {MOST_RESULTS}: the tool gives at most so many results."
 
 
 class ChunkSearch(Protocol):
@@ -201,8 +215,9 @@ class HubTools:
             principal.require_vector_stores([store_id], VECTOR_STORE)
             chunks = tuple(await self._documents.find_chunks(principal, store_id, request))
             found = SearchResults(search_query=request.queries, data=[search_result(chunk) for chunk in chunks])
-            return ToolResult(name, values, found.model_dump(mode="json"), chunks=chunks)
-        return ToolResult(name, values, (await self._predict(principal, request)).model_dump(mode="json"))
+            return ToolResult(name, values, found.model_dump(mode="json"), chunks=chunks, note=_note_of(values))
+        answer = await self._predict(principal, request)
+        return ToolResult(name, values, answer.model_dump(mode="json"), note=_note_of(values))
 
     async def _predict(self, principal: Principal, request: BaseModel) -> BaseModel:
         if isinstance(request, RecommendationsRequest):

@@ -36,6 +36,10 @@ def test_fixed_arguments_are_no_parameters_of_the_function() -> None:
         ("recommend", {"store_id": -1}, "tools.0.arguments.store_id"),
         ("recommend", {"store_id": 2**63}, "tools.0.arguments.store_id"),
         ("trending", {"n": 0}, "tools.0.arguments.n"),
+        ("recommend", {"n": 1_000_000}, "tools.0.arguments.n"),
+        ("trending", {"n": MOST_RESULTS + 1}, "tools.0.arguments.n"),
+        ("next_item", {"top_k": 21}, "tools.0.arguments.top_k"),
+        ("search_documents", {"max_num_results": 50}, "tools.0.arguments.max_num_results"),
         ("next_item", {"item_history": [1, None]}, "tools.0.arguments.item_history.1"),
         ("search_documents", {"vector_store_id": 1}, "tools.0.arguments.vector_store_id"),
         ("search_documents", {"query": ""}, "tools.0.arguments.query"),
@@ -81,6 +85,30 @@ async def test_model_cannot_change_what_is_fixed_nor_ask_for_more_than_fits() ->
     )
     assert result.arguments == {"store_id": 7, "user_id": 42, "n": 900}
     assert len(result.answer["recommendations"]) == MOST_RESULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "count"),
+    [
+        ("recommend", {"user_id": 42}, "n"),
+        ("trending", {}, "n"),
+        ("next_item", {"item_history": [1]}, "top_k"),
+        ("search_documents", {"query": "Phở?"}, "max_num_results"),
+    ],
+)
+async def test_model_that_asks_for_more_than_it_gets_is_told(name: str, arguments: dict[str, Any], count: str) -> None:
+    parts = ToolParts()
+    fixed = tool(name, vector_store_id="vs_shop") if name == "search_documents" else tool(name, store_id=7)
+    most = await parts.tools.run(CALLER, fixed, arguments | {count: MOST_RESULTS})
+    more = await parts.tools.run(CALLER, fixed, arguments | {count: 1_000_000})
+    assert not more.failed
+    assert more.answer == most.answer
+    assert json.loads(most.text()) == most.answer
+    note = f"'{count}' counts as 20: the tool gives at most so many results."
+    assert json.loads(more.text()) == {**most.answer, "note": note}
+    parameters = function_of(fixed).function.parameters
+    assert parameters is not None
+    assert parameters["properties"][count]["maximum"] == MOST_RESULTS
 
 
 @pytest.mark.parametrize("arguments", [None, {}])
