@@ -73,6 +73,7 @@ def delete(
     """Delete a user with all keys, for good."""
     request = checked(UserRequest, tenant=tenant, name=name)
     if not yes:
+        ask(lambda accounts: accounts.users.get(request.tenant, request.name))
         typer.confirm(f"Delete the user {request.name} of the tenant {request.tenant} with all keys?", abort=True, err=True)
     keys = ask(lambda accounts: accounts.users.delete(request.tenant, request.name))
     if as_json:

@@ -64,7 +64,7 @@ def test_deleted_user_comes_back_as_somebody_else(run: Run) -> None:
     assert json.loads(run("users", "create", "lan", "--json").stdout)["id"] != first["id"]
 
 
-@pytest.mark.parametrize("command", [["disable"], ["enable"], ["delete", "--yes"]])
+@pytest.mark.parametrize("command", [["disable"], ["enable"], ["delete", "--yes"], ["delete"]])
 def test_unknown_user_is_one_line(run: Run, command: list[str]) -> None:
     result = run("users", command[0], "nobody", *command[1:])
     assert result.exit_code == 1
