@@ -6,7 +6,6 @@ changes. Without Redis, histories are read from PostgreSQL.
 
 import json
 from dataclasses import asdict
-from urllib.parse import quote
 
 from aihub.conversations.history import HistoryMessage, StoredHistory
 from aihub.core.cache import Cache
@@ -52,4 +51,4 @@ class RecentTurns:
 
 
 def _key(principal: Principal, conversation_id: str) -> str:
-    return f"aihub:conversation:{quote(principal.tenant_id, safe='')}:{quote(principal.owner_id, safe='')}:{conversation_id}"
+    return f"{principal.redis_prefix}conversation:{conversation_id}"

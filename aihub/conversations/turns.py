@@ -78,7 +78,7 @@ class Turns:
         return Turn(parts, claim, history, state.version)
 
     async def create(self, principal: Principal, metadata: dict[str, str] | None, sent: Sequence[dict[str, Any]]) -> Turn:
-        """Begin a new conversation with its first messages; raises `StorageUnavailableError`."""
+        """Begin a new conversation with its first messages; raises as `TurnTable.create`."""
         self._note_request()
         parts, messages = self._parts, asked_messages(sent)
         claim, written = await parts.table.create(

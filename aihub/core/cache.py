@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
@@ -21,6 +22,10 @@ Answer = TypeVar("Answer")
 
 _PAUSE_S = 1.0
 """After a failure Redis is left alone for so long, so that its loss costs one request the timeout and not each."""
+
+
+_GLOB = re.compile(r"[*?\[\]\\^]")
+_SCANNED_AT_ONCE = 1000
 
 
 class Cache:
@@ -68,6 +73,21 @@ class Cache:
         """Forget a value. While Redis is away this does nothing, so give every value an expiry you can live with."""
         if self._client is not None and time.monotonic() >= self._resume_at:
             await self._ask(self._client.delete(key))
+
+    async def delete_prefix(self, prefix: str) -> bool:
+        """Forget all values whose keys begin so; False when Redis does not answer, and what is left goes by its expiry."""
+        if self._client is None:
+            return True
+        pattern, cursor = _GLOB.sub(r"\\\g<0>", prefix) + "*", 0
+        while True:
+            reply = await self._ask(self._client.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE))
+            if reply is None:
+                return False
+            cursor, keys = reply
+            if keys and await self._ask(self._client.unlink(*keys)) is None:
+                return False
+            if not cursor:
+                return True
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> list[Any] | None:
         """Run a Lua script, which answers with an array; None when Redis does not answer in time, or refuses."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import quote
 
 from aihub.core.errors import PermissionDeniedError
 
@@ -54,6 +55,11 @@ class Principal:
     def owner_id(self) -> str:
         """Whose conversations and preferences these are within the tenant; empty without accounts."""
         return self.user_id or ""
+
+    @property
+    def redis_prefix(self) -> str:
+        """Beginning of the names of all that Redis holds for this account alone, by which it goes with a deleted user."""
+        return f"aihub:owner:{quote(self.tenant_id, safe='')}:{quote(self.owner_id, safe='')}:"
 
     def may_use_model(self, model_id: str) -> bool:
         """Whether the key is for this model."""

@@ -114,6 +114,21 @@ def chat_body(text: str, **fields: Any) -> dict[str, Any]:
     return {"model": "fake-chat", "max_tokens": 20, "messages": [{"role": "user", "content": text}], **fields}
 
 
+async def settled(database: Database, name: str, tenant: str) -> Account:
+    """A user with a key, in the tables; the hub of other tests on this database stays open."""
+    key = ApiKey.generate()
+    row = {"tenant": tenant, "user": f"user_{name}", "prefix": key.prefix, "sha256": key.digest()}
+    async with database.transaction() as connection:
+        for statement in (
+            "INSERT INTO tenants (id, name) VALUES (%(tenant)s, %(tenant)s) ON CONFLICT DO NOTHING",
+            "INSERT INTO users (tenant_id, id, name, role) VALUES (%(tenant)s, %(user)s, %(user)s, 'admin')",
+            "INSERT INTO api_keys (tenant_id, user_id, prefix, sha256, name, role) "
+            "VALUES (%(tenant)s, %(user)s, %(prefix)s, %(sha256)s, 'test', 'admin')",
+        ):
+            await connection.execute(statement, row)
+    return Account(key.text, Principal(tenant_id=tenant, user_id=f"user_{name}", key_id=key.key_id))
+
+
 @pytest.fixture
 async def town(app: FastAPI, database: Database, tenant: str, parser: DocumentParser, tmp_path: Path) -> AsyncIterator[Town]:
     embedder = SteeredEmbedder()
@@ -128,10 +143,8 @@ async def town(app: FastAPI, database: Database, tenant: str, parser: DocumentPa
             rag = RagPipeline(finder=retriever, stores=hub.ingest.documents.stores, embedder=embedder, prompts=load_prompts())
             turns = Turns(TurnTable(database), RecentTurns(Cache(None, timeout_s=0.1)))
             chat = HubToolChat(ChatPipeline(engines, rag, timeout_s=30), HubTools(Shop(), services.vector_stores))
-            accounts = [
-                Account(ApiKey.generate().text, Principal(tenant_id=of, user_id=f"user_{name}", key_id=f"key_{name}"))
-                for name, of in (("an", tenant), ("bình", tenant), ("chi", f"{tenant}-2"), ("dũng", f"{tenant}-3"))
-            ]
+            places = (("an", tenant), ("bình", tenant), ("chi", f"{tenant}-2"), ("dũng", f"{tenant}-3"))
+            accounts = [await settled(database, name, of) for name, of in places]
             app.dependency_overrides.clear()
             app.state.services = replace(
                 services,
@@ -144,11 +157,12 @@ async def town(app: FastAPI, database: Database, tenant: str, parser: DocumentPa
             yield Town(hub, accounts)
             await turns.close()
             async with database.transaction() as connection:
-                for table in ("vector_stores", "finetuning_jobs", "files", "conversations", "preferences"):
+                for table in ("vector_stores", "finetuning_jobs", "files", "conversations", "preferences", "users"):
                     await connection.execute(
                         f"DELETE FROM {table} WHERE tenant_id = ANY(%s)",  # noqa: S608  # names of tables
                         ([f"{tenant}-2", f"{tenant}-3"],),
                     )
+                await connection.execute("DELETE FROM tenants WHERE id = ANY(%s)", ([f"{tenant}-2", f"{tenant}-3"],))
 
 
 def windows_of(engines: Any) -> ContextWindows:

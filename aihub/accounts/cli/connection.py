@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel
 
 from aihub.core.errors import HubError, InvalidRequestError
+from aihub.core.principal import Principal
 from aihub.core.schemas import validate
 from aihub.core.settings import Settings
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from aihub.accounts.tables.api_keys import ApiKeyTable
     from aihub.accounts.tables.tenants import TenantTable
     from aihub.accounts.tables.users import UserTable
+    from aihub.core.cache import Cache
 
 FAILURE, USAGE = 1, 2
 TIMEOUT_S = 10.0
@@ -44,6 +46,34 @@ def ask(work: Callable[[AccountTables], Awaitable[Result]]) -> Result:
             return asyncio.run(_with_database(dsn, work))
     except HubError as error:
         fail(error)
+
+
+def forget_in_redis(principal: Principal) -> bool:
+    """Delete what the hub's Redis holds for an account alone; False when it does not answer."""
+    from aihub.core.cache import Cache
+
+    redis_url = _redis_url(Settings())
+    return redis_url is None or asyncio.run(_forget(Cache(redis_url, timeout_s=TIMEOUT_S), principal))
+
+
+def _redis_url(settings: Settings) -> str | None:
+    """Return where the hub's Redis answers; None for an embedded one that does not run, which keeps nothing on the disk."""
+    from aihub.core.embedded.stores import running_urls
+
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    try:
+        running = running_urls(settings.home_path)
+    except HubError as error:
+        fail(error)
+    return None if running is None else running.redis_url
+
+
+async def _forget(cache: "Cache", principal: Principal) -> bool:
+    try:
+        return await cache.delete_prefix(principal.redis_prefix)
+    finally:
+        await cache.close()
 
 
 async def _with_database(dsn: str, work: Callable[[AccountTables], Awaitable[Result]]) -> Result:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aihub.accounts.cli.connection import ask, checked, print_json
+from aihub.accounts.cli.connection import ask, checked, forget_in_redis, print_json
 from aihub.accounts.requests import UserRequest
-from aihub.core.principal import DEFAULT_TENANT
+from aihub.core.principal import DEFAULT_TENANT, Principal
 
 if TYPE_CHECKING:
     from aihub.accounts.tables.records import UserRecord
@@ -70,16 +70,21 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete a user with all keys, for good."""
+    """Delete a user with all keys, conversations and preferences, for good. What they used stays in the usage."""
     request = checked(UserRequest, tenant=tenant, name=name)
     if not yes:
         ask(lambda accounts: accounts.users.get(request.tenant, request.name))
-        typer.confirm(f"Delete the user {request.name} of the tenant {request.tenant} with all keys?", abort=True, err=True)
-    keys = ask(lambda accounts: accounts.users.delete(request.tenant, request.name))
+        question = f"Delete the user {request.name} of the tenant {request.tenant} with all keys, conversations and preferences?"
+        typer.confirm(question, abort=True, err=True)
+    deleted = ask(lambda accounts: accounts.users.delete(request.tenant, request.name))
+    if not forget_in_redis(Principal(deleted.tenant_id, user_id=deleted.id)):
+        typer.echo("aihub: Redis does not answer; its copies of the user's conversations go within an hour.", err=True)
+    counts = {"keys": deleted.keys, "conversations": deleted.conversations}
     if as_json:
-        print_json({"tenant_id": request.tenant, "name": request.name, "deleted": True, "keys": keys})
+        print_json({"tenant_id": request.tenant, "name": request.name, "deleted": True} | counts)
         return
-    typer.echo(f"{request.name} of the tenant {request.tenant} was deleted, with {keys} key(s).")
+    told = f"{deleted.keys} key(s) and {deleted.conversations} conversation(s)"
+    typer.echo(f"{request.name} of the tenant {request.tenant} was deleted, with {told}.")
 
 
 def _tell(user: "UserRecord", text: str, *, as_json: bool) -> None:

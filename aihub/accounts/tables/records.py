@@ -34,6 +34,16 @@ class UserRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DeletedUser:
+    """Who was deleted, and how many keys and conversations went along."""
+
+    tenant_id: str
+    id: str
+    keys: int
+    conversations: int
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
     """A key, without anything by which it could be used.
 

@@ -4,7 +4,7 @@ import secrets
 
 from psycopg.rows import class_row
 
-from aihub.accounts.tables.records import UserRecord
+from aihub.accounts.tables.records import DeletedUser, UserRecord
 from aihub.core.errors import ConflictError, NotFoundError
 from aihub.core.postgres import Connection, Database
 from aihub.core.principal import Role
@@ -17,6 +17,10 @@ SELECT u.tenant_id, u.id, u.name, u.role, u.is_service,
         AND (k.expires_at IS NULL OR k.expires_at > now()) AND u.disabled_at IS NULL) AS keys
 FROM users u
 """
+
+
+DELETE_TIMEOUT_S = 600.0
+"""For a user with very many messages."""
 
 
 class UserTable:
@@ -75,22 +79,26 @@ class UserTable:
             )
             return await _get(connection, tenant_id, name)
 
-    async def delete(self, tenant_id: str, name: str) -> int:
-        """Delete a user with all keys, and return how many these were.
+    async def delete(self, tenant_id: str, name: str) -> DeletedUser:
+        """Delete a user with all keys, conversations and preferences, at once.
 
         Raises:
             NotFoundError: There is none of this name in the tenant.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(timeout_s=DELETE_TIMEOUT_S) as connection:
             cursor = await connection.execute(
-                "DELETE FROM api_keys k USING users u WHERE k.tenant_id = u.tenant_id AND k.user_id = u.id "
-                "AND u.tenant_id = %s AND u.name = %s",
-                (tenant_id, name),
+                "SELECT id FROM users WHERE tenant_id = %s AND name = %s FOR UPDATE", (tenant_id, name)
             )
-            deleted = await connection.execute("DELETE FROM users WHERE tenant_id = %s AND name = %s", (tenant_id, name))
-            if deleted.rowcount == 0:
+            row: tuple[str] | None = await cursor.fetchone()
+            if row is None:
                 raise no_user(tenant_id, name)
-            return cursor.rowcount
+            user = (tenant_id, row[0])
+            # The keys before the rest: who stores something holds one, so that nothing comes behind what is deleted here.
+            keys = await connection.execute("DELETE FROM api_keys WHERE tenant_id = %s AND user_id = %s", user)
+            conversations = await connection.execute("DELETE FROM conversations WHERE tenant_id = %s AND owner_id = %s", user)
+            await connection.execute("DELETE FROM preferences WHERE tenant_id = %s AND owner_id = %s", user)
+            await connection.execute("DELETE FROM users WHERE tenant_id = %s AND id = %s", user)
+            return DeletedUser(*user, keys.rowcount, conversations.rowcount)
 
 
 async def insert_user(connection: Connection, tenant_id: str, name: str, role: Role, *, is_service: bool) -> bool:

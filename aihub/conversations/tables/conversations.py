@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from aihub.conversations.search import text_vector
 from aihub.conversations.tables.messages import append_messages, not_found
+from aihub.conversations.tables.owners import hold_owner
 from aihub.conversations.tables.records import ConversationChanges, ConversationRecord, NewMessage
 from aihub.core.postgres import Connection
 from aihub.core.principal import Principal
@@ -60,8 +61,10 @@ async def create_conversation(
     """Store a new conversation with its first messages; call it inside a transaction.
 
     Raises:
+        AuthenticationError: The caller's key was deleted, as with its user.
         InvalidRequestError: A message is too large.
     """
+    await hold_owner(connection, principal)
     conversation_id = f"conv_{secrets.token_hex(12)}"
     await connection.execute(
         """

@@ -2,6 +2,7 @@
 
 from psycopg.rows import class_row
 
+from aihub.conversations.tables.owners import hold_owner
 from aihub.conversations.tables.records import PreferencesRecord
 from aihub.core.postgres import Connection
 from aihub.core.principal import Principal
@@ -18,11 +19,15 @@ async def read_preferences(connection: Connection, principal: Principal) -> Pref
 
 
 async def write_preferences(connection: Connection, principal: Principal, changes: dict[str, str | None]) -> PreferencesRecord:
-    """Change the given fields and return all; None clears one.
+    """Change the given fields and return all; None clears one. Call it inside a transaction.
 
     Args:
         changes: By the names of `PreferencesRecord`.
+
+    Raises:
+        AuthenticationError: The caller's key was deleted, as with its user.
     """
+    await hold_owner(connection, principal)
     names = ("favourite_model", "language", "style")
     values = {name: changes.get(name) for name in names} | {f"has_{name}": name in changes for name in names}
     async with connection.cursor(row_factory=class_row(PreferencesRecord)) as cursor:

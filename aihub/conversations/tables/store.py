@@ -116,5 +116,5 @@ class ConversationStore:
             return await preferences.read_preferences(connection, principal)
 
     async def write_preferences(self, principal: Principal, changes: dict[str, str | None]) -> PreferencesRecord:
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             return await preferences.write_preferences(connection, principal, changes)

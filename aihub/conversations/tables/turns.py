@@ -100,7 +100,7 @@ class TurnTable:
     async def create(
         self, principal: Principal, token: str, lease_s: float, *, metadata: dict[str, str], messages: Sequence[NewMessage]
     ) -> tuple[TurnClaim, Written]:
-        """Store a new conversation with its first messages, claimed."""
+        """Store a new conversation with its first messages, claimed; raises `AuthenticationError` where the key was deleted."""
         async with self._database.transaction() as connection:
             conversation = await create_conversation(connection, principal, metadata=metadata)
             claim = TurnClaim(principal, conversation.id, token)

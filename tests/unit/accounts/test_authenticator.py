@@ -171,7 +171,7 @@ async def test_keys_of_a_deleted_user_are_unknown(accounts_database: CountedData
     key = await make_key(accounts_database, user="lan")
     authenticator = make()
     await authenticator.authenticate(bearer(key))
-    assert await UserTable(accounts_database).delete("default", "lan") == 1
+    assert (await UserTable(accounts_database).delete("default", "lan")).keys == 1
     clock.now_s += FRESH_S
     assert await code_of(authenticator, bearer(key)) == "invalid_api_key"
 

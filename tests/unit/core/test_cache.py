@@ -48,11 +48,29 @@ async def test_value_is_kept_until_it_expires_or_is_deleted(cache: Cache) -> Non
     assert (await cache.check()).status == "ok"
 
 
+async def test_values_whose_keys_begin_so_are_forgotten_and_no_others(cache: Cache) -> None:
+    mine = [f"mine:a*[b]?:{number}" for number in range(2500)]
+    others = ["mine:a*[b]", "mine:axb?:1", "mine:aab!:1", "yours:mine:a*[b]?:1"]
+    for key in [*mine, *others]:
+        await cache.set(key, b"1", 60)
+    assert await cache.delete_prefix("mine:a*[b]?:")
+    assert {await cache.get(key) for key in mine} == {None}
+    assert [await cache.get(key) for key in others] == [b"1"] * len(others)
+    assert await cache.delete_prefix("mine:a*[b]?:")
+
+
+async def test_prefix_is_not_forgotten_where_redis_does_not_answer() -> None:
+    cache = Cache("redis://127.0.0.1:1/0")
+    assert not await cache.delete_prefix("mine:")
+    await cache.close()
+
+
 async def test_without_redis_everything_is_a_miss() -> None:
     cache = Cache(None)
     await cache.set("a", b"1", 60)
     assert await cache.get("a") is None
     await cache.delete("a")
+    assert await cache.delete_prefix("a")
     assert (await cache.check()).status == "degraded"
     await cache.close()
 

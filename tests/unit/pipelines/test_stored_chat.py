@@ -528,7 +528,7 @@ async def test_history_written_by_another_replica_is_not_hidden_by_a_copy_in_red
     ):
         conversation_id = (await one.ask("one"))["conversation_id"]
         await without_redis.ask("two", conversation_id)  # leaves the copy of the first turn as it is
-        stale = await one.turns._parts.recent._cache.get(f"aihub:conversation:{tenant}:user_linh:{conversation_id}")
+        stale = await one.turns._parts.recent._cache.get(f"{one.principal.redis_prefix}conversation:{conversation_id}")
         assert stale is not None
         assert b"two" not in stale
         await one.ask("three", conversation_id)

@@ -1,7 +1,14 @@
+import asyncio
 import json
 
+import psycopg
 import pytest
 
+from aihub.conversations.history import StoredHistory
+from aihub.conversations.recent_turns import RecentTurns
+from aihub.core.cache import Cache
+from aihub.core.embedded.stores import StoreUrls
+from aihub.core.principal import Principal
 from tests.unit.accounts.cli.conftest import Run
 
 
@@ -50,12 +57,56 @@ def test_disabled_user_keeps_keys_that_do_not_count_until_enabled(run: Run) -> N
 def test_user_is_deleted_with_keys_after_a_yes(run: Run) -> None:
     run("users", "create", "lan")
     run("keys", "create", "--name", "k", "--user", "lan")
-    assert run("users", "delete", "lan", answer="n\n").exit_code == 1
+    refused = run("users", "delete", "lan", answer="n\n")
+    assert refused.exit_code == 1
+    assert "all keys, conversations and preferences" in refused.stderr
     assert len(json.loads(run("keys", "list", "--json").stdout)) == 1
     result = run("users", "delete", "lan", answer="y\n")
     assert result.exit_code == 0
     assert "1 key" in result.stdout
     assert json.loads(run("keys", "list", "--json").stdout) == json.loads(run("users", "list", "--json").stdout) == []
+
+
+async def keep_traces(redis_url: str, principals: list[Principal]) -> None:
+    """Put a copy of a conversation of each into Redis, as a chat does."""
+    cache = Cache(redis_url)
+    for principal in principals:
+        await RecentTurns(cache).put(principal, "conv_1", "1", StoredHistory())
+    await cache.close()
+
+
+async def read_traces(redis_url: str, principals: list[Principal]) -> list[bool]:
+    cache = Cache(redis_url)
+    found = [await RecentTurns(cache).get(principal, "conv_1", "1") is not None for principal in principals]
+    await cache.close()
+    return found
+
+
+def test_conversations_of_a_deleted_user_go_and_so_do_their_copies_in_redis(
+    run: Run, empty_dsn: str, embedded_stores: StoreUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", embedded_stores.redis_url)
+    users = [json.loads(run("users", "create", name, "--json").stdout)["id"] for name in ("lan", "mai")]
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        for user_id in users:
+            row = (f"conv_{user_id}", user_id)
+            connection.execute("INSERT INTO conversations (tenant_id, id, owner_id) VALUES ('default', %s, %s)", row)
+    principals = [Principal(user_id=user_id) for user_id in users]
+    asyncio.run(keep_traces(embedded_stores.redis_url, principals))
+    result = run("users", "delete", "lan", "--yes")
+    assert "0 key(s) and 1 conversation(s)" in result.stdout
+    assert asyncio.run(read_traces(embedded_stores.redis_url, principals)) == [False, True]
+    assert json.loads(run("users", "delete", "mai", "--yes", "--json").stdout)["conversations"] == 1
+    assert asyncio.run(read_traces(embedded_stores.redis_url, principals)) == [False, False]
+
+
+def test_user_is_deleted_while_redis_is_away_and_the_rest_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("users", "create", "lan")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    result = run("users", "delete", "lan", "--yes")
+    assert result.exit_code == 0
+    assert "within an hour" in result.stderr
+    assert json.loads(run("users", "list", "--json").stdout) == []
 
 
 def test_deleted_user_comes_back_as_somebody_else(run: Run) -> None:
