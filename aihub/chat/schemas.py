@@ -199,6 +199,11 @@ class ChatCompletionRequest(SamplingRequest):
                 "What is said in a conversation is stored: leave 'store' out, or send the messages without 'conversation_id'.",
                 param="store",
             )
+        if self.continued_id is not None and self.metadata:
+            raise InvalidRequestError(
+                f"'metadata' belongs to the conversation: change them by POST /v1/conversations/{self.continued_id}.",
+                param="metadata",
+            )
         if self.is_stored and (self.n or 1) > 1:
             raise InvalidRequestError(
                 "A conversation goes on with one answer: leave 'n' out, or ask without 'conversation_id' and 'store'.",

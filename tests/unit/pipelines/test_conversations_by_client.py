@@ -106,6 +106,12 @@ async def test_unknown_conversation_and_contradictions_are_told(client: openai.A
     with pytest.raises(openai.BadRequestError) as several:
         await client.chat.completions.create(model="fake-chat", messages=question("Hi"), store=True, n=2)
     assert several.value.param == "n"
+    with pytest.raises(openai.BadRequestError) as late:
+        await client.chat.completions.create(
+            model="fake-chat", messages=question("Hi"), metadata={"shop": "8"}, extra_body={"conversation_id": "conv_0"}
+        )
+    assert late.value.param == "metadata"
+    assert "POST /v1/conversations/conv_0" in late.value.message
 
 
 async def test_example_of_the_documentation_runs(app: FastAPI, replica: StoredHub, capsys: pytest.CaptureFixture[str]) -> None:

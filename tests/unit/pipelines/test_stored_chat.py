@@ -139,12 +139,19 @@ async def test_conversation_of_somebody_else_is_not_found_and_the_model_not_aske
     assert len(replica.engine.bodies) == 1
 
 
+@pytest.mark.parametrize("metadata", [None, {}])
+def test_metadata_that_say_nothing_may_stand_beside_a_conversation(metadata: dict[str, str] | None) -> None:
+    assert request("Hi", conversation_id="conv_a", metadata=metadata).continued_id == "conv_a"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"n": 2}, "n"),
         ({"conversation_id": "conv_a", "store": False}, "store"),
         ({"conversation_id": "conv_a", "conversation": "conv_b"}, "conversation"),
+        ({"conversation_id": "conv_a", "metadata": {"shop": "7"}}, "metadata"),
+        ({"conversation": {"id": "conv_a"}, "metadata": {"shop": "7"}}, "metadata"),
     ],
 )
 def test_fields_that_contradict_a_conversation_are_refused(fields: dict[str, Any], param: str) -> None:
