@@ -26,6 +26,7 @@ from aihub.core.cache import Cache
 from aihub.core.fair_queue import FairQueue
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
+from aihub.core.principal import Principal
 from aihub.core.profiles import EmbeddingsProfile, GenerationProfile, LLMProfile
 from aihub.core.settings import Settings
 from aihub.embeddings.service import Embedder
@@ -73,7 +74,13 @@ class People:
         self._cached_chats: list[CachedChat] = []
         self.accounts = Accounts(database)
         store, recent, conversation_settings = ConversationStore(database), RecentTurns(cache), ConversationSettings()
-        self.conversations = Conversations(store, check_message, forget=recent.forget, days=conversation_settings.days)
+        self.conversations = Conversations(
+            store,
+            check_message,
+            forget=recent.forget,
+            require_model=self._require_choice,
+            days=conversation_settings.days,
+        )
         self.preferences = RememberedPreferences(store.read_preferences)
         self._turns = Turns(TurnTable(database), recent, note_request=self.conversations.retention.note_request)
         self._assistants = load_assistants(settings.assistants)
@@ -100,8 +107,12 @@ class People:
     def find_windows(
         self, engines: ProviderDirectory, local_candidates: Callable[[], Awaitable[Sequence[ModelCandidate]]]
     ) -> None:
-        """Take the models whose contexts conversations are fitted to; before `build_chat`."""
+        """Take the models that conversations are fitted to and favourites chosen from; before `build_chat`."""
+        self._engines = engines
         self._windows = ContextWindows(engines, local_candidates, self._assistants)
+
+    async def _require_choice(self, principal: Principal, model_id: str) -> None:
+        await self._engines.require_choice(principal, model_id)
 
     async def restore(self, history: EngineHistory) -> None:
         """Let `history` know how models answered before this process began; the database is open by then."""

@@ -108,6 +108,27 @@ class ProviderDirectory:
             principal.require_model(model_id)
             await self._find(principal, model_id, partial(self._local.require, principal))
 
+    async def require_choice(self, principal: Principal, model_id: str) -> None:
+        """Refuse a wish that `auto` can never fulfil for a caller.
+
+        Raises:
+            PermissionDeniedError: The caller's key is not for the model (`model_not_allowed`).
+            NotFoundError: It is none that `auto` chooses from (`model_not_found`).
+            ModelUnavailableError: The hub does not know its models yet.
+        """
+        principal.require_model(model_id)
+        known = {candidate.model_id for candidate in await self._local_candidates()}
+        known |= {model_info.model_id for model_info in await self._pool.models()}
+        if model_id not in known:
+            names = sorted(filter(principal.may_use_model, known))
+            await self.require(principal, model_id)  # tells that the models are not known yet
+            raise NotFoundError(
+                f"`auto` knows no model {model_id!r}. It chooses from: {', '.join(names) or 'none'}. `aihub models list` shows "
+                "what is installed.",
+                param="model",
+                code="model_not_found",
+            )
+
     async def list(self, principal: Principal) -> list[ChatModelInfo]:
         """Return the models that can be used now, local ones first."""
         models = [*await self._local.list(principal), *await self._pool.models()]

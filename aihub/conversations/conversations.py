@@ -32,11 +32,12 @@ from aihub.conversations.serializers import (
 from aihub.conversations.storage import Storage
 from aihub.conversations.tables.messages import not_found
 from aihub.conversations.tables.records import ConversationChanges, MessageRecord, Order
-from aihub.core.errors import InvalidRequestError, NotFoundError
+from aihub.core.errors import HubError, InvalidRequestError, NotFoundError
 from aihub.core.principal import Principal
 from aihub.core.schemas import DeletedObject, Page
 
 Forget = Callable[[Principal, str], Awaitable[None]]
+RequireModel = Callable[[Principal, str], Awaitable[None]]
 
 _CONVERSATION_ID = re.compile(r"conv_[0-9a-f]{24}")
 
@@ -47,13 +48,23 @@ class Conversations:
     Args:
         check: Refuses messages that no chat would take.
         forget: Called with a conversation that was deleted, or lost an item, for copies elsewhere.
+        require_model: Refuses a favourite model that cannot be one; without it each that the key is for may.
         days: After how many days without use a conversation is deleted; None keeps all.
     """
 
-    def __init__(self, storage: Storage, check: MessageCheck, *, forget: Forget | None = None, days: int | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        check: MessageCheck,
+        *,
+        forget: Forget | None = None,
+        require_model: RequireModel | None = None,
+        days: int | None = None,
+    ) -> None:
         self.storage = storage
         self._check = check
         self._forget = forget or _nothing
+        self._require_model = require_model or _require_of_key
         self.retention = Retention(storage, days)
 
     async def close(self) -> None:
@@ -164,7 +175,11 @@ class Conversations:
 
     async def set_preferences(self, principal: Principal, body: PreferencesUpdate) -> PreferencesObject:
         if body.favourite_model is not None:
-            principal.require_model(body.favourite_model)
+            try:
+                await self._require_model(principal, body.favourite_model)
+            except HubError as error:
+                error.param = "favourite_model"
+                raise
         changes = {name: getattr(body, name) for name in body.model_fields_set}
         return preferences_object(await self.storage.write_preferences(principal, changes))
 
@@ -175,6 +190,10 @@ class Conversations:
 
 async def _nothing(principal: Principal, conversation_id: str) -> None:
     """Where there are no copies."""
+
+
+async def _require_of_key(principal: Principal, model_id: str) -> None:
+    principal.require_model(model_id)
 
 
 def _known(conversation_id: str) -> str:

@@ -98,5 +98,11 @@ class ConversationService(Protocol):
     async def preferences(self, principal: Principal) -> PreferencesObject: ...
 
     async def set_preferences(self, principal: Principal, body: PreferencesUpdate) -> PreferencesObject:
-        """Raises: PermissionDeniedError: The key is not for the favourite model."""
+        """Change what the caller prefers. A favourite that is removed later stays, and `auto` goes without it.
+
+        Raises:
+            NotFoundError: The favourite is none that `auto` chooses from (`model_not_found`).
+            PermissionDeniedError: The key is not for it.
+            ModelUnavailableError: Which models there are is not known now.
+        """
         ...

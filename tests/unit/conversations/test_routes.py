@@ -14,7 +14,7 @@ from aihub.chat.messages import check_message
 from aihub.conversations.conversations import Conversations
 from aihub.conversations.schemas import PreferencesUpdate
 from aihub.conversations.tables.store import ConversationStore
-from aihub.core.errors import PermissionDeniedError
+from aihub.core.errors import HubError, ModelUnavailableError, NotFoundError, PermissionDeniedError
 from aihub.core.postgres import Database
 from aihub.core.principal import Principal, Role
 from tests.unit.conftest import assert_refused
@@ -221,6 +221,31 @@ async def test_favourite_model_must_be_one_of_the_keys(parts: Parts) -> None:
     with pytest.raises(PermissionDeniedError) as caught:
         await parts.conversations.set_preferences(scoped, PreferencesUpdate(favourite_model="gpt"))
     assert caught.value.code == "model_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (NotFoundError("`auto` knows no model 'gone'.", param="model", code="model_not_found"), 404),
+        (PermissionDeniedError("Not for this key.", param="model", code="model_not_allowed"), 403),
+        (ModelUnavailableError("The hub is starting.", retry_after_s=5), 503),
+    ],
+)
+async def test_favourite_model_that_is_refused_is_named_and_nothing_changes(
+    client: httpx.AsyncClient, parts: Parts, app: FastAPI, error: HubError, status: int
+) -> None:
+    async def require_model(_: Principal, model_id: str) -> None:
+        if model_id == "gone":
+            raise error
+
+    conversations = Conversations(parts.conversations.storage, check_message, require_model=require_model)
+    app.state.services = replace(parts.services(), conversations=conversations)
+    assert (await client.put(PREFERENCES, json={"favourite_model": "qwen", "language": "vi"})).status_code == 200
+    refused = await client.put(PREFERENCES, json={"favourite_model": "gone", "language": "en"})
+    assert_refused(refused, status, param="favourite_model", code=error.code)
+    stored = (await client.get(PREFERENCES)).json()
+    assert (stored["favourite_model"], stored["language"]) == ("qwen", "vi")
+    assert (await client.put(PREFERENCES, json={"favourite_model": None})).json()["favourite_model"] is None
 
 
 async def test_message_over_the_limit_is_refused(client: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from aihub.chat.providers.settings import ProviderSettings, load_known_providers
 from aihub.chat.routing import ModelCandidate, Router
 from aihub.chat.routing_rules import load_routing_rules
 from aihub.chat.service import ChatEngine, ChatModelInfo
-from aihub.core.errors import ModelUnavailableError, NotFoundError
+from aihub.core.errors import ModelUnavailableError, NotFoundError, PermissionDeniedError
 from aihub.core.logging import response_headers
 from aihub.core.principal import Principal
 from pipelines.chat import model_not_found
@@ -194,6 +194,39 @@ async def test_callers_favourite_counts_before_the_configured_model(
     assert (await directory.decide(Principal(user_id="user_linh"), BODY)).model_id == chosen
     assert (await directory.decide(Principal(user_id="user_linh", models=frozenset({"first"})), BODY)).model_id == "first"
     assert (await directory.decide(Principal(user_id="user_minh"), BODY)).model_id == "first"
+
+
+@pytest.mark.parametrize("model_id", ["smollm2", "openai/gpt-oss-20b", "openai/gpt-4o-mini"])
+async def test_model_that_auto_chooses_from_may_be_a_favourite(
+    directory: ProviderDirectory, pool: ProviderPool, model_id: str
+) -> None:
+    pool.configure(ProviderSettings(openai_api_key=SecretStr("k")))
+    await directory.require_choice(Principal(), model_id)
+    await directory.require_choice(Principal(models=frozenset({model_id})), model_id)
+    with pytest.raises(PermissionDeniedError) as caught:
+        await directory.require_choice(Principal(models=frozenset({"another"})), model_id)
+    assert caught.value.code == "model_not_allowed"
+
+
+@pytest.mark.parametrize("model_id", ["gone", "auto", "openai/made-up", "local/smollm2", "mô hình lạ"])
+async def test_model_that_auto_never_chooses_is_no_favourite_and_the_others_are_named(
+    directory: ProviderDirectory, pool: ProviderPool, model_id: str
+) -> None:
+    pool.configure(ProviderSettings(openai_api_key=SecretStr("k")))
+    with pytest.raises(NotFoundError) as caught:
+        await directory.require_choice(Principal(), model_id)
+    assert caught.value.code == "model_not_found"
+    assert "smollm2" in caught.value.message
+
+
+async def test_favourite_is_not_refused_while_the_models_are_not_known_yet(directory: ProviderDirectory, local: Local) -> None:
+    async def require(principal: Principal, model_id: str) -> None:
+        raise ModelUnavailableError("The hub is starting.")
+
+    local.engines.clear()
+    local.require = require  # type: ignore[method-assign]  # the directory of a hub that starts
+    with pytest.raises(ModelUnavailableError):
+        await directory.require_choice(Principal(), "smollm2")
 
 
 async def test_automatic_choice_comes_back_in_headers(directory: ProviderDirectory) -> None:
