@@ -39,9 +39,9 @@ class DocumentHub:
     ingest: Ingest
     http: httpx.AsyncClient
 
-    def act_for(self, tenant: str) -> None:
+    def act_for(self, tenant: str, *, vector_stores: frozenset[str] | None = None) -> None:
         async def principal() -> Principal:
-            return Principal(tenant)
+            return Principal(tenant, vector_stores=vector_stores)
 
         self.app.dependency_overrides[get_principal] = principal
 

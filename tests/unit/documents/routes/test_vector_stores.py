@@ -192,6 +192,19 @@ async def test_expired_store_is_gone_but_can_be_deleted(hub: DocumentHub, embedd
     assert (await hub.http.delete(f"/v1/vector_stores/{store_id}")).status_code == 200
 
 
+async def test_key_for_one_vector_store_uses_no_other_and_sees_the_files_of_its_tenant(hub: DocumentHub, tenant: str) -> None:
+    own, other = (await hub.created())["id"], (await hub.created())["id"]
+    files = {await hub.indexed(own), await hub.indexed(other, RENT)}
+    hub.act_for(tenant, vector_stores=frozenset({own}))
+    assert await hub.search(own, "nghỉ phép")
+    assert [store["id"] for store in (await hub.http.get("/v1/vector_stores")).json()["data"]] == [own]
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/files"), ("POST", "/search")):
+        body = {"query": "tiền"} if method == "POST" else None
+        refused = await hub.http.request(method, f"/v1/vector_stores/{other}{path}", json=body)
+        assert_refused(refused, 403, code="vector_store_not_allowed")
+    assert {file["id"] for file in (await hub.http.get("/v1/files")).json()["data"]} == files  # as docs/accounts.md says
+
+
 async def test_attached_twice_is_indexed_once(hub: DocumentHub) -> None:
     store_id = (await hub.created())["id"]
     file_id = await hub.indexed(store_id)
