@@ -10,11 +10,12 @@ from aihub.core.postgres import Database
 _QUERY = """
     SELECT tenant_id,
         count(*) FILTER (WHERE at >= %(minute)s) AS minute_requests,
-        coalesce(sum(prompt_tokens) FILTER (WHERE at >= %(minute)s), 0)::bigint AS minute_prompt_tokens,
-        coalesce(sum(completion_tokens) FILTER (WHERE at >= %(minute)s), 0)::bigint AS minute_completion_tokens,
+        coalesce(sum(prompt_tokens) FILTER (WHERE at >= %(minute)s AND cache <> 'hit'), 0)::bigint AS minute_prompt_tokens,
+        coalesce(sum(completion_tokens) FILTER (WHERE at >= %(minute)s AND cache <> 'hit'), 0)::bigint
+            AS minute_completion_tokens,
         count(*) AS hour_requests,
-        coalesce(sum(prompt_tokens), 0)::bigint AS hour_prompt_tokens,
-        coalesce(sum(completion_tokens), 0)::bigint AS hour_completion_tokens
+        coalesce(sum(prompt_tokens) FILTER (WHERE cache <> 'hit'), 0)::bigint AS hour_prompt_tokens,
+        coalesce(sum(completion_tokens) FILTER (WHERE cache <> 'hit'), 0)::bigint AS hour_completion_tokens
     FROM usage_records WHERE at >= %(hour)s
     GROUP BY tenant_id ORDER BY hour_requests DESC, tenant_id LIMIT %(most)s
 """
@@ -27,7 +28,7 @@ _TOKENS_OF_KEY = """
 
 
 class RecentUsage(NamedTuple):
-    """Requests that have ended, and their tokens."""
+    """Requests that have ended, and the tokens of those that were not answered from the cache."""
 
     tenant_id: str
     minute_requests: int

@@ -17,14 +17,19 @@ from aihub.core.errors import ModelUnavailableError, StorageUnavailableError
 from aihub.core.postgres import Database
 from aihub.core.principal import Principal
 from aihub.core.request_record import RequestRecord
+from aihub.core.schemas import validate
 from aihub.http.app import create_app
 from aihub.usage import machine, system
+from aihub.usage.analytics import UsageAnalytics
 from aihub.usage.rows import row_of
+from aihub.usage.schemas import UsageQuery
 from aihub.usage.system import SystemMetrics
 from aihub.usage.tables.recent_usage import RecentUsage, RecentUsageTable
+from aihub.usage.tables.usage_figures import UsageFiguresTable
 from aihub.usage.tables.usage_records import UsageTable
 from tests.unit.http.services import Parts
 from tests.unit.usage.fake_nvml import FakeCard, install
+from tests.unit.usage.usage_parts import row
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "usage.md").read_text(encoding="utf-8")
 [DOCUMENTED_PATH] = re.findall(r"^curl -s localhost:8000(/api/v1/system/metrics) -H ", PAGE, re.MULTILINE)
@@ -186,6 +191,18 @@ async def test_tenants_of_the_last_minute_and_hour_are_read_from_their_rows(data
     own = [usage for usage in found if usage.tenant_id.endswith(run)]
     assert own == [RecentUsage(busy, 2, 20, 10, 3, 30, 15), RecentUsage(quiet, 0, 0, 0, 1, 10, 5)]
     assert len(await table.read(minute=now, hour=now - timedelta(hours=1), most=1)) == 1
+
+
+async def test_tokens_of_answers_from_the_cache_are_left_out_as_in_analytics(database: Database, tenant: str) -> None:
+    now = datetime.now(UTC)
+    made = [row(tenant, now, request_id=cache, cache=cache, prompt_tokens=10, completion_tokens=5) for cache in ("off", "hit")]
+    await UsageTable(database).insert(made)
+    recent = await RecentUsageTable(database).read(minute=now - timedelta(minutes=1), hour=now - timedelta(hours=1), most=10_000)
+    [found] = [usage for usage in recent if usage.tenant_id == tenant]
+    assert found == RecentUsage(tenant, 2, 10, 5, 2, 10, 5)
+    query = validate(UsageQuery, {"tenant": tenant, "to": (now + timedelta(minutes=1)).isoformat()})
+    total = (await UsageAnalytics(UsageFiguresTable(database)).analytics(Principal(), query)).total
+    assert (total.requests, total.prompt_tokens, total.completion_tokens) == (2, 10, 5)
 
 
 async def test_the_route_answers_with_the_report(metrics: SystemMetrics) -> None:
