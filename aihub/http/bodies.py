@@ -1,4 +1,4 @@
-"""How a body is read: bounded in size and time, and strictly JSON where JSON is expected."""
+"""How a request is read: its query checked, its body bounded in size and time, and strictly JSON where JSON is expected."""
 
 import asyncio
 import time
@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from aihub.core.errors import InvalidRequestError, PayloadTooLargeError, RequestTimeoutError, UnsupportedMediaError
 from aihub.core.settings import Settings
+from aihub.http.query import query_check
 from aihub.http.strict_json import POLITE_BYTES, parse_strict_json
 
 MIN_BYTES_PER_S = 4096
@@ -18,7 +19,7 @@ MIN_BYTES_PER_S = 4096
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON body is read strictly; use as `APIRouter(route_class=StrictRoute)`, or a child with another limit.
+    """A route that reads query and body strictly; use as `APIRouter(route_class=StrictRoute)`, or a child with another limit.
 
     Routes keep pydantic parameters. A missing Content-Type is refused (415), as vLLM does: a browser page can send such a
     request to a local hub without asking first. Multipart and raw routes take a `Request` and read `body_chunks`.
@@ -30,12 +31,19 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        check = query_check(self.dependant, self.path)
         field = self.body_field
         if field is None or isinstance(field.field_info, params.Form):
-            return handler
+
+            async def check_then_handle(request: Request) -> Response:
+                check(request)
+                return await handler(request)
+
+            return check_then_handle
         is_required = field.field_info.is_required()
 
         async def read_then_handle(request: Request) -> Response:
+            check(request)
             settings: Settings = request.app.state.services.settings
             return await handler(await _with_json(request, settings, self.max_bytes(settings), is_required=is_required))
 
