@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 from aihub.core.errors import HubError, InternalError, InvalidRequestError, MethodNotAllowedError, NotFoundError
 from aihub.core.logging import request_id
@@ -74,9 +75,16 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         known = NotFoundError(f"There is nothing at {method} {path}. See /docs for the paths.", code="unknown_url")
         return error_response(known, headers=headers)
     if error.status_code == MethodNotAllowedError.status:
-        allowed = headers.get("Allow", "")
+        allowed = headers["Allow"] = ", ".join(_allowed_methods(request))
         return error_response(MethodNotAllowedError(f"{path} does not take {method[:16]}; use {allowed}."), headers=headers)
     return error_response(InvalidRequestError(str(error.detail)), status=error.status_code, headers=headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes at the path; Starlette names those of the first alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    at_path = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in at_path for method in route.methods or ()})
 
 
 async def _on_disconnect(_: Request, __: Exception) -> Response:

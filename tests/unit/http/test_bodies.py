@@ -188,6 +188,22 @@ async def test_wrong_method_is_405_and_names_the_right_one(client: httpx.AsyncCl
     await assert_good_chat(client)
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/files", "GET, POST"),
+        ("/api/v1/chat/conversations/conv_1", "DELETE, GET, PATCH"),
+        ("/v1/vector_stores/vs_1/files/file_1", "DELETE, GET, POST"),
+    ],
+)
+async def test_wrong_method_of_a_path_with_several_routes_names_the_methods_of_all(
+    client: httpx.AsyncClient, path: str, methods: str
+) -> None:
+    response = await client.put(path)
+    assert f"use {methods}." in assert_refused(response, 405, code="method_not_allowed")["message"]
+    assert response.headers["allow"] == methods
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions/", "/v1/models/", "/health/", "/v1/nothing", "/", "/v1/chat/../chat"])
 async def test_unknown_path_or_trailing_slash_is_404(client: httpx.AsyncClient, path: str) -> None:
     assert_refused(await client.request("POST" if "chat" in path else "GET", path), 404)
