@@ -21,12 +21,15 @@ Row = dict[str, str | int | float | None]
 
 def usage(
     days: Annotated[int, typer.Option(min=1, max=MAX_DAYS, help="Today and the days before it, those of UTC.")] = 7,
-    by: Annotated[list[str] | None, typer.Option(help=f"{', '.join(get_args(Group))}; up to three. By default model.")] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(get_args(Group))}; up to three, repeated or with commas. By default model."),
+    ] = None,
     tenant: Annotated[str | None, typer.Option(help="One tenant alone; for administrators.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
 ) -> None:
     """Show requests, errors, times, tokens and costs of the last days."""
-    names = by or ["model"]
+    names = [name for text in by or ["model"] for name in map(str.strip, text.split(",")) if name] or ["model"]
     if unknown := [name for name in names if name not in get_args(Group)]:
         raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(get_args(Group))}.", param_hint="--by")
     try:

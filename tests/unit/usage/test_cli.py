@@ -108,10 +108,20 @@ def test_csv_has_a_line_for_each_group_and_runs_nothing() -> None:
     assert lines[0]["day"] < lines[1]["day"] == lines[2]["day"]
 
 
+@pytest.mark.usefixtures("live", "rows")
+def test_groups_may_be_written_with_commas() -> None:
+    written = run("--by", "day, model", "--by", "status", "--csv", "--days", "30")
+    assert written.exit_code == 0, written.output
+    assert written.stdout == run("--by", "day", "--by", "model", "--by", "status", "--csv", "--days", "30").stdout
+    assert written.stdout.startswith("day,model,status,requests,")
+
+
 @pytest.mark.usefixtures("live")
 def test_wrong_use_and_refusals_end_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (unknown := run("--by", "month")).exit_code == 2
     assert "none of day, model" in " ".join(unknown.output.split())
+    assert (hidden := run("--by", "day,month")).exit_code == 2
+    assert "'month' is none of day, model" in " ".join(hidden.output.split())
     assert (other := run("--tenant", "người-khác")).exit_code == 1
     assert other.output.endswith(" Only administrators see other tenants. Leave `tenant` out.\n")
     assert other.output.count("\n") == 1
