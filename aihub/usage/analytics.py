@@ -6,7 +6,7 @@ from contextlib import aclosing
 from datetime import UTC, date, datetime
 from typing import Any
 
-from aihub.core.errors import InvalidRequestError, OverloadedError, PermissionDeniedError
+from aihub.core.errors import InvalidRequestError, NotFoundError, OverloadedError, PermissionDeniedError
 from aihub.core.principal import Principal
 from aihub.usage.csv_text import render_csv
 from aihub.usage.rows import UsageRow
@@ -40,6 +40,8 @@ class UsageAnalytics:
             raise OverloadedError("Others ask for figures of usage. Try again in a few seconds.", retry_after_s=5) from error
         try:
             found = await self._table.figures(selection, query.group_by, most=MAX_GROUPS + 1)
+            if not found[0]["requests"]:
+                await self._refuse_unknown(principal, selection)
         finally:
             self._places.release()
         if len(found) > MAX_GROUPS + 1:
@@ -60,9 +62,27 @@ class UsageAnalytics:
         async with aclosing(self._table.rows(selection)) as pages:
             # With the first rows, so that what goes wrong at first is raised before anything is sent.
             first: list[UsageRow] = await anext(pages, [])
+            if not first:
+                await self._refuse_unknown(principal, selection)
             yield render_csv([UsageRow._fields]) + render_csv(first)
             async for page in pages:
                 yield render_csv(page)
+
+    async def _refuse_unknown(self, principal: Principal, selection: Selection) -> None:
+        """Tell a name that nobody has from one without use. Of a key of others a user hears the same as of none."""
+        tenant = selection.tenant_id
+        if tenant not in {None, principal.tenant_id} and not await self._table.knows_tenant(tenant):
+            raise NotFoundError(
+                f"There is no tenant {tenant!r}. `aihub tenants list` shows all.", param="tenant", code="tenant_not_found"
+            )
+        key = selection.equal.get("key")
+        if key is not None and not await self._table.knows_key(key, tenant):
+            where = "" if tenant is None else f" in tenant {tenant!r}"
+            raise NotFoundError(
+                f"There is no key {key!r}{where}. Send a public id, `key_...`, as `aihub keys list` or `group_by=key` shows it.",
+                param="key",
+                code="key_not_found",
+            )
 
 
 def _select(principal: Principal, filters: UsageFilters) -> Selection:

@@ -67,7 +67,10 @@ class UsageFilters(NullIsAbsent):
     key: Name | None = Field(default=None, description="Public id of a key; never the key.")
     user: Name | None = None
     tenant: Name | None = Field(default=None, description="Users have one only, their own.")
-    route: Name | None = Field(default=None, description="Method and template, such as `POST /v1/chat/completions`.")
+    route: Name | None = Field(
+        default=None,
+        description="Method and template, such as `POST /v1/chat/completions`; all methods without one.",
+    )
     task: Name | None = None
     status: Annotated[str, StringConstraints(pattern=r"^([1-5]xx|[1-9][0-9]{2,3})$")] | None = Field(
         default=None, description="`404`, or `4xx` for all from 400 to 499."

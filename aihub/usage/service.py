@@ -105,6 +105,7 @@ class AnalyticsService(Protocol):
 
         Raises:
             PermissionDeniedError: A user asks for another tenant (`tenant_not_allowed`).
+            NotFoundError: Nobody has, or had, the tenant or the key that is asked for (`tenant_not_found`, `key_not_found`).
             InvalidRequestError: The groups are too many (`too_many_groups`), or the period is.
         """
         ...

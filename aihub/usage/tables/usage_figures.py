@@ -30,6 +30,7 @@ GROUPS: dict[Group, LiteralString] = {
     "status": "status",
     "cache": "cache",
 }
+_PATH: LiteralString = "split_part(route, ' ', 2)"
 # A websocket ends with a code of RFC 6455 in place of a status: 1011 and above are the server's fault, 1002 to 1010 the client's.
 FAILED: LiteralString = "(status BETWEEN 500 AND 599 OR status BETWEEN 1011 AND 1015 OR (status < 400 AND error_code <> ''))"
 _REFUSED: LiteralString = "(status BETWEEN 400 AND 498 OR status BETWEEN 1002 AND 1010)"
@@ -63,7 +64,7 @@ class Selection:
     Attributes:
         begin, end: The latter is excluded.
         tenant_id: None for all tenants.
-        equal: Values that columns must have.
+        equal: Values that columns must have; a route without a method, `/v1/...`, is that of all its methods.
         statuses: First and last status; None for all.
     """
 
@@ -82,7 +83,8 @@ class Selection:
             values["tenant"] = self.tenant_id
         for name, column in GROUPS.items():
             if name in self.equal:
-                clause += " AND " + column + " = %(" + name + ")s"
+                has_no_method = name == "route" and self.equal[name].startswith("/")
+                clause += " AND " + (_PATH if has_no_method else column) + " = %(" + name + ")s"
                 values[name] = self.equal[name]
         if self.statuses is not None:
             clause += " AND status BETWEEN %(first)s AND %(last)s"
@@ -93,8 +95,8 @@ class Selection:
 class UsageFiguresTable:
     """Reads table `usage_records`.
 
-    All methods raise `StorageUnavailableError` when PostgreSQL does not answer, and `figures` raises `UnavailableError`
-    (`analytics_too_slow`) when it would take longer than `QUERY_TIMEOUT_S`.
+    All methods raise `StorageUnavailableError` when PostgreSQL does not answer, and all but `rows` raise `UnavailableError`
+    (`analytics_too_slow`) when they would take longer than `QUERY_TIMEOUT_S`.
     """
 
     def __init__(self, database: Database) -> None:
@@ -134,6 +136,31 @@ class UsageFiguresTable:
             async for page in self._rows_of(selection, tenant):
                 yield page
             tenant = await self._next_tenant(tenant)
+
+    async def knows_tenant(self, tenant_id: str) -> bool:
+        """Whether there is a tenant, or rows of one that was."""
+        return await self._finds(
+            "SELECT FROM tenants WHERE id = %(tenant)s UNION ALL SELECT FROM usage_records WHERE tenant_id = %(tenant)s",
+            {"tenant": tenant_id},
+        )
+
+    async def knows_key(self, key_id: str, tenant_id: str | None) -> bool:
+        """Whether there is a key, or rows of one that was; of one tenant, or of any where `tenant_id` is None."""
+        of_tenant: LiteralString = "" if tenant_id is None else " AND tenant_id = %(tenant)s"
+        return await self._finds(
+            "SELECT FROM api_keys WHERE id = %(key)s" + of_tenant  # noqa: S608  # constants
+            + " UNION ALL SELECT FROM usage_records WHERE key_id = %(key)s" + of_tenant,
+            {"key": key_id, "tenant": tenant_id},
+        )  # fmt: skip
+
+    async def _finds(self, query: LiteralString, values: Mapping[str, Any]) -> bool:
+        try:
+            async with self._database.transaction(timeout_s=QUERY_TIMEOUT_S) as connection:
+                cursor = await connection.execute("SELECT EXISTS (" + query + ")", values)
+                row = await cursor.fetchone()
+        except StorageUnavailableError as error:
+            raise _too_slow(error) from error
+        return bool(row and row[0])
 
     async def _rows_of(self, selection: Selection, tenant_id: str) -> AsyncGenerator[list[UsageRow], None]:
         clause, values = selection.conditions()

@@ -190,7 +190,8 @@ async def test_filters_must_all_hold(
     assert (await ask(analytics, tenant, **filters)).total.requests == count
 
 
-async def test_period_without_a_request_has_zeros_and_nulls(tenant: str, analytics: UsageAnalytics) -> None:
+async def test_period_without_a_request_has_zeros_and_nulls(tenant: str, analytics: UsageAnalytics, database: Database) -> None:
+    await UsageTable(database).insert([row(tenant, DAY - timedelta(days=1))])
     answer = await ask(analytics, tenant, "model")
     assert answer.data == []
     assert (answer.total.requests, answer.total.error_rate, answer.total.cache_hit_rate) == (0, 0.0, None)

@@ -308,6 +308,55 @@ async def test_tenant_of_others_is_an_administrators_to_ask_for(hub: UsageHub) -
         await connection.execute("DELETE FROM usage_records WHERE tenant_id = %s", (f"{hub.tenant}-x",))
 
 
+@pytest.mark.parametrize("path", ["/api/v1/system/analytics", "/api/v1/system/analytics/export"])
+async def test_unknown_tenant_or_key_is_not_found_and_one_without_use_is(hub: UsageHub, path: str) -> None:
+    other = f"{hub.tenant}-x"
+    await UsageTable(hub.database).insert(
+        [row(hub.tenant, request_id="1", key_id="key_cũ"), row(other, request_id="2", key_id="key_người_khác")]
+    )
+    async with hub.database.connection() as connection:
+        await connection.execute("INSERT INTO tenants (id, name) VALUES (%s, 'x')", (hub.tenant,))
+        await connection.execute("INSERT INTO users (tenant_id, id, name, role) VALUES (%s, 'u', 'u', 'user')", (hub.tenant,))
+        await connection.execute(
+            "INSERT INTO api_keys (tenant_id, user_id, prefix, sha256, name, role) VALUES (%s, 'u', %s, %s, 'k', 'user')",
+            (hub.tenant, USER_KEY.prefix, USER_KEY.digest()),
+        )
+    admin, future = bearer(ADMIN_KEY), {"from": "2090-01-01", "to": "2090-01-02"}
+    try:
+        for params, headers in (
+            ({"key": "key_cũ"}, bearer(USER_KEY)),
+            ({"key": USER_KEY.key_id}, bearer(USER_KEY)),
+            ({}, bearer(USER_KEY)),
+            ({"tenant": hub.tenant}, bearer(USER_KEY)),
+            ({"tenant": other, "key": "key_người_khác"}, admin),
+            ({"key": "key_người_khác"}, admin),
+        ):
+            assert (await hub.http.get(path, params=params | future, headers=headers)).status_code == 200, params
+        unknown = await hub.http.get(path, params={"key": "key_nhầm"})
+        assert_refused(unknown, 404, param="key", code="key_not_found")
+        others = await hub.http.get(path, params={"key": "key_người_khác"})
+        assert others.text == unknown.text.replace("key_nhầm", "key_người_khác")
+        assert_refused(
+            await hub.http.get(path, params={"tenant": "nhầm"}, headers=admin), 404, param="tenant", code="tenant_not_found"
+        )
+        wrong_pair = {"tenant": other, "key": "key_cũ"}
+        assert_refused(await hub.http.get(path, params=wrong_pair, headers=admin), 404, param="key", code="key_not_found")
+    finally:
+        async with hub.database.connection() as connection:
+            await connection.execute("DELETE FROM usage_records WHERE tenant_id = %s", (other,))
+
+
+async def test_route_without_its_method_is_that_of_all(hub: UsageHub) -> None:
+    routes = ["GET /v1/files", "POST /v1/files", "GET /v1/files/{file_id}"]
+    now = datetime.now(UTC)
+    await UsageTable(hub.database).insert([row(hub.tenant, now, request_id=route, route=route) for route in routes])
+    for route, requests in (("/v1/files", 2), ("GET /v1/files", 1), ("/v1/files/{file_id}", 1), ("/v1", 0)):
+        answer = await hub.http.get(
+            "/api/v1/system/analytics", params={"route": route, "to": (now + timedelta(hours=1)).isoformat()}
+        )
+        assert answer.json()["total"]["requests"] == requests, route
+
+
 async def test_figures_without_a_database_are_refused_with_a_time_to_come_back(hub: UsageHub) -> None:
     gone = Database("postgresql://nobody@127.0.0.1:1/none", timeout_s=0.2)
     opening = asyncio.create_task(gone.open_patiently(0.05))
