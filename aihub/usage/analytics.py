@@ -9,7 +9,7 @@ from typing import Any
 from aihub.core.errors import InvalidRequestError, NotFoundError, OverloadedError, PermissionDeniedError
 from aihub.core.principal import Principal
 from aihub.usage.csv_text import render_csv
-from aihub.usage.rows import UsageRow
+from aihub.usage.rows import PUBLIC_NAMES, UsageRow
 from aihub.usage.schemas import MAX_GROUPS, Analytics, Group, Percentiles, UsageFigures, UsageFilters, UsageGroup, UsageQuery
 from aihub.usage.tables.usage_figures import Selection, UsageFiguresTable
 
@@ -64,7 +64,7 @@ class UsageAnalytics:
             first: list[UsageRow] = await anext(pages, [])
             if not first:
                 await self._refuse_unknown(principal, selection)
-            yield render_csv([UsageRow._fields]) + render_csv(first)
+            yield render_csv([PUBLIC_NAMES]) + render_csv(first)
             async for page in pages:
                 yield render_csv(page)
 

@@ -43,6 +43,10 @@ class UsageRow(NamedTuple):
     joules: float | None
 
 
+PUBLIC_NAMES = tuple({"tenant_id": "tenant", "key_id": "key", "user_id": "user"}.get(name, name) for name in UsageRow._fields)
+"""The columns, in their order, by the names that the filters and the figures of analytics have."""
+
+
 def row_of(record: RequestRecord, at: datetime | None = None) -> UsageRow:
     """Return the row of an ended request; text is cut to `MAX_TEXT_CHARS`, and what PostgreSQL cannot store becomes `?`."""
     first_s = record.first_token_s

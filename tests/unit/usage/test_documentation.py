@@ -49,7 +49,7 @@ def test_figures_of_the_page_come(line: str, live: LiveServer) -> None:
 @pytest.mark.parametrize("line", [line for line in LINES if "export" in line])
 def test_export_of_the_page_is_written(line: str, live: LiveServer, tmp_path: Path) -> None:
     run(line, live, folder=tmp_path)
-    assert next(csv.reader((tmp_path / "usage.csv").read_text(encoding="utf-8").splitlines()))[0] == "tenant_id"
+    assert next(csv.reader((tmp_path / "usage.csv").read_text(encoding="utf-8").splitlines()))[0] == "tenant"
 
 
 def run(line: str, live: LiveServer, folder: Path | None = None) -> str:

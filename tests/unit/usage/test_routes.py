@@ -263,8 +263,13 @@ async def test_export_is_csv_of_the_own_tenant(hub: UsageHub) -> None:
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert answer.headers["content-disposition"] == 'attachment; filename="usage.csv"'
     lines = list(csv.DictReader(io.StringIO(answer.text)))
-    assert [(line["tenant_id"], line["model"], line["status"]) for line in lines] == [(hub.tenant, "mô-hình, tiếng Việt", "200")]
-    assert list(lines[0]) == list(UsageRow._fields)
+    assert [(line["tenant"], line["model"], line["status"]) for line in lines] == [(hub.tenant, "mô-hình, tiếng Việt", "200")]
+    assert list(lines[0])[:5] == ["tenant", "at", "request_id", "key", "user"]
+    assert len(lines[0]) == len(UsageRow._fields)
+    by_time = {"from": lines[0]["at"]}
+    again = await hub.http.get("/api/v1/system/analytics", params=by_time)
+    assert again.json()["total"]["requests"] == 1
+    assert again.json()["from"] == lines[0]["at"]  # one format of time in the rows, the filters and the figures
 
 
 @pytest.mark.parametrize(
