@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from dataclasses import dataclass
+from functools import partial
 
 from aihub.chat.history import EngineHistory
 from aihub.chat.providers.connection import ProviderMetrics
@@ -11,7 +12,7 @@ from aihub.chat.providers.settings import load_known_providers
 from aihub.chat.routing import Router
 from aihub.chat.routing_rules import load_routing_rules
 from aihub.core.cache import Cache
-from aihub.core.errors import HubError, InternalError
+from aihub.core.errors import InternalError
 from aihub.core.health import PartHealth
 from aihub.core.metrics import Metrics
 from aihub.core.postgres import Database
@@ -41,6 +42,7 @@ from aihub.speech.service import SpeechService
 from deployments.handles import AppConnection
 from deployments.model_directory import ModelDirectory
 from deployments.models import ADAPTERS, FINETUNING, REGISTRY
+from deployments.part_metrics import PartMetrics
 from deployments.people import People
 from deployments.provider_settings import provider_settings
 from deployments.replica_metrics import ReplicaMetrics
@@ -161,6 +163,8 @@ class Composition:
         waiting_chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, media=media)
         self.handle_chat = self.people.build_chat(waiting_chat, tools)
         chat = ChatPipeline(self.engines, rag, timeout_s=settings.chat_timeout_s, load_wait_s=settings.load_wait_s, media=media)
+        connections = {MODELS_APP: self._models, RECSYS_APP: self._recsys, SPEECH_APP: self._speech}
+        others = {name: partial(connection.call, "metrics") for name, connection in connections.items()}
         self.services = Services(
             settings=settings,
             authenticator=self.people.authenticator,
@@ -184,7 +188,7 @@ class Composition:
             system=self.people.build_system_metrics(self.lifecycle),
             health=self.health,
             metrics=metrics,
-            more_metrics=self._more_metrics,
+            more_metrics=PartMetrics(others, metrics.registry).render,
             replica_metrics=None if self._replicas is None else self._replicas.render,
         )
 
@@ -278,16 +282,3 @@ class Composition:
 
     def _configure_providers(self, configuration: HubConfiguration) -> None:
         self._pool.configure(provider_settings(self._settings, configuration))
-
-    async def _more_metrics(self) -> bytes:
-        """Metrics of the other applications that have some; none of one that is away."""
-        parts = (self._models, self._recsys, self._speech)
-        return b"".join(await asyncio.gather(*(_metrics_of(part) for part in parts)))
-
-
-async def _metrics_of(part: AppConnection) -> bytes:
-    try:
-        text: bytes = await part.call("metrics")
-    except HubError:
-        return b""
-    return text

@@ -27,6 +27,7 @@ class ReplicaMetrics:
         self._models = models
         self._registry = registry
         self._name = uuid.uuid4().hex[:8]
+        self._reason: str | None = None
 
     async def run(self) -> None:
         """Tell the others every `PERIOD_S`, until cancelled."""
@@ -42,8 +43,11 @@ class ReplicaMetrics:
         """
         try:
             texts = await self._exchange()
+            self._reason = None
         except HubError as error:
-            logger.warning("Metrics of the other replicas are missing: %s", error.message)
+            if self._reason != error.message:  # not at each scrape
+                logger.warning("Metrics of the other replicas are missing: %s", error.message)
+            self._reason = error.message
             texts = {self._name: generate_latest(self._registry)}
         return await asyncio.to_thread(merge_metrics, texts)
 

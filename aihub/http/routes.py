@@ -117,9 +117,10 @@ async def get_metrics(services: ServicesDep) -> Response:
 
     Where the hub may have several replicas, the API's samples have the label `replica` and come from all of them.
     """
+    others = await services.more_metrics()  # first: the own metrics count those that failed
     replicas = services.replica_metrics
     own = generate_latest(services.metrics.registry) if replicas is None else await replicas()
-    return Response(own + await services.more_metrics(), media_type=CONTENT_TYPE_LATEST)
+    return Response(own + others, media_type=CONTENT_TYPE_LATEST)
 
 
 docs_router = APIRouter(include_in_schema=False)

@@ -61,3 +61,13 @@ async def test_whichever_replica_is_asked_answers_for_all(models: Models) -> Non
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_others_that_are_missing_are_logged_once_and_again_after_they_were_back(
+    models: Models, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica = ReplicaMetrics(models, Metrics().registry)
+    for is_away in (True, True, False, True):
+        models.is_away = is_away
+        await replica.render()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
