@@ -20,17 +20,20 @@ async def test_waits_at_the_same_time_count_once(record: RequestRecord) -> None:
         with waiting():
             await asyncio.sleep(seconds)
 
+    began_s = time.perf_counter()
     await asyncio.gather(ask(0.05), ask(0.1), ask(0.1))
-    assert 0.1 <= record.waited_s < 0.14
+    assert 0.1 <= record.waited_s <= time.perf_counter() - began_s
 
 
 async def test_wait_inside_a_queue_counts_as_queued_and_after_it_as_waited(record: RequestRecord) -> None:
+    began_s = time.perf_counter()
     with queueing(), waiting():
         await asyncio.sleep(0.05)
     with waiting():
         await asyncio.sleep(0.1)
-    assert 0.05 <= record.queued_s < 0.09
-    assert 0.1 <= record.waited_s < 0.14
+    assert record.queued_s >= 0.05
+    assert record.waited_s >= 0.1
+    assert record.queued_s + record.waited_s <= time.perf_counter() - began_s
 
 
 async def test_queued_waited_and_overhead_add_up_to_the_time_that_has_passed(record: RequestRecord) -> None:
@@ -54,7 +57,8 @@ async def test_queued_waited_and_overhead_add_up_to_the_time_that_has_passed(rec
 async def test_overhead_of_a_wait_that_goes_on_leaves_out_its_time_up_to_now(record: RequestRecord) -> None:
     with waiting():
         await asyncio.sleep(0.05)
-        assert record.overhead_s < 0.02
+        overhead_s = record.overhead_s
+        assert overhead_s <= time.perf_counter() - record.started_s - 0.05
         assert record.waited_s >= 0.05
 
 

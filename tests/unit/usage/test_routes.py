@@ -159,11 +159,10 @@ async def test_headers_and_row_tell_queues_and_waits_apart_from_the_hubs_own_tim
     answer = await hub.http.post("/v1/chat/completions", json=chat_body())
     queue_ms, overhead_ms = (float(answer.headers[f"x-aihub-{name}-ms"]) for name in ("queue", "overhead"))
     [found] = await hub.rows()
-    assert 50 <= queue_ms < 90
+    assert queue_ms >= 50
     assert found.queued_ms == pytest.approx(queue_ms, abs=0.01)
-    assert 100 <= found.waited_ms < 140
-    assert overhead_ms <= found.total_ms - found.queued_ms - found.waited_ms + 0.01
-    assert overhead_ms < 100
+    assert found.waited_ms >= 100
+    assert 0 < overhead_ms <= found.total_ms - found.queued_ms - found.waited_ms + 0.01
 
 
 async def test_stream_whose_client_leaves_is_a_row_of_status_499_with_the_tokens_so_far(database: Database, tenant: str) -> None:
