@@ -148,11 +148,11 @@ def measure(url: str, tenants: list[Tenant], seconds: float) -> CostReport:
     counts = asyncio.run(run_load(url, tenants, find_models(), seconds))
     time.sleep(1.0)  # what was cancelled last has ended
     after = read_usage(run_id)
-    time.sleep(PRICED_S)
+    unpriced = wait_for_costs(url, tenants[0].key, began_at)
     analytics = read_bills(url, tenants[0].key, began_at)
     engines, others = split_by_part(before, after)
     bills = {str(group["group"]["tenant"]): float(group["cpu_s"] or 0.0) for group in analytics}
-    return CostReport(bills, engines, others, count_unpriced(url, tenants[0].key, began_at), counts)
+    return CostReport(bills, engines, others, unpriced, counts)
 
 
 def read_bills(url: str, key: str, began_at: datetime) -> list[dict[str, Any]]:
@@ -161,6 +161,16 @@ def read_bills(url: str, key: str, began_at: datetime) -> list[dict[str, Any]]:
     answer = httpx.get(f"{url}/api/v1/system/analytics", params=query, headers=_authorization(key), timeout=30)
     groups: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
     return groups
+
+
+def wait_for_costs(url: str, key: str, began_at: datetime) -> int:
+    """Wait until each request since then has its cost; return how many have none after half a minute."""
+    end_s = time.monotonic() + 30.0
+    while True:
+        time.sleep(PRICED_S)  # the last look is a request, too
+        unpriced = count_unpriced(url, key, began_at)
+        if not unpriced or time.monotonic() > end_s:
+            return unpriced
 
 
 def count_unpriced(url: str, key: str, began_at: datetime) -> int:
