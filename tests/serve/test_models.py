@@ -5,7 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import openai
@@ -86,17 +86,25 @@ def test_model_that_cannot_start_says_why_everywhere_and_is_tried_once(hub: Runn
 
 
 class BudgetWatch(threading.Thread):
-    """Looks at the ledger all the time."""
+    """Looks at the ledger all the time, inside a `with` statement."""
 
     def __init__(self, hub: RunningHub) -> None:
         super().__init__(daemon=True)
         self.hub = hub
-        self.stopping = threading.Event()
+        self._stopping = threading.Event()
         self.seen = 0
         self.over: list[Any] = []
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self.join()
+
     def run(self) -> None:
-        while not self.stopping.wait(0.2):
+        while not self._stopping.wait(0.2):
             devices = httpx.get(f"{self.hub.url}/api/v1/models/status", timeout=30).json()["data"]["devices"]
             self.seen += 1
             self.over += [device for device in devices if device["reserved_bytes"] > device["budget_bytes"]]
@@ -104,31 +112,28 @@ class BudgetWatch(threading.Thread):
 
 def test_second_model_waits_for_a_budget_that_holds_only_one(hub: RunningHub, client: openai.OpenAI) -> None:
     """It is loaded when the first has ended its stream, whole; the next test sees the first one come back."""
-    watch = BudgetWatch(hub)
-    watch.start()
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(ask(hub, SECOND_MODEL)))
-    stream = client.chat.completions.create(
-        model=hub.model,
-        messages=[{"role": "user", "content": "Count."}],
-        max_tokens=300,
-        stream=True,
-        stream_options={"include_usage": True},
-        extra_body={"ignore_eos": True},
-    )
-    usage = None
-    for number, chunk in enumerate(stream):
-        if number == 2:
-            thread.start()
-        usage = chunk.usage or usage
-    assert usage is not None
-    assert usage.completion_tokens == 300
-    thread.join()
-    assert answers[0].status_code == 200, answers[0].text
-    assert answers[0].json()["model"] == SECOND_MODEL
-    assert states(hub) == {SECOND_MODEL: "ready", hub.model: "unloaded"}
-    watch.stopping.set()
-    watch.join()
+    with BudgetWatch(hub) as watch:
+        stream = client.chat.completions.create(
+            model=hub.model,
+            messages=[{"role": "user", "content": "Count."}],
+            max_tokens=300,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        usage = None
+        for number, chunk in enumerate(stream):
+            if number == 2:
+                thread.start()
+            usage = chunk.usage or usage
+        assert usage is not None
+        assert usage.completion_tokens == 300
+        thread.join()
+        assert answers[0].status_code == 200, answers[0].text
+        assert answers[0].json()["model"] == SECOND_MODEL
+        assert states(hub) == {SECOND_MODEL: "ready", hub.model: "unloaded"}
     assert watch.seen > 10
     assert watch.over == []
 
