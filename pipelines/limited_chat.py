@@ -27,9 +27,10 @@ _NOTHING = TokenEstimate(0, 0, 0)
 class LimitedChat:
     """Implements `aihub.chat.service.ChatService` around a chat pipeline.
 
-    What is reserved is the prompt, by an estimate on the large side, and the answer that the request asks for or the hub's
-    usual one; it is corrected by the usage that the engine tells. An answer that fails costs nothing. One that is cut off costs
-    what was reserved, a stream its prompt and a token for each event sent; where it still waited for its turn, nothing.
+    What is reserved are the messages by an estimate, and the answer that the request asks for or the hub's usual one; it is
+    corrected by the usage that the engine tells, which counts the chat template's own text, too. An answer that fails costs
+    nothing. One that is cut off costs what was reserved, a stream its prompt and a token for each event sent; where it still
+    waited for its turn, nothing.
 
     Args:
         usual_answer_tokens: Most tokens of an answer whose length the request does not limit.

@@ -17,7 +17,7 @@ class TokenEstimate:
     """Tokens of one request.
 
     Attributes:
-        prompt: What it sends, on the large side.
+        prompt: What it sends, as a large vocabulary takes it; without what a chat template adds of its own.
         stated: The prompt and the answer that it asks for; without a wish for its length, the prompt alone.
         most: With passages, media, and an answer of the hub's usual length, as far as the request does not say.
     """

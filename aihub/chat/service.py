@@ -136,7 +136,7 @@ _IMAGE_TOKENS = {
 
 
 def estimate_tokens(body: Mapping[str, Any]) -> int:
-    """Return an estimate of a chat body's prompt tokens that errs on the large side, so that what is fitted by it fits.
+    """Return an estimate of a chat body's prompt tokens; with a large vocabulary it errs on the large side.
 
     A word counts as a token at least, an image as the most that its detail allows, whatever its data.
     """
